@@ -1,0 +1,1 @@
+//! The broker: it introduces peers and never carries their data.

@@ -1,0 +1,3 @@
+//! The lab is true.
+
+fn main() {}

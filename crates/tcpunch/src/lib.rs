@@ -1,0 +1,1 @@
+//! A direct, end-to-end encrypted TCP connection between two computers behind NATs.
