@@ -1,1 +1,15 @@
-//! What decides in tcpunch: the puncher, the broker's rendezvous, the wire and the cryptography, without clock or socket.
+//! What decides in tcpunch, without clock, socket or disk.
+//!
+//! Everything here takes the time and the randomness as arguments and returns what is to be done,
+//! so that all of it runs in virtual time under a test.
+
+pub mod candidate;
+pub mod code;
+pub mod identity;
+pub mod limits;
+pub mod plan;
+pub mod profile;
+pub mod puncher;
+pub mod rendezvous;
+pub mod secure;
+pub mod wire;

@@ -1,0 +1,201 @@
+//! Every bound and every default duration, each with its reason.
+//!
+//! Nothing else in the workspace states a number that limits what others may send, how long
+//! something is kept, or how often something is tried.
+
+use std::time::Duration;
+
+// --- Addresses and ports ---
+
+/// Where a broker listens when nothing else is said.
+pub const BROKER_PORT: u16 = 7766;
+/// A second port of the broker: an observation there beside one at [`BROKER_PORT`] from the same
+/// local port tells whether a NAT's mapping depends on the destination (RFC 5780 section 4.3).
+pub const PROBE_PORT: u16 = 7767;
+/// First port a peer chooses from: above the ports that SIP and RTSP helpers in routers rewrite.
+pub const PORT_FIRST: u16 = 20_001;
+/// Last port a peer chooses from: below Linux's ephemeral range (32768-60999), so that no other
+/// program's outgoing connection takes the port between the choice and the bind.
+pub const PORT_LAST: u16 = 32_767;
+/// How many random ports are tried before giving up: with half of the range taken, one in a
+/// million peers would fail.
+pub const PORT_TRIES: usize = 20;
+/// Host candidates below this port are never dialled: a peer must not be able to make another
+/// knock at system services of its LAN.
+pub const LOWEST_DIALLED_PORT: u16 = 1024;
+/// Host candidates taken from one peer: a machine with more interfaces names its first ones.
+pub const MAX_HOST_CANDIDATES: usize = 8;
+/// Addresses that the broker may name for one peer: one a family, and as many predictions.
+pub const MAX_OBSERVED: usize = 4;
+
+// --- Wire ---
+
+/// Largest message on a link between peer and broker, in bytes. The largest honest one is a join
+/// with an opener for each of the other members of a full lobby.
+pub const MAX_MESSAGE: usize = 2048;
+/// Largest frame on a link: a message and its authentication tag.
+pub const MAX_FRAME: usize = MAX_MESSAGE + 16;
+/// Largest handshake message between two peers: a key, a sealed payload with
+/// [`MAX_HOST_CANDIDATES`] addresses, and tags.
+pub const MAX_HANDSHAKE: usize = 384;
+/// Sealed messages that one side of an introduction may relay through the broker: the second
+/// handshake message and its host candidates, and room for one correction. More would be a data
+/// channel.
+pub const MAX_RELAYED: u8 = 3;
+/// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
+/// loopback, and every record must be buffered whole before it can be verified.
+pub const MAX_RECORD: usize = 64 * 1024;
+/// Records sealed with one key before both sides move to the next one: far below the 2^32
+/// messages where AES-256-GCM with counters would want it (NIST SP 800-38D section 8.3).
+pub const RECORDS_PER_KEY: u64 = 1 << 16;
+/// Longest name a peer may give itself, in bytes of UTF-8.
+pub const MAX_NAME: usize = 64;
+/// Longest line of chat, in bytes of UTF-8.
+pub const MAX_LINE: usize = 16 * 1024;
+
+// --- Flow control between peers ---
+
+/// Bytes that may be under way before the receiver has granted more: one round trip of 1 Gbit/s
+/// at 8 ms.
+pub const WINDOW_FIRST: u32 = 1024 * 1024;
+/// The window grows up to this: 16 MiB fill 1 Gbit/s at 130 ms. It is what one connection may
+/// make a receiver buffer.
+pub const WINDOW_MOST: u32 = 16 * 1024 * 1024;
+/// A sender stops taking data from its application when this much sealed data waits for the
+/// socket: two full records keep the socket busy while a third is sealed.
+pub const MAX_UNSENT: usize = 2 * (MAX_RECORD + 64);
+
+// --- Connection life ---
+
+/// A side that has sent nothing for this long sends a ping: three of them fit into
+/// [`DEAD_AFTER`].
+pub const PING_EVERY: Duration = Duration::from_secs(8);
+/// A connection without any record for this long is dead: promised to be noticed within 30 s,
+/// and one lost ping with TCP's retransmissions must not be enough.
+pub const DEAD_AFTER: Duration = Duration::from_secs(25);
+/// How long a side that has said and heard the end waits for the socket to close.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+// --- Link to the broker ---
+
+/// Resolving, connecting and shaking hands with one address of a broker.
+pub const LINK_WITHIN: Duration = Duration::from_secs(5);
+/// The next address of a broker is tried after this long without an answer (RFC 8305 section 5
+/// recommends 250 ms).
+pub const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// A link that was silent for this long carries a ping: NATs were seen to drop idle TCP mappings
+/// after 30 s (facts of carrier NATs), and RFC 5382 REQ-5 only promises 4 minutes.
+pub const LINK_PING_EVERY: Duration = Duration::from_secs(20);
+/// A link without any message for this long is dead and made again.
+pub const LINK_DEAD_AFTER: Duration = Duration::from_secs(50);
+/// First pause before a lost link is made again; doubled each time, with jitter of a half.
+pub const LINK_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Longest pause between tries to make a lost link again.
+pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
+/// Silence of an observation is final after this.
+pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
+
+// --- Meetings ---
+
+/// How long a code can be used (users read it to each other over the telephone).
+pub const CODE_LIFE: Duration = Duration::from_secs(600);
+/// Wrong guesses after which a code is burnt: 3 of 2^22.
+pub const WRONG_GUESSES: u8 = 3;
+/// At most one code number in this many is live, so that guessing a number rarely meets anybody.
+pub const NUMBERS_PER_CODE: u64 = 100;
+/// Smallest code number: always at least three digits.
+pub const NUMBER_FIRST: u32 = 100;
+/// Largest code number that is read or given.
+pub const NUMBER_LAST: u32 = 9_999_999;
+/// Members of an open lobby unless `--lobby` says otherwise; each has a connection to every other.
+pub const LOBBY_MEMBERS: usize = 16;
+/// Most members a lobby can be told to have: a join carries a handshake message for each, and must
+/// fit into [`MAX_MESSAGE`].
+pub const LOBBY_MEMBERS_MOST: usize = 32;
+
+// --- Broker ---
+
+/// Links at a time, of all peers: two a peer in the usual case.
+pub const BROKER_LINKS: usize = 8192;
+/// Links at a time from one IPv4 address or IPv6 /64: a school or an office behind one address.
+pub const BROKER_LINKS_PER_ADDRESS: usize = 128;
+/// Codes that one session may have open at once.
+pub const CODES_PER_SESSION: usize = 8;
+/// Codes open at a time, of all sessions.
+pub const BROKER_CODES: usize = 4096;
+/// Claims of codes from one address within [`CLAIM_WINDOW`].
+pub const CLAIMS_PER_ADDRESS: usize = 60;
+/// The window of [`CLAIMS_PER_ADDRESS`].
+pub const CLAIM_WINDOW: Duration = Duration::from_secs(60);
+/// Claims that wait for the owner's next share at once, a code.
+pub const CLAIMS_PER_CODE: usize = 4;
+/// A claim that is not proven within this is forgotten: the arriver proves at once, without a
+/// person in between.
+pub const CLAIM_LIFE: Duration = Duration::from_secs(30);
+/// Introductions toward one public address within [`INTRODUCTION_WINDOW`]: more would make peers
+/// into a SYN flood against it.
+pub const INTRODUCTIONS_PER_ADDRESS: usize = 60;
+/// The window of [`INTRODUCTIONS_PER_ADDRESS`].
+pub const INTRODUCTION_WINDOW: Duration = Duration::from_secs(60);
+/// How long an introduction can relay sealed messages.
+pub const INTRODUCTION_LIFE: Duration = Duration::from_secs(30);
+/// Tracked addresses in a table of rates.
+pub const RATE_ENTRIES: usize = 16_384;
+/// Messages that may wait for a slow reader before its link is closed.
+pub const LINK_QUEUE: usize = 256;
+/// From accepting a connection to its registration.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a session's observation tokens are honoured after its last link went.
+pub const SESSION_LINGER: Duration = Duration::from_secs(0);
+/// Longest delay that Go gets to align two sides: beyond it the measured round trips are wrong.
+pub const GO_DELAY_MOST: Duration = Duration::from_millis(400);
+/// Round trip assumed for a link that was not measured.
+pub const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(100);
+
+// --- Punching ---
+
+/// Broker plus punching, from the introduction; also the default of `--timeout`.
+pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
+/// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
+/// were needed (measured); a lane that used them all is dead.
+pub const SYNS_PER_LANE: u32 = 100;
+/// Connection attempts of one attempt on all its lanes.
+pub const SYNS_PER_ATTEMPT: u32 = 200;
+/// Connection attempts of one introduction in an open lobby on addresses that refuse: nobody
+/// proved anything there.
+pub const LANES_PER_ATTEMPT: usize = 16;
+/// A refused lane fires again at least this much after its last fire (measured: 4 ms with jitter
+/// connects 16 of 16 where fixed schedules phase-lock).
+pub const REFIRE_LEAST: Duration = Duration::from_millis(4);
+/// For this long after its first fire a refused lane fires again at the pace of its refusals.
+pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
+/// Thereafter a refused lane fires again this often, with jitter.
+pub const REFIRE_SLOW: Duration = Duration::from_millis(100);
+/// Added to the bound of the round trip when a lane whose 4-tuple is alive waits for the accept.
+pub const STUCK_AFTER: Duration = Duration::from_millis(250);
+/// Added to two bounds of the round trip: from a TCP connection to its first verified record.
+pub const AUTHENTICATE_WITHIN: Duration = Duration::from_millis(500);
+/// Longest pause of a lane because something that looks like the peer came in on it.
+pub const PAUSE_MOST: Duration = Duration::from_millis(500);
+/// After the last lane died the listener may still be reached by the peer; added to two bounds of
+/// the round trip.
+pub const LISTEN_ON_FOR: Duration = Duration::from_millis(2500);
+/// Lanes fired at once; further ones follow at [`LANE_PACE`].
+pub const LANES_AT_ONCE: usize = 6;
+/// Pause between the lanes beyond [`LANES_AT_ONCE`].
+pub const LANE_PACE: Duration = Duration::from_millis(5);
+/// Accepted sockets that have not shown a known tag: all, and from one address. The oldest is
+/// dropped for a new one.
+pub const UNKNOWN_ACCEPTED: usize = 64;
+/// See [`UNKNOWN_ACCEPTED`].
+pub const UNKNOWN_ACCEPTED_PER_ADDRESS: usize = 4;
+/// An accepted socket without a tag is dropped after this: two round trips of a satellite link.
+pub const TAG_WITHIN: Duration = Duration::from_millis(2500);
+/// Bound of the round trip between the peers is never taken to be less: the broker's measurement
+/// on loopback is a few microseconds, and a loaded machine needs longer to answer.
+pub const ROUND_TRIP_LEAST: Duration = Duration::from_millis(20);
+/// Nor more: it would make a lost lane wait for as long.
+pub const ROUND_TRIP_MOST: Duration = Duration::from_secs(3);
+/// Introductions that a member of a lobby takes within [`INTRODUCTION_WINDOW`]; more is a hostile
+/// broker or a flood.
+pub const LOBBY_INTRODUCTIONS: usize = 40;
