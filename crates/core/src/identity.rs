@@ -75,7 +75,7 @@ pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 impl SecretKey {
     /// A fresh key.
-    pub fn generate(rng: &mut (impl RngCore + CryptoRng)) -> Self {
+    pub fn generate(rng: &mut (impl CryptoRng)) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         rng.fill_bytes(bytes.as_mut());
         SecretKey(bytes)
@@ -118,7 +118,14 @@ mod tests {
 
     #[test]
     fn text_form_refuses_what_is_no_key() {
-        for text in ["", "00", &"0".repeat(63), &"g".repeat(64), &"+1".repeat(32), &"é".repeat(32)] {
+        for text in [
+            "",
+            "00",
+            &"0".repeat(63),
+            &"g".repeat(64),
+            &"+1".repeat(32),
+            &"é".repeat(32),
+        ] {
             assert_eq!(text.parse::<PublicKey>(), Err(BadKey), "{text}");
         }
     }

@@ -70,7 +70,11 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
         .map(|sample| sample.local.port() == sample.observed.port())
         .reduce(|a, b| a && b)
         .map_or(Allocation::Unknown, |kept| {
-            if kept { Allocation::Preserving } else { Allocation::Changing }
+            if kept {
+                Allocation::Preserving
+            } else {
+                Allocation::Changing
+            }
         });
     let mut mapping = if translated == Some(false) {
         Behaviour::EndpointIndependent
@@ -95,7 +99,11 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
             };
         }
     }
-    NatProfile { translated, mapping, allocation }
+    NatProfile {
+        translated,
+        mapping,
+        allocation,
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -124,7 +132,9 @@ impl fmt::Display for NatProfile {
             );
         }
         match (self.translated, self.mapping) {
-            (Some(false), _) => f.write_str("no address translation; a firewall may stand in front"),
+            (Some(false), _) => {
+                f.write_str("no address translation; a firewall may stand in front")
+            }
             (Some(true), Behaviour::EndpointIndependent) => f.write_str(
                 "a NAT that keeps one port for all destinations (endpoint-independent mapping)",
             ),
@@ -148,7 +158,11 @@ mod tests {
 
     #[test]
     fn a_public_host_is_not_translated() {
-        let profile = classify(&[sample("198.51.100.9:5000", "203.0.113.1:7766", "198.51.100.9:5000")]);
+        let profile = classify(&[sample(
+            "198.51.100.9:5000",
+            "203.0.113.1:7766",
+            "198.51.100.9:5000",
+        )]);
         assert_eq!(profile.translated, Some(false));
         assert_eq!(profile.mapping, Behaviour::EndpointIndependent);
         assert_eq!(profile.allocation, Allocation::Preserving);
@@ -156,7 +170,11 @@ mod tests {
 
     #[test]
     fn one_sample_behind_a_nat_leaves_the_mapping_unknown() {
-        let profile = classify(&[sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000")]);
+        let profile = classify(&[sample(
+            "10.0.0.2:5000",
+            "203.0.113.1:7766",
+            "198.51.100.9:6000",
+        )]);
         assert_eq!(profile.translated, Some(true));
         assert_eq!(profile.mapping, Behaviour::Unknown);
         assert_eq!(profile.allocation, Allocation::Changing);
@@ -167,8 +185,14 @@ mod tests {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let same = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6001");
-        assert_eq!(classify(&[first, same]).mapping, Behaviour::EndpointIndependent);
-        assert_eq!(classify(&[first, other]).mapping, Behaviour::AddressAndPortDependent);
+        assert_eq!(
+            classify(&[first, same]).mapping,
+            Behaviour::EndpointIndependent
+        );
+        assert_eq!(
+            classify(&[first, other]).mapping,
+            Behaviour::AddressAndPortDependent
+        );
         assert!(classify(&[first, other]).is_symmetric());
     }
 
@@ -176,7 +200,10 @@ mod tests {
     fn two_observers_alone_cannot_tell_address_from_port() {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5000", "203.0.113.2:7766", "198.51.100.9:6001");
-        assert_eq!(classify(&[first, other]).mapping, Behaviour::EndpointDependent);
+        assert_eq!(
+            classify(&[first, other]).mapping,
+            Behaviour::EndpointDependent
+        );
     }
 
     #[test]

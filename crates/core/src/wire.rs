@@ -84,7 +84,8 @@ pub type ClaimId = u64;
 /// What a peer says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToBroker {
-    /// First message on a link: the session key of its handshake is registered.
+    /// First message on a link. Only it proves that the handshake was no replay, so the broker
+    /// registers the session key when it has opened it.
     Register {
         /// What is known of the own side.
         profile: NatProfile,
@@ -102,6 +103,8 @@ pub enum ToBroker {
     Open {
         /// What is run here.
         verb: Verb,
+        /// The number that this code had before the link was lost.
+        again: Option<u32>,
     },
     /// A fresh SPAKE2 share for the code with this number: after it was opened, and after each
     /// wrong guess.
@@ -230,6 +233,11 @@ pub enum FromBroker {
         /// Guesses that are left.
         left: u8,
     },
+    /// Who claimed is gone before the answer came: the code needs a fresh share and goes on.
+    Gone {
+        /// Number of the claim.
+        claim: ClaimId,
+    },
     /// Two peers are to connect.
     Introduced(Introduction),
     /// Fire.
@@ -346,7 +354,11 @@ pub struct BadMessage;
 /// It is longer than [`MAX_MESSAGE`].
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, BadMessage> {
     let bytes = postcard::to_allocvec(message).map_err(|_| BadMessage)?;
-    if bytes.len() > MAX_MESSAGE { Err(BadMessage) } else { Ok(bytes) }
+    if bytes.len() > MAX_MESSAGE {
+        Err(BadMessage)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Reads a message; bytes left over are an error.
@@ -372,25 +384,44 @@ mod tests {
 
     #[test]
     fn prefaces_read_back() {
-        for preface in [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe] {
+        for preface in [
+            Preface::Link(Pattern::Ik),
+            Preface::Link(Pattern::Xx),
+            Preface::Observe,
+        ] {
             assert_eq!(Preface::decode(preface.encode()), Ok(preface));
         }
         assert_eq!(Preface::decode(*b"GET / HTT"), Err(BadPreface::Foreign));
-        assert_eq!(Preface::decode(*b"tcpunch\x02\x01"), Err(BadPreface::Version(2)));
-        assert_eq!(Preface::decode(*b"tcpunch\x01\x09"), Err(BadPreface::Foreign));
+        assert_eq!(
+            Preface::decode(*b"tcpunch\x02\x01"),
+            Err(BadPreface::Version(2))
+        );
+        assert_eq!(
+            Preface::decode(*b"tcpunch\x01\x09"),
+            Err(BadPreface::Foreign)
+        );
     }
 
     #[test]
     fn the_longest_honest_messages_fit() {
         // An opener is 32 bytes of key and a payload of a few bytes.
-        let join = ToBroker::Join { connected: vec![], openers: vec![vec![0; 40]; LOBBY_MEMBERS_MOST - 1] };
+        let join = ToBroker::Join {
+            connected: vec![],
+            openers: vec![vec![0; 40]; LOBBY_MEMBERS_MOST - 1],
+        };
         assert!(encode(&join).is_ok());
-        let rejoin = ToBroker::Join { connected: vec![PublicKey([1; 32]); LOBBY_MEMBERS_MOST - 1], openers: vec![] };
+        let rejoin = ToBroker::Join {
+            connected: vec![PublicKey([1; 32]); LOBBY_MEMBERS_MOST - 1],
+            openers: vec![],
+        };
         assert!(encode(&rejoin).is_ok());
         let introduced = FromBroker::Introduced(Introduction {
             id: u64::MAX,
             nonce: [1; 16],
-            meeting: Met::CodeArriver { claim: u64::MAX, answer: vec![0; MAX_HANDSHAKE] },
+            meeting: Met::CodeArriver {
+                claim: u64::MAX,
+                answer: vec![0; MAX_HANDSHAKE],
+            },
             peer: PublicKey([1; 32]),
             addresses: vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_OBSERVED],
             profile: NatProfile::default(),
@@ -402,7 +433,10 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_neither_made_nor_read() {
-        let long = ToBroker::Wait { number: 1, share: vec![0; MAX_MESSAGE] };
+        let long = ToBroker::Wait {
+            number: 1,
+            share: vec![0; MAX_MESSAGE],
+        };
         assert_eq!(encode(&long), Err(BadMessage));
         assert_eq!(decode::<ToBroker>(&[0; MAX_MESSAGE + 1]), Err(BadMessage));
     }

@@ -41,11 +41,20 @@ pub(super) struct Cipher {
 impl Cipher {
     pub(super) fn new(suite: Suite, secret: [u8; 32]) -> Self {
         let secret = Zeroizing::new(secret);
-        Cipher { suite, key: ring_key(suite, &secret), secret, counter: 0 }
+        Cipher {
+            suite,
+            key: ring_key(suite, &secret),
+            secret,
+            counter: 0,
+        }
     }
 
     /// Seals the bytes in place and returns the tag that belongs behind them.
-    pub(super) fn seal(&mut self, header: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG_LEN], SecureError> {
+    pub(super) fn seal(
+        &mut self,
+        header: &[u8],
+        bytes: &mut [u8],
+    ) -> Result<[u8; TAG_LEN], SecureError> {
         let nonce = self.next_nonce();
         let tag = self
             .key
@@ -55,9 +64,15 @@ impl Cipher {
     }
 
     /// Opens the bytes in place; the result is without the tag.
-    pub(super) fn open<'a>(&mut self, header: &[u8], bytes: &'a mut [u8]) -> Result<&'a mut [u8], SecureError> {
+    pub(super) fn open<'a>(
+        &mut self,
+        header: &[u8],
+        bytes: &'a mut [u8],
+    ) -> Result<&'a mut [u8], SecureError> {
         let nonce = self.next_nonce();
-        self.key.open_in_place(nonce, Aad::from(header), bytes).map_err(|_| SecureError::Forged)
+        self.key
+            .open_in_place(nonce, Aad::from(header), bytes)
+            .map_err(|_| SecureError::Forged)
     }
 
     fn next_nonce(&mut self) -> Nonce {
@@ -75,7 +90,10 @@ impl Cipher {
     }
 }
 
-#[allow(clippy::expect_used, reason = "both algorithms take keys of 32 bytes; nothing from outside enters")]
+#[allow(
+    clippy::expect_used,
+    reason = "both algorithms take keys of 32 bytes; nothing from outside enters"
+)]
 fn ring_key(suite: Suite, secret: &[u8; 32]) -> LessSafeKey {
     let algorithm: &'static Algorithm = match suite {
         Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,

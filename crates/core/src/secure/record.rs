@@ -3,8 +3,8 @@
 //! A record is a length (four bytes, big-endian, of what follows) and a sealed body: one byte of
 //! kind, the payload, and a tag of 16 bytes. The length is authenticated with the body.
 
-use super::cipher::{Cipher, Suite, TAG_LEN};
 use super::SecureError;
+use super::cipher::{Cipher, Suite, TAG_LEN};
 use crate::limits::MAX_RECORD;
 
 /// Bytes before the sealed body.
@@ -73,12 +73,19 @@ impl Sealer {
     /// # Errors
     ///
     /// The payload is longer than [`MAX_RECORD`].
-    pub fn seal(&mut self, kind: Kind, payload: &[u8], out: &mut Vec<u8>) -> Result<(), SecureError> {
+    pub fn seal(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SecureError> {
         if payload.len() > MAX_RECORD {
             return Err(SecureError::TooLong);
         }
         let length = payload.len() + 1 + TAG_LEN;
-        let header = u32::try_from(length).map_err(|_| SecureError::TooLong)?.to_be_bytes();
+        let header = u32::try_from(length)
+            .map_err(|_| SecureError::TooLong)?
+            .to_be_bytes();
         out.reserve(HEADER + length);
         out.extend_from_slice(&header);
         let start = out.len();
@@ -121,7 +128,11 @@ impl Opener {
     /// # Errors
     ///
     /// It does not verify, or its kind is unknown.
-    pub fn open<'a>(&mut self, header: [u8; HEADER], body: &'a mut [u8]) -> Result<(Kind, &'a mut [u8]), SecureError> {
+    pub fn open<'a>(
+        &mut self,
+        header: [u8; HEADER],
+        body: &'a mut [u8],
+    ) -> Result<(Kind, &'a mut [u8]), SecureError> {
         let plain = self.0.open(&header, body)?;
         let (kind, payload) = plain.split_first_mut().ok_or(SecureError::Malformed)?;
         Ok((Kind::read(*kind)?, payload))
@@ -152,7 +163,9 @@ mod tests {
             let mut out = Vec::new();
             for number in 0..RECORDS_PER_KEY * 2 + 3 {
                 out.clear();
-                sealer.seal(Kind::Ping, &number.to_be_bytes(), &mut out).unwrap();
+                sealer
+                    .seal(Kind::Ping, &number.to_be_bytes(), &mut out)
+                    .unwrap();
                 let (kind, payload) = open_one(&mut opener, &mut out).unwrap();
                 assert_eq!((kind, payload), (Kind::Ping, number.to_be_bytes().to_vec()));
             }
@@ -166,27 +179,52 @@ mod tests {
         sealer.seal(Kind::Data, b"one", &mut first).unwrap();
         sealer.seal(Kind::Data, b"two", &mut second).unwrap();
         let (_, mut opener) = pair(Suite::Aes256Gcm);
-        assert_eq!(open_one(&mut opener, &mut second.clone()), Err(SecureError::Forged));
+        assert_eq!(
+            open_one(&mut opener, &mut second.clone()),
+            Err(SecureError::Forged)
+        );
         let (_, mut opener) = pair(Suite::Aes256Gcm);
         open_one(&mut opener, &mut first.clone()).unwrap();
-        assert_eq!(open_one(&mut opener, &mut first.clone()), Err(SecureError::Forged));
+        assert_eq!(
+            open_one(&mut opener, &mut first.clone()),
+            Err(SecureError::Forged)
+        );
         for at in HEADER..first.len() {
             let (_, mut opener) = pair(Suite::Aes256Gcm);
             let mut changed = first.clone();
             changed[at] ^= 1;
-            assert_eq!(open_one(&mut opener, &mut changed), Err(SecureError::Forged), "byte {at}");
+            assert_eq!(
+                open_one(&mut opener, &mut changed),
+                Err(SecureError::Forged),
+                "byte {at}"
+            );
         }
     }
 
     #[test]
     fn lengths_are_checked_before_anything_else() {
-        assert_eq!(Opener::body_length(0u32.to_be_bytes()), Err(SecureError::Malformed));
-        assert_eq!(Opener::body_length(16u32.to_be_bytes()), Err(SecureError::Malformed));
-        assert_eq!(Opener::body_length(u32::MAX.to_be_bytes()), Err(SecureError::TooLong));
-        assert_eq!(Opener::body_length(65_554u32.to_be_bytes()), Err(SecureError::TooLong));
+        assert_eq!(
+            Opener::body_length(0u32.to_be_bytes()),
+            Err(SecureError::Malformed)
+        );
+        assert_eq!(
+            Opener::body_length(16u32.to_be_bytes()),
+            Err(SecureError::Malformed)
+        );
+        assert_eq!(
+            Opener::body_length(u32::MAX.to_be_bytes()),
+            Err(SecureError::TooLong)
+        );
+        assert_eq!(
+            Opener::body_length(65_554u32.to_be_bytes()),
+            Err(SecureError::TooLong)
+        );
         assert_eq!(Opener::body_length(65_553u32.to_be_bytes()), Ok(65_553));
         let (mut sealer, _) = pair(Suite::Aes256Gcm);
-        assert_eq!(sealer.seal(Kind::Data, &vec![0; MAX_RECORD + 1], &mut Vec::new()), Err(SecureError::TooLong));
+        assert_eq!(
+            sealer.seal(Kind::Data, &vec![0; MAX_RECORD + 1], &mut Vec::new()),
+            Err(SecureError::TooLong)
+        );
     }
 
     proptest! {
