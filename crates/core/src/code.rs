@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use rand::{CryptoRng, Rng, RngCore};
+use rand::{CryptoRng, Rng};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -34,7 +34,7 @@ pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Two random words.
-    pub fn generate(rng: &mut (impl CryptoRng)) -> Self {
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let text = format!(
             "{}-{}",
             word(rng.random_range(0..2048)),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rand::{CryptoRng, RngCore};
+use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use x25519_dalek::{PublicKey as Point, StaticSecret};
 use zeroize::Zeroizing;
@@ -75,7 +75,7 @@ pub struct SecretKey(Zeroizing<[u8; 32]>);
 
 impl SecretKey {
     /// A fresh key.
-    pub fn generate(rng: &mut (impl CryptoRng)) -> Self {
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
         rng.fill_bytes(bytes.as_mut());
         SecretKey(bytes)

@@ -161,8 +161,10 @@ pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
 pub const SYNS_PER_LANE: u32 = 100;
 /// Connection attempts of one attempt on all its lanes.
 pub const SYNS_PER_ATTEMPT: u32 = 200;
-/// Connection attempts of one introduction in an open lobby on addresses that refuse: nobody
-/// proved anything there.
+/// Connection attempts on a host candidate: its listener stood before the address was told, so a
+/// refusal there is hardly ever the peer's.
+pub const SYNS_PER_HOST_LANE: u32 = 24;
+/// Addresses tried in one attempt.
 pub const LANES_PER_ATTEMPT: usize = 16;
 /// A refused lane fires again at least this much after its last fire (measured: 4 ms with jitter
 /// connects 16 of 16 where fixed schedules phase-lock).

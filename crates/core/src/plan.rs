@@ -1,1 +1,353 @@
-//! plan
+//! From two profiles and the introduction to lanes, and from a failure to its reason.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::candidate::{Candidate, Kind, Scope, Surroundings, canonical, may_dial, scope};
+use crate::profile::NatProfile;
+use crate::puncher::Finished;
+
+/// How a connection runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Between private or loopback addresses.
+    Lan,
+    /// One end was dialled at the address of its own interface, firewalled or not.
+    Direct,
+    /// One end was dialled at the address of a NAT, on both sides.
+    Punched,
+}
+
+impl Path {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Path::Lan => "lan",
+            Path::Direct => "direct",
+            Path::Punched => "punched",
+        }
+    }
+
+    /// How the connection between these addresses runs. `translated`: whether a NAT stands
+    /// between each side and the broker, own side first, as far as known.
+    pub fn of(local: SocketAddr, remote: SocketAddr, translated: [Option<bool>; 2]) -> Self {
+        let near = |address: SocketAddr| scope(address.ip()) <= Scope::Private;
+        if near(local) && near(remote) {
+            Path::Lan
+        } else if remote.is_ipv6() || translated.contains(&Some(false)) {
+            Path::Direct
+        } else {
+            Path::Punched
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The addresses to dial first, from what the broker said of the peer: as observed, and, for a
+/// peer on the broker's own side, the broker's addresses with the peer's port.
+///
+/// What may not be dialled is left out.
+pub fn first_candidates(
+    addresses: &[SocketAddr],
+    public: &[IpAddr],
+    here: &Surroundings,
+) -> Vec<Candidate> {
+    let observed = addresses.iter().map(|address| Candidate {
+        address: canonical(*address),
+        kind: Kind::Reflexive,
+    });
+    let beside_broker = addresses
+        .iter()
+        .all(|address| scope(address.ip()) != Scope::Global);
+    let brokers = here
+        .brokers
+        .iter()
+        .map(SocketAddr::ip)
+        .chain(public.iter().copied());
+    let predicted = brokers.filter(|_| beside_broker).flat_map(|ip| {
+        let ip = ip.to_canonical();
+        addresses.iter().map(move |address| Candidate {
+            address: SocketAddr::new(ip, address.port()),
+            kind: Kind::Predicted,
+        })
+    });
+    filtered(observed.chain(predicted), addresses, here)
+}
+
+/// The peer's host candidates that may be dialled.
+pub fn host_candidates(
+    hosts: &[SocketAddr],
+    addresses: &[SocketAddr],
+    here: &Surroundings,
+) -> Vec<Candidate> {
+    let hosts = hosts.iter().map(|address| Candidate {
+        address: canonical(*address),
+        kind: Kind::Host,
+    });
+    filtered(hosts, addresses, here)
+}
+
+fn filtered(
+    candidates: impl Iterator<Item = Candidate>,
+    addresses: &[SocketAddr],
+    here: &Surroundings,
+) -> Vec<Candidate> {
+    let mut kept: Vec<Candidate> = Vec::new();
+    for candidate in candidates {
+        let known = kept.iter().any(|other| other.address == candidate.address);
+        if !known && may_dial(candidate, here, addresses).is_ok() {
+            kept.push(candidate);
+        }
+    }
+    kept
+}
+
+/// Whether two peers that the broker saw at these addresses may tell each other their interface
+/// addresses though neither proved anything: both at one public address, or both on the broker's
+/// own side.
+pub fn may_tell_hosts(own: &[SocketAddr], peer: &[SocketAddr]) -> bool {
+    own.iter().any(|own| {
+        peer.iter().any(|peer| {
+            own.ip().to_canonical() == peer.ip().to_canonical()
+                || (scope(own.ip()) <= Scope::Private && scope(peer.ip()) <= Scope::Private)
+        })
+    }) || [own, peer].iter().any(|side| {
+        !side.is_empty()
+            && side
+                .iter()
+                .all(|address| scope(address.ip()) <= Scope::Private)
+    })
+}
+
+/// Why two peers did not connect, in words for both users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What is known of this side's network.
+    pub own: NatProfile,
+    /// What is known of the peer's.
+    pub peer: NatProfile,
+    /// What was tried.
+    pub tried: Finished,
+    /// Whether the peer sits beside the broker and nobody knows its address from outside.
+    pub beside_broker: bool,
+}
+
+impl Obstacle {
+    /// Whose network is in the way, and what it does.
+    pub fn reason(&self) -> String {
+        let both = self.own.is_symmetric() && self.peer.is_symmetric();
+        let impostors: u32 = self.tried.lanes.iter().map(|lane| lane.impostors).sum();
+        let refused: u32 = self.tried.lanes.iter().map(|lane| lane.refused).sum();
+        if both {
+            "both networks are symmetric NATs: each opens another port for every destination"
+                .to_owned()
+        } else if self.own.is_symmetric() {
+            "your network is a symmetric NAT: it opens another port for every destination, so the \
+             other side can't know where to knock"
+                .to_owned()
+        } else if self.peer.is_symmetric() {
+            "the other side's network is a symmetric NAT: it opens another port for every \
+             destination, so you can't know where to knock"
+                .to_owned()
+        } else if self.beside_broker {
+            "the other side runs beside the broker, and nobody said under which public address it \
+             can be reached"
+                .to_owned()
+        } else if self.tried.lanes.is_empty() {
+            "the two have no address family in common, or none that may be dialled".to_owned()
+        } else if self.tried.lanes.iter().all(|lane| lane.no_route) {
+            "this machine has no route to any address of the other side".to_owned()
+        } else if impostors > 0 {
+            "something answered at the other side's address that is not the other side".to_owned()
+        } else if refused > 0 {
+            "every attempt was reset: a firewall on one of the two sides refuses".to_owned()
+        } else {
+            "no answer came: a firewall drops what comes in, on one of the two sides, even after \
+             that side has knocked itself"
+                .to_owned()
+        }
+    }
+
+    /// What would help.
+    pub fn remedy(&self) -> &'static str {
+        if self.own.is_symmetric() || self.peer.is_symmetric() {
+            "use another network on the symmetric side (a home line instead of a mobile one), IPv6 \
+             on both sides, or forward a port there and start with --bind PORT"
+        } else if self.beside_broker {
+            "start the broker with --public HOST, the address under which its network is reached"
+        } else {
+            "forward a port on either side and start there with --bind PORT, or use IPv6 on both"
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no direct path: {}", self.reason())?;
+        writeln!(f, "  this side   {}", self.own)?;
+        writeln!(f, "  other side  {}", self.peer)?;
+        for lane in &self.tried.lanes {
+            let Candidate { address, kind } = lane.candidate;
+            let kind = match kind {
+                Kind::Host => "its own address",
+                Kind::Reflexive => "as the broker saw it",
+                Kind::Predicted => "beside the broker",
+            };
+            write!(f, "  tried       {address} ({kind}): ")?;
+            if lane.no_route {
+                writeln!(f, "no route")?;
+                continue;
+            }
+            write!(
+                f,
+                "{} SYN{}",
+                lane.syns,
+                if lane.syns == 1 { "" } else { "s" }
+            )?;
+            for (count, what) in [
+                (lane.refused, "reset"),
+                (lane.unreachable, "answered by ICMP"),
+                (lane.impostors, "answered by something else"),
+            ] {
+                if count > 0 {
+                    write!(f, ", {count} {what}")?;
+                }
+            }
+            writeln!(
+                f,
+                "{}",
+                if lane.refused + lane.unreachable + lane.impostors == 0 {
+                    ", no answer"
+                } else {
+                    ""
+                }
+            )?;
+        }
+        write!(f, "  remedy      {}", self.remedy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Behaviour;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn here() -> Surroundings {
+        Surroundings {
+            interfaces: vec![("192.168.1.5".parse().unwrap(), 24)],
+            port: 23456,
+            observed: vec![address("198.51.100.1:23456")],
+            brokers: vec![address("203.0.113.1:7766")],
+            gateways: vec![],
+        }
+    }
+
+    #[test]
+    fn paths_are_named_alike_on_both_sides() {
+        let (a, b) = (address("10.0.0.2:1"), address("198.51.100.2:2"));
+        assert_eq!(Path::of(a, b, [Some(true), Some(true)]), Path::Punched);
+        assert_eq!(Path::of(a, b, [Some(true), Some(false)]), Path::Direct);
+        assert_eq!(
+            Path::of(b, address("203.0.113.7:1"), [Some(false), Some(true)]),
+            Path::Direct
+        );
+        assert_eq!(
+            Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]),
+            Path::Lan
+        );
+        assert_eq!(
+            Path::of(
+                address("[2001:db8::1]:1"),
+                address("[2001:db8::2]:1"),
+                [None; 2]
+            ),
+            Path::Direct
+        );
+    }
+
+    #[test]
+    fn a_peer_beside_the_broker_is_looked_for_at_the_broker() {
+        let seen = [address("127.0.0.1:30000")];
+        let candidates = first_candidates(&seen, &["203.0.113.7".parse().unwrap()], &here());
+        let expected = ["203.0.113.1:30000", "203.0.113.7:30000"].map(|text| Candidate {
+            address: address(text),
+            kind: Kind::Predicted,
+        });
+        assert_eq!(candidates, expected);
+    }
+
+    #[test]
+    fn a_peer_elsewhere_is_dialled_only_where_it_was_observed() {
+        let seen = [address("198.51.100.9:30000")];
+        let candidates = first_candidates(&seen, &[], &here());
+        assert_eq!(
+            candidates,
+            [Candidate {
+                address: seen[0],
+                kind: Kind::Reflexive
+            }]
+        );
+    }
+
+    #[test]
+    fn hosts_are_told_without_proof_only_within_one_network() {
+        let one = [address("198.51.100.1:1")];
+        let same = [address("198.51.100.1:2")];
+        let other = [address("203.0.113.9:2")];
+        assert!(may_tell_hosts(&one, &same));
+        assert!(!may_tell_hosts(&one, &other));
+        assert!(may_tell_hosts(
+            &[address("192.168.1.2:1")],
+            &[address("127.0.0.1:1")]
+        ));
+    }
+
+    #[test]
+    fn a_failure_names_whose_network_it_is() {
+        let symmetric = NatProfile {
+            translated: Some(true),
+            mapping: Behaviour::AddressAndPortDependent,
+            ..NatProfile::default()
+        };
+        let plain = NatProfile {
+            mapping: Behaviour::EndpointIndependent,
+            ..symmetric
+        };
+        let tried = Finished {
+            winner: None,
+            syns: 0,
+            lanes: vec![],
+        };
+        let obstacle = |own, peer| Obstacle {
+            own,
+            peer,
+            tried: tried.clone(),
+            beside_broker: false,
+        };
+        assert!(
+            obstacle(symmetric, plain)
+                .reason()
+                .starts_with("your network")
+        );
+        assert!(
+            obstacle(plain, symmetric)
+                .reason()
+                .starts_with("the other side's network")
+        );
+        assert!(
+            obstacle(symmetric, symmetric)
+                .reason()
+                .starts_with("both networks")
+        );
+        assert!(obstacle(plain, plain).to_string().contains("remedy"));
+    }
+}

@@ -1,1 +1,591 @@
-//! puncher
+//! The state machine of one attempt to reach one peer.
+//!
+//! A driver opens and closes sockets and reports what became of them; the puncher decides which
+//! address is dialled when, which connection is authenticated, and which one wins. The rules of
+//! firing are measured (`docs/nat.md`).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, RngCore};
+
+use crate::candidate::{Candidate, Kind};
+use crate::limits::{
+    AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
+    PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
+    STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+};
+
+/// Names a socket within one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
+/// What an attempt is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Whether this side chooses the connection. Exactly one side does.
+    pub controlling: bool,
+    /// An upper bound of the round trip between the peers.
+    pub round_trip_bound: Duration,
+    /// When the peers were introduced.
+    pub introduced: Instant,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// What became of a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    /// A TCP connection stands.
+    Connected,
+    /// A reset came back (ECONNREFUSED).
+    Refused,
+    /// ICMP came back (EHOSTUNREACH and kin).
+    Unreachable,
+    /// The same 4-tuple is alive (EADDRNOTAVAIL, EADDRINUSE): it arrives at the listener.
+    InUse,
+    /// This machine has no way there, or may not go it.
+    NoRoute,
+    /// The kernel gave up.
+    TimedOut,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The broker's signal to fire.
+    Go,
+    /// An address of the peer; what may not be dialled was taken out before.
+    Candidate(Candidate),
+    /// A dial ended.
+    Dialled {
+        /// Its socket.
+        socket: SocketId,
+        /// How.
+        outcome: Dialled,
+    },
+    /// A connection with this attempt's tag came in at the listener.
+    Accepted {
+        /// Its socket, named by [`Puncher::name_socket`].
+        socket: SocketId,
+        /// Where it comes from.
+        remote: SocketAddr,
+    },
+    /// The peer's first record on this connection verified.
+    Verified {
+        /// Its socket.
+        socket: SocketId,
+        /// Whether the peer nominates it.
+        nominated: bool,
+    },
+    /// The peer nominated a connection that had verified before.
+    Nominated {
+        /// Its socket.
+        socket: SocketId,
+    },
+    /// A connection died, or what came on it does not verify.
+    Failed {
+        /// Its socket.
+        socket: SocketId,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Fire: begin to connect.
+    Dial {
+        /// The new socket's name.
+        socket: SocketId,
+        /// Whereto.
+        remote: SocketAddr,
+    },
+    /// Exchange tags and first records on this connection.
+    Authenticate {
+        /// Its socket.
+        socket: SocketId,
+        /// What the own first record says.
+        nominate: bool,
+    },
+    /// Tell the peer on this verified connection that it is the one.
+    Nominate {
+        /// Its socket.
+        socket: SocketId,
+    },
+    /// Close a socket.
+    Close {
+        /// Which.
+        socket: SocketId,
+    },
+    /// Nothing more until then, or until something happens.
+    Wait(Instant),
+    /// The attempt is over.
+    Finished(Box<Finished>),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The connection, if there is one.
+    pub winner: Option<Winner>,
+    /// First SYNs of this side on all lanes.
+    pub syns: u32,
+    /// What was tried.
+    pub lanes: Vec<LaneReport>,
+}
+
+/// The connection that won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Winner {
+    /// Its socket.
+    pub socket: SocketId,
+    /// The kind of the candidate that it was dialled at, where the remote address is one.
+    pub kind: Option<Kind>,
+}
+
+/// What was tried on one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneReport {
+    /// The address and what it rests on.
+    pub candidate: Candidate,
+    /// First SYNs sent.
+    pub syns: u32,
+    /// Of these, refused by a reset.
+    pub refused: u32,
+    /// Of these, answered by ICMP.
+    pub unreachable: u32,
+    /// TCP connections on it that did not authenticate.
+    pub impostors: u32,
+    /// Whether this machine had no way there.
+    pub no_route: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneState {
+    /// Before Go.
+    Waiting,
+    /// Fires then.
+    Ready(Instant),
+    /// The hole is open: a live SYN_SENT socket.
+    Connecting(SocketId),
+    /// The 4-tuple is alive in the kernel and must come in at the listener.
+    AwaitingAccept(Instant),
+    /// A connection stands.
+    Open(SocketId),
+    Dead,
+}
+
+struct Lane {
+    report: LaneReport,
+    state: LaneState,
+    first_fire: Option<Instant>,
+    last_fire: Instant,
+}
+
+struct Open {
+    socket: SocketId,
+    remote: SocketAddr,
+    verified: bool,
+    until: Instant,
+}
+
+/// One attempt.
+pub struct Puncher<R> {
+    rng: R,
+    config: Config,
+    round_trip: Duration,
+    lanes: Vec<Lane>,
+    open: Vec<Open>,
+    went: bool,
+    nominated: Option<SocketId>,
+    next_socket: u32,
+    syns: u32,
+    quiet_since: Option<Instant>,
+    outputs: VecDeque<Output>,
+    finished: bool,
+}
+
+impl<R: RngCore> Puncher<R> {
+    /// An attempt without lanes yet; it waits for Go.
+    pub fn new(config: Config, rng: R) -> Self {
+        Puncher {
+            rng,
+            round_trip: config
+                .round_trip_bound
+                .clamp(ROUND_TRIP_LEAST, ROUND_TRIP_MOST),
+            config,
+            lanes: Vec::new(),
+            open: Vec::new(),
+            went: false,
+            nominated: None,
+            next_socket: 0,
+            syns: 0,
+            quiet_since: None,
+            outputs: VecDeque::new(),
+            finished: false,
+        }
+    }
+
+    /// A name for a socket that the driver brings.
+    pub fn name_socket(&mut self) -> SocketId {
+        self.next_socket += 1;
+        SocketId(self.next_socket)
+    }
+
+    /// First SYNs of this side so far.
+    pub fn syns(&self) -> u32 {
+        self.syns
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.finished {
+            return;
+        }
+        match input {
+            Input::Go => self.go(now),
+            Input::Candidate(candidate) => self.candidate(now, candidate),
+            Input::Dialled { socket, outcome } => self.dialled(now, socket, outcome),
+            Input::Accepted { socket, remote } => self.accepted(now, socket, remote),
+            Input::Verified { socket, nominated } => self.verified(socket, nominated),
+            Input::Nominated { socket } => {
+                let known = self
+                    .open
+                    .iter()
+                    .any(|open| open.socket == socket && open.verified);
+                if !self.config.controlling && known {
+                    self.win(socket);
+                }
+            }
+            Input::Failed { socket } => self.failed(now, socket),
+        }
+    }
+
+    /// What is to be done next; ends with [`Output::Wait`] until [`Output::Finished`] came, which
+    /// comes exactly once.
+    pub fn poll(&mut self, now: Instant) -> Output {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return output;
+            }
+            if self.finished {
+                return Output::Wait(self.config.deadline.max(now));
+            }
+            if now >= self.config.deadline {
+                self.finish(None);
+                continue;
+            }
+            let expired = self
+                .open
+                .iter()
+                .find(|open| !open.verified && open.until <= now);
+            if let Some(socket) = expired.map(|open| open.socket) {
+                self.outputs.push_back(Output::Close { socket });
+                self.failed(now, socket);
+                continue;
+            }
+            let go_lost = self.config.introduced + GO_DELAY_MOST + self.round_trip;
+            if !self.went && go_lost <= now {
+                self.go(now);
+                continue;
+            }
+            let due = self.lanes.iter().position(|lane| match lane.state {
+                LaneState::Ready(at) | LaneState::AwaitingAccept(at) => at <= now,
+                LaneState::Waiting
+                | LaneState::Connecting(_)
+                | LaneState::Open(_)
+                | LaneState::Dead => false,
+            });
+            if let Some(index) = due {
+                self.fire(now, index);
+                continue;
+            }
+            let listen_until = self.listen_until(now);
+            if listen_until.is_some_and(|until| until <= now) {
+                self.finish(None);
+                continue;
+            }
+            let mut next = self.config.deadline;
+            if !self.went {
+                next = next.min(go_lost);
+            }
+            for lane in &self.lanes {
+                if let LaneState::Ready(at) | LaneState::AwaitingAccept(at) = lane.state {
+                    next = next.min(at);
+                }
+            }
+            for open in self.open.iter().filter(|open| !open.verified) {
+                next = next.min(open.until);
+            }
+            if let Some(until) = listen_until {
+                next = next.min(until);
+            }
+            return Output::Wait(next);
+        }
+    }
+
+    fn go(&mut self, now: Instant) {
+        if self.went {
+            return;
+        }
+        self.went = true;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            lane.state = LaneState::Ready(now + pace(index));
+        }
+    }
+
+    fn candidate(&mut self, now: Instant, candidate: Candidate) {
+        let known = self
+            .lanes
+            .iter()
+            .any(|lane| lane.report.candidate.address == candidate.address);
+        if known || self.lanes.len() >= LANES_PER_ATTEMPT {
+            return;
+        }
+        let state = if self.went {
+            LaneState::Ready(now + pace(self.lanes.len()))
+        } else {
+            LaneState::Waiting
+        };
+        let report = LaneReport {
+            candidate,
+            syns: 0,
+            refused: 0,
+            unreachable: 0,
+            impostors: 0,
+            no_route: false,
+        };
+        self.lanes.push(Lane {
+            report,
+            state,
+            first_fire: None,
+            last_fire: now,
+        });
+        self.quiet_since = None;
+    }
+
+    /// When the listener alone is no longer worth waiting for: all lanes are dead, nothing is open.
+    fn listen_until(&mut self, now: Instant) -> Option<Instant> {
+        let quiet = self.went
+            && self.open.is_empty()
+            && self.lanes.iter().all(|lane| lane.state == LaneState::Dead);
+        if !quiet {
+            self.quiet_since = None;
+            return None;
+        }
+        let since = *self.quiet_since.get_or_insert(now);
+        Some(since + 2 * self.round_trip + LISTEN_ON_FOR)
+    }
+
+    fn fire(&mut self, now: Instant, index: usize) {
+        let socket = self.name_socket();
+        let spent = self.syns >= SYNS_PER_ATTEMPT;
+        let Some(lane) = self.lanes.get_mut(index) else {
+            return;
+        };
+        let budget = match lane.report.candidate.kind {
+            Kind::Host => SYNS_PER_HOST_LANE,
+            Kind::Reflexive | Kind::Predicted => SYNS_PER_LANE,
+        };
+        if spent || lane.report.syns >= budget {
+            lane.state = LaneState::Dead;
+            return;
+        }
+        lane.report.syns += 1;
+        self.syns += 1;
+        lane.first_fire.get_or_insert(now);
+        lane.last_fire = now;
+        lane.state = LaneState::Connecting(socket);
+        let remote = lane.report.candidate.address;
+        self.outputs.push_back(Output::Dial { socket, remote });
+    }
+
+    fn dialled(&mut self, now: Instant, socket: SocketId, outcome: Dialled) {
+        let await_accept = now + self.round_trip + STUCK_AFTER;
+        let jitter: f64 = self.rng.random_range(0.5..1.5);
+        let Some(lane) = self
+            .lanes
+            .iter_mut()
+            .find(|lane| lane.state == LaneState::Connecting(socket))
+        else {
+            // The connection came in at the listener meanwhile, or the lane died.
+            self.outputs.push_back(Output::Close { socket });
+            return;
+        };
+        let fast = lane
+            .first_fire
+            .is_some_and(|first| now.duration_since(first) < REFIRE_FAST_FOR);
+        let refusal_took = now.duration_since(lane.last_fire);
+        match outcome {
+            Dialled::Connected => {
+                let remote = lane.report.candidate.address;
+                lane.state = LaneState::Open(socket);
+                self.authenticate(now, socket, remote);
+                return;
+            }
+            Dialled::Refused => {
+                lane.report.refused += 1;
+                let base = if fast {
+                    refusal_took.max(REFIRE_LEAST)
+                } else {
+                    REFIRE_SLOW
+                };
+                lane.state = LaneState::Ready((lane.last_fire + base.mul_f64(jitter)).max(now));
+            }
+            Dialled::Unreachable => {
+                lane.report.unreachable += 1;
+                let pause = if fast {
+                    REFIRE_LEAST.mul_f64(jitter + 0.5)
+                } else {
+                    REFIRE_SLOW.mul_f64(jitter)
+                };
+                lane.state = LaneState::Ready((lane.last_fire + pause).max(now));
+            }
+            Dialled::InUse => {
+                // It was no SYN: the kernel refused before sending one.
+                lane.report.syns -= 1;
+                self.syns -= 1;
+                lane.state = LaneState::AwaitingAccept(await_accept);
+            }
+            Dialled::NoRoute => {
+                lane.report.syns -= 1;
+                self.syns -= 1;
+                lane.report.no_route = true;
+                lane.state = LaneState::Dead;
+            }
+            Dialled::TimedOut => lane.state = LaneState::Dead,
+        }
+        self.outputs.push_back(Output::Close { socket });
+    }
+
+    fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
+        if let Some(lane) = self
+            .lanes
+            .iter_mut()
+            .find(|lane| lane.report.candidate.address == remote)
+        {
+            match lane.state {
+                LaneState::Open(_) => {}
+                LaneState::Connecting(old) => {
+                    self.outputs.push_back(Output::Close { socket: old });
+                    lane.state = LaneState::Open(socket);
+                }
+                LaneState::Waiting
+                | LaneState::Ready(_)
+                | LaneState::AwaitingAccept(_)
+                | LaneState::Dead => lane.state = LaneState::Open(socket),
+            }
+        }
+        self.authenticate(now, socket, remote);
+    }
+
+    fn authenticate(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
+        let until = now + 2 * self.round_trip + AUTHENTICATE_WITHIN;
+        self.open.push(Open {
+            socket,
+            remote,
+            verified: false,
+            until,
+        });
+        let nominate = self.config.controlling && self.nominated.is_none();
+        if nominate {
+            self.nominated = Some(socket);
+        }
+        self.outputs
+            .push_back(Output::Authenticate { socket, nominate });
+    }
+
+    fn verified(&mut self, socket: SocketId, nominated: bool) {
+        let Some(open) = self.open.iter_mut().find(|open| open.socket == socket) else {
+            return;
+        };
+        open.verified = true;
+        if self.config.controlling {
+            if self.nominated.is_none() {
+                self.outputs.push_back(Output::Nominate { socket });
+                self.nominated = Some(socket);
+            }
+            if self.nominated == Some(socket) {
+                self.win(socket);
+            }
+        } else if nominated {
+            self.win(socket);
+        }
+    }
+
+    fn failed(&mut self, now: Instant, socket: SocketId) {
+        let before = self.open.len();
+        self.open.retain(|open| open.socket != socket);
+        if self.open.len() == before {
+            return;
+        }
+        let jitter: f64 = self.rng.random_range(0.5..1.5);
+        if let Some(lane) = self
+            .lanes
+            .iter_mut()
+            .find(|lane| lane.state == LaneState::Open(socket))
+        {
+            lane.report.impostors += 1;
+            let pause = REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
+            lane.state = LaneState::Ready(now + pause);
+        }
+        if self.nominated == Some(socket) {
+            self.nominated = None;
+            let spare = self
+                .open
+                .iter()
+                .find(|open| open.verified)
+                .map(|open| open.socket);
+            if let Some(spare) = spare {
+                self.nominated = Some(spare);
+                self.outputs.push_back(Output::Nominate { socket: spare });
+                self.win(spare);
+            }
+        }
+    }
+
+    fn win(&mut self, socket: SocketId) {
+        let remote = self
+            .open
+            .iter()
+            .find(|open| open.socket == socket)
+            .map(|open| open.remote);
+        let kind = self
+            .lanes
+            .iter()
+            .find(|lane| Some(lane.report.candidate.address) == remote)
+            .map(|lane| lane.report.candidate.kind);
+        self.finish(Some(Winner { socket, kind }));
+    }
+
+    fn finish(&mut self, winner: Option<Winner>) {
+        self.finished = true;
+        let won = winner.map(|winner| winner.socket);
+        for lane in &self.lanes {
+            if let LaneState::Connecting(socket) = lane.state {
+                self.outputs.push_back(Output::Close { socket });
+            }
+        }
+        for open in self.open.iter().filter(|open| Some(open.socket) != won) {
+            self.outputs.push_back(Output::Close {
+                socket: open.socket,
+            });
+        }
+        let lanes = self.lanes.iter().map(|lane| lane.report).collect();
+        let finished = Finished {
+            winner,
+            syns: self.syns,
+            lanes,
+        };
+        self.outputs.push_back(Output::Finished(Box::new(finished)));
+    }
+}
+
+fn pace(index: usize) -> Duration {
+    let late = index.saturating_sub(LANES_AT_ONCE - 1);
+    LANE_PACE * u32::try_from(late).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,431 @@
+use super::*;
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Rig {
+    puncher: Puncher<ChaCha20Rng>,
+    start: Instant,
+    now: Instant,
+    outputs: Vec<Output>,
+}
+
+fn remote(n: u8) -> SocketAddr {
+    format!("203.0.113.{n}:40000").parse().unwrap()
+}
+
+impl Rig {
+    fn new(controlling: bool, round_trip: Duration) -> Self {
+        let now = Instant::now();
+        let config = Config {
+            controlling,
+            round_trip_bound: round_trip,
+            introduced: now,
+            deadline: now + Duration::from_secs(15),
+        };
+        Rig {
+            puncher: Puncher::new(config, ChaCha20Rng::seed_from_u64(5)),
+            start: now,
+            now,
+            outputs: vec![],
+        }
+    }
+
+    fn lane(&mut self, n: u8) {
+        self.input(Input::Candidate(Candidate {
+            address: remote(n),
+            kind: Kind::Reflexive,
+        }));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.puncher.handle(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) -> Instant {
+        loop {
+            match self.puncher.poll(self.now) {
+                Output::Wait(at) => return at,
+                output => self.outputs.push(output),
+            }
+        }
+    }
+
+    fn until(&mut self, end: Instant) {
+        loop {
+            let at = self.drain();
+            if at > end {
+                break;
+            }
+            self.now = at;
+            if self.finished().is_some() {
+                break;
+            }
+        }
+        self.now = self.now.max(end);
+        self.drain();
+    }
+
+    fn dials(&self) -> Vec<SocketId> {
+        self.outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::Dial { socket, .. } => Some(*socket),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn finished(&self) -> Option<&Finished> {
+        self.outputs.iter().find_map(|output| match output {
+            Output::Finished(finished) => Some(&**finished),
+            _ => None,
+        })
+    }
+
+    fn dialled(&mut self, socket: SocketId, outcome: Dialled) {
+        self.input(Input::Dialled { socket, outcome });
+    }
+
+    /// Every SYN is refused after that delay; returns when each was sent.
+    fn refuse_all(&mut self, after: Duration, outcome: Dialled, end: Instant) -> Vec<Instant> {
+        let mut sent = vec![];
+        loop {
+            let seen = self.dials().len();
+            if seen > sent.len() {
+                sent.push(self.now);
+                let socket = *self.dials().last().unwrap();
+                self.now += after;
+                self.dialled(socket, outcome);
+                continue;
+            }
+            let at = self.drain();
+            if self.dials().len() > sent.len() {
+                continue;
+            }
+            if at > end || self.finished().is_some() {
+                return sent;
+            }
+            self.now = at;
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sent_before_go() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.until(rig.start + 100 * MS);
+    assert!(rig.dials().is_empty());
+    rig.input(Input::Go);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
+fn a_lost_go_does_not_hang_the_attempt() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.until(rig.start + GO_DELAY_MOST + 60 * MS);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
+fn a_silent_lane_keeps_its_one_socket() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    rig.until(rig.start + 14_000 * MS);
+    assert_eq!(rig.dials().len(), 1);
+    assert!(
+        !rig.outputs
+            .iter()
+            .any(|output| matches!(output, Output::Close { .. }))
+    );
+    rig.until(rig.start + 15_000 * MS);
+    let finished = rig.finished().unwrap();
+    assert_eq!((finished.winner, finished.syns), (None, 1));
+}
+
+#[test]
+fn a_refused_lane_fires_again_at_the_pace_of_its_refusals() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let sent = rig.refuse_all(20 * MS, Dialled::Refused, rig.start + 600 * MS);
+    for pair in sent.windows(2) {
+        let gap = pair[1] - pair[0];
+        assert!((20 * MS..=30 * MS).contains(&gap), "{gap:?}");
+    }
+    assert!(sent.len() > 20);
+    let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(
+        gaps.iter().any(|gap| *gap != gaps[0]),
+        "two peers must not run in step"
+    );
+}
+
+#[test]
+fn refusals_from_nearby_are_spaced_and_bounded() {
+    let mut rig = Rig::new(true, MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let sent = rig.refuse_all(MS / 5, Dialled::Refused, rig.start + 15_000 * MS);
+    for pair in sent.windows(2) {
+        assert!(pair[1] - pair[0] >= REFIRE_LEAST / 2);
+    }
+    assert_eq!(sent.len(), SYNS_PER_LANE as usize);
+    let finished = rig.finished().unwrap();
+    assert_eq!(finished.lanes[0].refused, SYNS_PER_LANE);
+    assert!(
+        rig.now < rig.start + 10_000 * MS,
+        "nobody waits for lanes that are dead"
+    );
+}
+
+#[test]
+fn icmp_is_answered_at_once_so_that_the_hole_keeps_a_live_socket() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    rig.now += 50 * MS;
+    rig.dialled(rig.dials()[0], Dialled::Unreachable);
+    assert_eq!(rig.dials().len(), 2);
+}
+
+#[test]
+fn an_address_in_use_waits_for_the_accept_and_goes_on() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    rig.dialled(rig.dials()[0], Dialled::InUse);
+    rig.until(rig.start + 290 * MS);
+    assert_eq!(rig.dials().len(), 1);
+    rig.until(rig.start + 301 * MS);
+    assert_eq!(rig.dials().len(), 2, "stuck: tried afresh");
+    let socket = rig.puncher.name_socket();
+    rig.dialled(rig.dials()[1], Dialled::InUse);
+    rig.input(Input::Accepted {
+        socket,
+        remote: remote(1),
+    });
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket,
+        nominate: true
+    }));
+    rig.until(rig.start + 600 * MS);
+    assert_eq!(rig.dials().len(), 2, "what came in is the lane");
+    rig.input(Input::Verified {
+        socket,
+        nominated: false,
+    });
+    assert_eq!(
+        rig.finished().unwrap().winner,
+        Some(Winner {
+            socket,
+            kind: Some(Kind::Reflexive)
+        })
+    );
+    assert_eq!(rig.finished().unwrap().syns, 0);
+}
+
+#[test]
+fn the_first_connection_is_nominated_and_wins_when_it_verifies() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.lane(2);
+    rig.input(Input::Go);
+    let dials = rig.dials();
+    rig.dialled(dials[1], Dialled::Connected);
+    rig.dialled(dials[0], Dialled::Connected);
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[1],
+        nominate: true
+    }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[0],
+        nominate: false
+    }));
+    rig.input(Input::Verified {
+        socket: dials[0],
+        nominated: false,
+    });
+    assert!(
+        rig.finished().is_none(),
+        "the other one was nominated and may be in use already"
+    );
+    rig.input(Input::Verified {
+        socket: dials[1],
+        nominated: false,
+    });
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[1]);
+    assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
+}
+
+#[test]
+fn if_the_nominated_one_dies_a_verified_one_takes_its_place() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.lane(2);
+    rig.input(Input::Go);
+    let dials = rig.dials();
+    rig.dialled(dials[0], Dialled::Connected);
+    rig.dialled(dials[1], Dialled::Connected);
+    rig.input(Input::Verified {
+        socket: dials[1],
+        nominated: false,
+    });
+    rig.until(rig.start + 2 * 50 * MS + AUTHENTICATE_WITHIN + MS);
+    assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
+    assert!(rig.outputs.contains(&Output::Nominate { socket: dials[1] }));
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[1]);
+}
+
+#[test]
+fn the_controlled_side_takes_what_is_nominated() {
+    let mut rig = Rig::new(false, 50 * MS);
+    rig.lane(1);
+    rig.lane(2);
+    rig.input(Input::Go);
+    let dials = rig.dials();
+    rig.dialled(dials[0], Dialled::Connected);
+    rig.dialled(dials[1], Dialled::Connected);
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[0],
+        nominate: false
+    }));
+    rig.input(Input::Verified {
+        socket: dials[0],
+        nominated: false,
+    });
+    assert!(rig.finished().is_none());
+    rig.input(Input::Nominated { socket: dials[1] });
+    assert!(rig.finished().is_none(), "it did not verify");
+    rig.input(Input::Nominated { socket: dials[0] });
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[0]);
+}
+
+#[test]
+fn an_impostor_at_the_address_does_not_end_the_lane() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let first = rig.dials()[0];
+    rig.dialled(first, Dialled::Connected);
+    rig.input(Input::Failed { socket: first });
+    rig.until(rig.start + 200 * MS);
+    let second = rig.dials()[1];
+    rig.dialled(second, Dialled::Connected);
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: second,
+        nominate: true
+    }));
+    rig.input(Input::Verified {
+        socket: second,
+        nominated: false,
+    });
+    assert_eq!(rig.finished().unwrap().lanes[0].impostors, 1);
+}
+
+#[test]
+fn candidates_that_come_late_are_fired_at_once() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.input(Input::Go);
+    rig.lane(1);
+    rig.lane(1);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
+fn a_side_without_lanes_listens_on_for_a_while() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.input(Input::Go);
+    rig.until(rig.start + LISTEN_ON_FOR);
+    assert!(rig.finished().is_none());
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted {
+        socket,
+        remote: remote(9),
+    });
+    rig.input(Input::Verified {
+        socket,
+        nominated: false,
+    });
+    assert_eq!(
+        rig.finished().unwrap().winner,
+        Some(Winner { socket, kind: None })
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Go,
+    Lane(u8),
+    Dial(usize, Dialled),
+    Accept(u8),
+    Verify(usize, bool),
+    Nominate(usize),
+    Fail(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let outcome = prop_oneof![
+        Just(Dialled::Connected),
+        Just(Dialled::Refused),
+        Just(Dialled::Unreachable),
+        Just(Dialled::InUse),
+        Just(Dialled::NoRoute),
+        Just(Dialled::TimedOut),
+    ];
+    prop_oneof![
+        (0u64..400).prop_map(Step::Pass),
+        Just(Step::Go),
+        (0u8..30).prop_map(Step::Lane),
+        (0usize..300, outcome).prop_map(|(n, outcome)| Step::Dial(n, outcome)),
+        (0u8..30).prop_map(Step::Accept),
+        (0usize..300, any::<bool>()).prop_map(|(n, yes)| Step::Verify(n, yes)),
+        (0usize..300).prop_map(Step::Nominate),
+        (0usize..300).prop_map(Step::Fail),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_finishes_once_by_the_deadline_within_its_budgets(
+        controlling: bool,
+        steps in proptest::collection::vec(step(), 0..200),
+    ) {
+        let mut rig = Rig::new(controlling, 30 * MS);
+        let socket = |n: usize| SocketId((n % 250) as u32);
+        for step in steps {
+            match step {
+                Step::Pass(ms) => rig.until(rig.now + ms as u32 * MS),
+                Step::Go => rig.input(Input::Go),
+                Step::Lane(n) => rig.lane(n),
+                Step::Dial(n, outcome) => {
+                    let dials = rig.dials();
+                    if let Some(socket) = dials.get(n % dials.len().max(1)) {
+                        rig.dialled(*socket, outcome);
+                    }
+                }
+                Step::Accept(n) => {
+                    let socket = rig.puncher.name_socket();
+                    rig.input(Input::Accepted { socket, remote: remote(n) });
+                }
+                Step::Verify(n, nominated) => rig.input(Input::Verified { socket: socket(n), nominated }),
+                Step::Nominate(n) => rig.input(Input::Nominated { socket: socket(n) }),
+                Step::Fail(n) => rig.input(Input::Failed { socket: socket(n) }),
+            }
+        }
+        rig.until(rig.start + Duration::from_secs(16));
+        let ends = rig.outputs.iter().filter(|output| matches!(output, Output::Finished(_))).count();
+        prop_assert_eq!(ends, 1);
+        prop_assert!(matches!(rig.outputs.last(), Some(Output::Finished(_))), "nothing comes after the end");
+        prop_assert!(rig.dials().len() as u32 <= 2 * SYNS_PER_ATTEMPT);
+        prop_assert!(rig.finished().unwrap().syns <= SYNS_PER_ATTEMPT);
+        prop_assert!(rig.finished().unwrap().lanes.len() <= LANES_PER_ATTEMPT);
+    }
+}
