@@ -15,8 +15,8 @@ use crate::limits::{
     BROKER_CODES, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE, CLAIM_WINDOW,
     CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION, GO_DELAY_MOST,
     INTRODUCTION_LIFE, INTRODUCTION_WINDOW, INTRODUCTIONS_PER_ADDRESS, LINK_DEAD_AFTER,
-    LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_RELAYED, NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE,
-    RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
+    LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, NUMBER_FIRST, NUMBER_LAST,
+    NUMBERS_PER_CODE, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
@@ -173,6 +173,8 @@ struct Claim {
 struct Introduced {
     sides: [PublicKey; 2],
     relayed: [u8; 2],
+    /// Addresses that one side was told of the other; bounded by the links of a session.
+    told: Vec<SocketAddr>,
 }
 
 enum Timer {

@@ -240,6 +240,13 @@ pub enum FromBroker {
     },
     /// Two peers are to connect.
     Introduced(Introduction),
+    /// The other side of an introduction was seen at one more address.
+    SeenAt {
+        /// Which introduction.
+        introduction: IntroductionId,
+        /// The address.
+        address: SocketAddr,
+    },
     /// Fire.
     Go {
         /// Which introduction.

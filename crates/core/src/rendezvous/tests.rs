@@ -606,6 +606,29 @@ fn a_session_has_one_link_a_family() {
 }
 
 #[test]
+fn an_address_that_comes_late_is_told_once() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "203.0.113.2:2222");
+    world.say(1, join());
+    world.say(2, join());
+    world.inbox.clear();
+    let late: SocketAddr = "[2001:db8::1]:1111".parse().unwrap();
+    world.input(Input::LinkUp {
+        link: link(3),
+        peer: key(1),
+        observed: late,
+    });
+    assert!(matches!(world.next(2), Some(FromBroker::SeenAt { address, .. }) if address == late));
+    world.input(Input::LinkUp {
+        link: link(4),
+        peer: key(1),
+        observed: late,
+    });
+    assert_eq!(world.next(2), None);
+}
+
+#[test]
 fn a_peer_beside_the_broker_is_known_from_outside_by_the_brokers_address() {
     let public: IpAddr = "203.0.113.9".parse().unwrap();
     let mut world = World::new(Config {
