@@ -174,7 +174,8 @@ const ARROWS: &[Arrows] = &[
     Arrows {
         directory: "crates/natlab",
         may_use: &[],
-        tests_may_use: &[],
+        // Itself, with the features that its tests need.
+        tests_may_use: &["natlab"],
         because: "the lab knows nothing of ours, so it can judge us and serve others",
     },
     Arrows {
@@ -1178,6 +1179,11 @@ use std::fs;
                 0,
             ),
             ("crates/cli", "[dependencies]\nnatlab.workspace = true\n", 1),
+            (
+                "crates/natlab",
+                "[dev-dependencies]\nnatlab = { path = \".\" }\n",
+                0,
+            ),
             (
                 "crates/natlab",
                 "[dev-dependencies]\ntcpunch-core.workspace = true\n",
