@@ -1,3 +1,51 @@
-//! Developer tasks.
+//! Developer tasks: `cargo xtask` lists them. Nothing to install beyond the toolchain.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's command line: its output is for the terminal"
+)]
 
-fn main() {}
+mod check;
+mod rules;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+const TASKS: &str = "\
+cargo xtask check           format, lints, docs, and the rules on sources and documents
+cargo xtask check --quick   only the rules on sources and documents (under a second)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{TASKS}");
+            return ExitCode::SUCCESS;
+        }
+        ["check"] => root().and_then(|root| check::run(&root, false)),
+        ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
+        _ => {
+            eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root: the directory above this package, wherever the task was called from.
+fn root() -> Result<PathBuf> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .context("CARGO_MANIFEST_DIR is not set: run this as `cargo xtask`")?;
+    let package = PathBuf::from(package);
+    let root = package.parent().context("the package has no parent")?;
+    Ok(root.to_path_buf())
+}

@@ -11,5 +11,6 @@ pub mod plan;
 pub mod profile;
 pub mod puncher;
 pub mod rendezvous;
+pub mod sanitize;
 pub mod secure;
 pub mod wire;

@@ -1,1 +1,3 @@
 //! A direct, end-to-end encrypted TCP connection between two computers behind NATs.
+
+pub mod store;
