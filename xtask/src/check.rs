@@ -31,19 +31,10 @@ pub(crate) fn run(root: &Path, quick: bool) -> Result<()> {
     step("documents", &|| Ok(report(&rules::documents(&tree))))?;
     if !quick {
         step("fmt", &|| cargo(root, &["fmt", "--all", "--check"], &[]))?;
-        let clippy = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         step("clippy", &|| cargo(root, &clippy, &[]))?;
         let doc = ["doc", "--workspace", "--no-deps"];
-        step("doc", &|| {
-            cargo(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")])
-        })?;
+        step("doc", &|| cargo(root, &doc, &[("RUSTDOCFLAGS", "-D warnings")]))?;
     }
     if !failed.is_empty() {
         bail!("check failed: {}", failed.join(", "));

@@ -59,11 +59,7 @@ const ONLY: &[Only] = &[
     Only {
         names: &[Segments("Puncher")],
         within: &["crates/"],
-        except: &[
-            "crates/core/",
-            "crates/scenarios/",
-            "crates/tcpunch/src/attempt.rs",
-        ],
+        except: &["crates/core/", "crates/scenarios/", "crates/tcpunch/src/attempt.rs"],
         tests_may: false,
         because: "one loop drives an attempt, so no other can forget its timer",
     },
@@ -180,13 +176,7 @@ const ARROWS: &[Arrows] = &[
     },
     Arrows {
         directory: "crates/scenarios",
-        may_use: &[
-            "tcpunch-core",
-            "tcpunch",
-            "tcpunch-apps",
-            "tcpunch-broker",
-            "natlab",
-        ],
+        may_use: &["tcpunch-core", "tcpunch", "tcpunch-apps", "tcpunch-broker", "natlab"],
         tests_may_use: &[],
         because: "the scenarios join all but the command line",
     },
@@ -212,12 +202,7 @@ pub(crate) struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding {
-            file,
-            line,
-            what,
-            because,
-        } = self;
+        let Finding { file, line, what, because } = self;
         write!(f, "{file}:{line}: {what} ({because})")
     }
 }
@@ -242,8 +227,8 @@ impl Tree {
     }
 
     fn read_directory(&mut self, directory: &Path, prefix: &str) -> Result<()> {
-        let entries = std::fs::read_dir(directory)
-            .with_context(|| format!("cannot list {}", directory.display()))?;
+        let entries =
+            std::fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
         for entry in entries {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -254,10 +239,7 @@ impl Tree {
                     self.paths.insert(path);
                 }
             } else {
-                if [".rs", ".md", ".toml"]
-                    .iter()
-                    .any(|end| name.ends_with(end))
-                {
+                if [".rs", ".md", ".toml"].iter().any(|end| name.ends_with(end)) {
                     let text = std::fs::read_to_string(entry.path())
                         .with_context(|| format!("cannot read {path}"))?;
                     self.texts.insert(path.clone(), text);
@@ -284,9 +266,7 @@ impl Tree {
         let mut found = self.files(".rs").filter(|(file, _)| file.ends_with(&end));
         match (found.next(), found.next()) {
             (Some((_, text)), None) => Ok(text),
-            (Some((first, _)), Some((second, _))) => {
-                Err(format!("`{path}` may be {first} or {second}"))
-            }
+            (Some((first, _)), Some((second, _))) => Err(format!("`{path}` may be {first} or {second}")),
             (None, _) => Err(format!("no file `{path}`")),
         }
     }
@@ -316,23 +296,14 @@ pub(crate) fn sources(tree: &Tree) -> Vec<Finding> {
 fn check_names(file: &str, text: &str, findings: &mut Vec<Finding>) {
     let tokens = lex(text);
     let all = paths_named(&tokens);
-    let test_file = ["/tests/", "/benches/", "/tests.rs"]
-        .iter()
-        .any(|part| file.contains(part));
-    let shipped = if test_file {
-        Vec::new()
-    } else {
-        paths_named(&without_tests(&tokens))
-    };
+    let test_file = ["/tests/", "/benches/", "/tests.rs"].iter().any(|part| file.contains(part));
+    let shipped = if test_file { Vec::new() } else { paths_named(&without_tests(&tokens)) };
     let covers = |places: &[&str]| {
         places.iter().any(|place| {
             file == *place || (place.is_empty() || place.ends_with('/')) && file.starts_with(place)
         })
     };
-    for rule in ONLY
-        .iter()
-        .filter(|rule| covers(rule.within) && !covers(rule.except))
-    {
+    for rule in ONLY.iter().filter(|rule| covers(rule.within) && !covers(rule.except)) {
         let paths = if rule.tests_may { &shipped } else { &all };
         let mut seen = BTreeSet::new();
         for name in rule.names {
@@ -423,17 +394,10 @@ fn check_faults(tree: &Tree, findings: &mut Vec<Finding>) {
         }
         spans
     };
-    check_named(
-        tree,
-        FILE,
-        BECAUSE,
-        findings,
-        last_column,
-        |tokens, name| {
-            let quoted = |token: &Token<'_>| token.kind == Kind::Text && token.text == name;
-            defines_with(tokens, name, &["fn"]) || tokens.iter().any(quoted)
-        },
-    );
+    check_named(tree, FILE, BECAUSE, findings, last_column, |tokens, name| {
+        let quoted = |token: &Token<'_>| token.kind == Kind::Text && token.text == name;
+        defines_with(tokens, name, &["fn"]) || tokens.iter().any(quoted)
+    });
 }
 
 /// Checks each `file.rs::name` that `spans` finds in the document, which has to be there and name at least one.
@@ -446,12 +410,7 @@ fn check_named(
     holds: impl Fn(&[Token<'_>], &str) -> bool,
 ) {
     let mut find = |line, what| {
-        findings.push(Finding {
-            file: document.into(),
-            line,
-            what,
-            because,
-        });
+        findings.push(Finding { file: document.into(), line, what, because });
     };
     let Some(text) = tree.texts.get(document) else {
         return find(1, "is not there".into());
@@ -517,10 +476,7 @@ fn lex(source: &str) -> Vec<Token<'_>> {
         } else if first.is_whitespace() {
             (first.len_utf8(), None)
         } else {
-            (
-                first.len_utf8(),
-                Some((Kind::Mark, &rest[..first.len_utf8()])),
-            )
+            (first.len_utf8(), Some((Kind::Mark, &rest[..first.len_utf8()])))
         };
         let (passed, after) = rest.split_at(length);
         tokens.extend(token.map(|(kind, text)| Token { kind, text, line }));
@@ -565,22 +521,12 @@ fn string_literal(text: &str) -> Option<(usize, &str)> {
     let raw = ["r", "br", "cr"].iter().find_map(|kind| {
         let rest = text.strip_prefix(kind)?;
         let hashes = prefix(rest, |c| c == '#');
-        rest[hashes..]
-            .starts_with('"')
-            .then_some((kind.len() + hashes + 1, hashes))
+        rest[hashes..].starts_with('"').then_some((kind.len() + hashes + 1, hashes))
     });
-    let plain = || {
-        ["\"", "b\"", "c\""]
-            .into_iter()
-            .find(|kind| text.starts_with(kind))
-    };
+    let plain = || ["\"", "b\"", "c\""].into_iter().find(|kind| text.starts_with(kind));
     let (open, inside, close) = if let Some((open, hashes)) = raw {
         let close = format!("\"{}", "#".repeat(hashes));
-        (
-            open,
-            text[open..].find(&close).unwrap_or(text.len() - open),
-            close.len(),
-        )
+        (open, text[open..].find(&close).unwrap_or(text.len() - open), close.len())
     } else {
         let open = plain()?.len();
         (open, unescaped(&text[open..], '"'), 1)
@@ -615,10 +561,7 @@ fn character_or_lifetime(text: &str) -> usize {
 /// The tokens outside `#[cfg(test)]` items.
 fn without_tests<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     let starts = |at: usize, words: &[&str]| {
-        words
-            .iter()
-            .enumerate()
-            .all(|(i, word)| tokens.get(at + i).is_some_and(|t| t.is(word)))
+        words.iter().enumerate().all(|(i, word)| tokens.get(at + i).is_some_and(|t| t.is(word)))
     };
     let mut kept = Vec::new();
     let mut at = 0;
@@ -642,11 +585,7 @@ fn without_tests<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
 fn end_of_item(tokens: &[Token<'_>], mut at: usize) -> usize {
     let mut depth = 0;
     while let Some(token) = tokens.get(at) {
-        let mark = if token.kind == Kind::Mark {
-            token.text
-        } else {
-            ""
-        };
+        let mark = if token.kind == Kind::Mark { token.text } else { "" };
         match mark {
             "(" | "[" | "{" => depth += 1,
             // The end of what surrounds the item: a struct's last field, an enum's last variant.
@@ -678,14 +617,10 @@ impl Name {
 
     fn is_in(&self, path: &Named<'_>) -> bool {
         match self {
-            Crate(name) => {
-                path.segments.first() == Some(name) && (path.by_use || path.segments.len() > 1)
-            }
+            Crate(name) => path.segments.first() == Some(name) && (path.by_use || path.segments.len() > 1),
             Segments(name) => {
                 let name: Vec<&str> = name.split("::").collect();
-                path.segments
-                    .windows(name.len())
-                    .any(|window| window == name)
+                path.segments.windows(name.len()).any(|window| window == name)
             }
         }
     }
@@ -708,11 +643,7 @@ fn paths_named<'a>(tokens: &[Token<'a>]) -> Vec<Named<'a>> {
                 segments.push(next.text);
                 at += 2;
             }
-            paths.push(Named {
-                segments,
-                line: token.line,
-                by_use: false,
-            });
+            paths.push(Named { segments, line: token.line, by_use: false });
         } else {
             at += 1;
         }
@@ -742,11 +673,7 @@ fn use_paths<'a>(tokens: &[Token<'a>], mut at: usize, paths: &mut Vec<Named<'a>>
                 segments.push(word);
                 let leaf = tokens.get(at).is_none_or(|next| !next.is("::"));
                 if leaf || tokens.get(at + 1).is_some_and(|next| next.is("*")) {
-                    paths.push(Named {
-                        segments: segments.clone(),
-                        line: token.line,
-                        by_use: true,
-                    });
+                    paths.push(Named { segments: segments.clone(), line: token.line, by_use: true });
                 }
             }
             _ => {}
@@ -756,18 +683,14 @@ fn use_paths<'a>(tokens: &[Token<'a>], mut at: usize, paths: &mut Vec<Named<'a>>
 }
 
 fn defines(tokens: &[Token<'_>], name: &str) -> bool {
-    const KEYWORDS: &[&str] = &[
-        "fn", "struct", "enum", "trait", "const", "static", "type", "mod",
-    ];
+    const KEYWORDS: &[&str] = &["fn", "struct", "enum", "trait", "const", "static", "type", "mod"];
     defines_with(tokens, name, KEYWORDS)
 }
 
 fn defines_with(tokens: &[Token<'_>], name: &str, keywords: &[&str]) -> bool {
     tokens.windows(2).any(|pair| match pair {
         [keyword, word] => {
-            word.kind == Kind::Word
-                && word.text == name
-                && keywords.iter().any(|text| keyword.is(text))
+            word.kind == Kind::Word && word.text == name && keywords.iter().any(|text| keyword.is(text))
         }
         _ => false,
     })
@@ -783,10 +706,7 @@ fn dependencies(manifest: &str) -> Vec<(usize, &str, &str)> {
             let header = header.split(']').next().unwrap_or_default();
             // `[target.'cfg(unix)'.dependencies]` holds dependencies, `[dependencies.serde]` is one.
             let parts: Vec<&str> = header.rsplitn(3, '.').collect();
-            table = parts
-                .first()
-                .copied()
-                .filter(|last| last.ends_with("dependencies"));
+            table = parts.first().copied().filter(|last| last.ends_with("dependencies"));
             if let [package, kind, ..] = parts.as_slice()
                 && kind.ends_with("dependencies")
             {
@@ -796,13 +716,7 @@ fn dependencies(manifest: &str) -> Vec<(usize, &str, &str)> {
             && !text.starts_with('#')
         {
             let renamed = value.split_once("package").and_then(|(_, after)| {
-                after
-                    .trim_start()
-                    .strip_prefix('=')?
-                    .trim_start()
-                    .strip_prefix('"')?
-                    .split('"')
-                    .next()
+                after.trim_start().strip_prefix('=')?.trim_start().strip_prefix('"')?.split('"').next()
             });
             let key = unquoted(key.trim().split('.').next().unwrap_or_default().trim());
             found.push((line, table, renamed.unwrap_or(key)));
@@ -816,9 +730,7 @@ fn unquoted(text: &str) -> &str {
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
+    text.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
 /// The lines of a markdown text that are outside fenced code.
@@ -835,11 +747,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// What stands between single backticks, outside fenced code.
 fn code_spans(text: &str) -> Vec<(usize, String)> {
     let spans = |(number, line): (usize, &str)| -> Vec<(usize, String)> {
-        line.split('`')
-            .skip(1)
-            .step_by(2)
-            .map(|span| (number, span.trim().to_owned()))
-            .collect()
+        line.split('`').skip(1).step_by(2).map(|span| (number, span.trim().to_owned())).collect()
     };
     prose(text).flat_map(spans).collect()
 }
@@ -854,15 +762,10 @@ fn links(text: &str) -> Vec<(usize, &str)> {
                 found.push((number, after.split(')').next().unwrap_or_default()));
             }
         }
-        let definition = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.split_once("]:"));
+        let definition = line.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
         found.extend(definition.map(|(_, target)| (number, target)));
     }
-    found
-        .into_iter()
-        .filter_map(|(number, target)| Some((number, relative(target)?)))
-        .collect()
+    found.into_iter().filter_map(|(number, target)| Some((number, relative(target)?))).collect()
 }
 
 /// The path in a link's target; none for another site, and for an anchor in the same document.
@@ -907,10 +810,7 @@ mod tests {
 
     /// `file:line what` of each finding, without the reasons.
     fn told(findings: &[Finding]) -> Vec<String> {
-        findings
-            .iter()
-            .map(|f| format!("{}:{} {}", f.file, f.line, f.what))
-            .collect()
+        findings.iter().map(|f| format!("{}:{} {}", f.file, f.line, f.what)).collect()
     }
 
     fn in_source(file: &str, text: &str) -> Vec<String> {
@@ -920,124 +820,38 @@ mod tests {
     #[test]
     fn each_rule_has_a_sample_that_breaks_it_and_one_that_keeps_it() {
         let bad = [
-            (
-                "crates/tcpunch/src/gather.rs",
-                "use socket2::Socket;",
-                "socket2",
-            ),
-            (
-                "crates/broker/src/admin.rs",
-                "fn f() { socket2::Type::STREAM; }",
-                "socket2",
-            ),
-            (
-                "crates/apps/src/chat.rs",
-                "use {ring::aead, std::io};",
-                "ring",
-            ),
-            (
-                "crates/core/src/wire.rs",
-                "type T = snow::TransportState;",
-                "snow",
-            ),
+            ("crates/tcpunch/src/gather.rs", "use socket2::Socket;", "socket2"),
+            ("crates/broker/src/admin.rs", "fn f() { socket2::Type::STREAM; }", "socket2"),
+            ("crates/apps/src/chat.rs", "use {ring::aead, std::io};", "ring"),
+            ("crates/core/src/wire.rs", "type T = snow::TransportState;", "snow"),
             ("crates/core/tests/t.rs", "use spake2;", "spake2"),
-            (
-                "crates/broker/src/server.rs",
-                "use async_nats as bus;",
-                "async_nats",
-            ),
-            (
-                "crates/cli/src/main.rs",
-                "use tcpunch_core::puncher::{Input, Puncher};",
-                "Puncher",
-            ),
-            (
-                "crates/apps/src/pipe.rs",
-                "use std::{\n    fs::File,\n    io,\n};",
-                "std::fs",
-            ),
-            (
-                "crates/tcpunch/src/gather.rs",
-                "async fn f() { tokio::fs::read(p).await }",
-                "tokio::fs",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "let t = std::time::Instant::now();",
-                "Instant::now",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "use std::time::SystemTime;",
-                "SystemTime",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "use std::net::TcpStream;",
-                "TcpStream",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "#[tokio::main] fn f() {}",
-                "tokio",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "let n: u8 = rand::rng().random();",
-                "rand::rng",
-            ),
-            (
-                "crates/core/src/secure/pake.rs",
-                "use rand::rngs::OsRng;",
-                "OsRng",
-            ),
-            (
-                "crates/core/src/code.rs",
-                "getrandom::fill(&mut b);",
-                "getrandom",
-            ),
-            (
-                "crates/tcpunch/src/port.rs",
-                "fn f() { unsafe { g() } }",
-                "unsafe",
-            ),
-            (
-                "xtask/src/main.rs",
-                "#[unsafe(no_mangle)] fn f() {}",
-                "unsafe",
-            ),
+            ("crates/broker/src/server.rs", "use async_nats as bus;", "async_nats"),
+            ("crates/cli/src/main.rs", "use tcpunch_core::puncher::{Input, Puncher};", "Puncher"),
+            ("crates/apps/src/pipe.rs", "use std::{\n    fs::File,\n    io,\n};", "std::fs"),
+            ("crates/tcpunch/src/gather.rs", "async fn f() { tokio::fs::read(p).await }", "tokio::fs"),
+            ("crates/core/src/plan.rs", "let t = std::time::Instant::now();", "Instant::now"),
+            ("crates/core/src/plan.rs", "use std::time::SystemTime;", "SystemTime"),
+            ("crates/core/src/plan.rs", "use std::net::TcpStream;", "TcpStream"),
+            ("crates/core/src/plan.rs", "#[tokio::main] fn f() {}", "tokio"),
+            ("crates/core/src/plan.rs", "let n: u8 = rand::rng().random();", "rand::rng"),
+            ("crates/core/src/secure/pake.rs", "use rand::rngs::OsRng;", "OsRng"),
+            ("crates/core/src/code.rs", "getrandom::fill(&mut b);", "getrandom"),
+            ("crates/tcpunch/src/port.rs", "fn f() { unsafe { g() } }", "unsafe"),
+            ("xtask/src/main.rs", "#[unsafe(no_mangle)] fn f() {}", "unsafe"),
         ];
         for (file, text, name) in bad {
             let findings = in_source(file, text);
             assert_eq!(findings.len(), 1, "{file}: {text}: {findings:?}");
-            assert!(
-                findings[0].ends_with(&format!("names {name}")),
-                "{findings:?}"
-            );
+            assert!(findings[0].ends_with(&format!("names {name}")), "{findings:?}");
         }
         let good = [
             ("crates/tcpunch/src/port.rs", "use socket2::Socket;"),
             ("crates/broker/src/server.rs", "use socket2::Socket;"),
-            (
-                "crates/natlab/src/netns.rs",
-                "use socket2::Socket; fn f() { unsafe { g() } }",
-            ),
-            (
-                "crates/tcpunch/tests/port.rs",
-                "use socket2::Socket; use std::fs;",
-            ),
-            (
-                "crates/core/src/secure/noise.rs",
-                "use snow::Builder; use ring::aead; use getrandom::fill;",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "let ring = 1; crate::ring::f(ring); f(Cell { ring });",
-            ),
-            (
-                "crates/core/src/plan.rs",
-                "// std::fs\n/* /* snow::x */ unsafe */ const A: &str = \"OsRng\";",
-            ),
+            ("crates/natlab/src/netns.rs", "use socket2::Socket; fn f() { unsafe { g() } }"),
+            ("crates/tcpunch/tests/port.rs", "use socket2::Socket; use std::fs;"),
+            ("crates/core/src/secure/noise.rs", "use snow::Builder; use ring::aead; use getrandom::fill;"),
+            ("crates/core/src/plan.rs", "let ring = 1; crate::ring::f(ring); f(Cell { ring });"),
+            ("crates/core/src/plan.rs", "// std::fs\n/* /* snow::x */ unsafe */ const A: &str = \"OsRng\";"),
             (
                 "crates/core/src/plan.rs",
                 "const A: &str = r#\"a \" unsafe\"#; const B: char = '\"'; fn f<'a>() {}",
@@ -1048,20 +862,11 @@ mod tests {
             ),
             ("crates/core/src/plan.rs", "#![forbid(unsafe_code)]"),
             ("crates/core/src/puncher.rs", "pub struct Puncher;"),
-            (
-                "crates/scenarios/src/lib.rs",
-                "use tcpunch_core::puncher::Puncher;",
-            ),
-            (
-                "crates/tcpunch/src/attempt.rs",
-                "use tcpunch_core::puncher::Puncher;",
-            ),
+            ("crates/scenarios/src/lib.rs", "use tcpunch_core::puncher::Puncher;"),
+            ("crates/tcpunch/src/attempt.rs", "use tcpunch_core::puncher::Puncher;"),
             ("crates/tcpunch/src/store.rs", "use std::{fs, io};"),
             ("crates/cli/src/main.rs", "use std::fs;"),
-            (
-                "crates/apps/src/pipe.rs",
-                "use std::os::unix::fs::MetadataExt;",
-            ),
+            ("crates/apps/src/pipe.rs", "use std::os::unix::fs::MetadataExt;"),
             ("crates/broker/src/cluster.rs", "use async_nats::Client;"),
         ];
         for (file, text) in good {
@@ -1091,104 +896,46 @@ fn g() {
 #[cfg(not(test))]
 use std::fs;
 ";
-        let expected = [
-            "crates/core/src/plan.rs:18 names std::fs",
-            "crates/core/src/plan.rs:15 names Instant::now",
-        ];
+        let expected =
+            ["crates/core/src/plan.rs:18 names std::fs", "crates/core/src/plan.rs:15 names Instant::now"];
         assert_eq!(in_source("crates/core/src/plan.rs", text), expected);
     }
 
     #[test]
     fn a_finding_names_file_line_and_reason() {
-        let tree = tree(&[(
-            "crates/apps/src/chat.rs",
-            "//! Chat.\n\nuse socket2::Socket;\n",
-        )]);
+        let tree = tree(&[("crates/apps/src/chat.rs", "//! Chat.\n\nuse socket2::Socket;\n")]);
         let text = sources(&tree)[0].to_string();
-        assert!(
-            text.starts_with("crates/apps/src/chat.rs:3: names socket2 (reuse flags"),
-            "{text}"
-        );
+        assert!(text.starts_with("crates/apps/src/chat.rs:3: names socket2 (reuse flags"), "{text}");
     }
 
     #[test]
     fn a_command_of_130_lines_is_too_long() {
         let (short, long) = ("x\n".repeat(129), "x\n".repeat(130));
-        assert_eq!(
-            in_source("crates/cli/src/commands/ping.rs", &short),
-            [""; 0]
-        );
-        assert_eq!(
-            in_source("crates/cli/src/commands/chat/mod.rs", &long).len(),
-            1
-        );
+        assert_eq!(in_source("crates/cli/src/commands/ping.rs", &short), [""; 0]);
+        assert_eq!(in_source("crates/cli/src/commands/chat/mod.rs", &long).len(), 1);
         assert_eq!(in_source("crates/cli/src/term.rs", &long), [""; 0]);
     }
 
     #[test]
     fn arrows_point_one_way() {
         let cases = [
-            (
-                "crates/core",
-                "[dependencies]\ntcpunch.workspace = true\n",
-                1,
-            ),
-            (
-                "crates/core",
-                "[dev-dependencies]\nnatlab = { path = \"../natlab\" }\n",
-                1,
-            ),
-            (
-                "crates/core",
-                "[dependencies]\nserde.workspace = true\n[lints]\nworkspace = true\n",
-                0,
-            ),
-            (
-                "crates/tcpunch",
-                "[dependencies]\ntcpunch-core.workspace = true\n",
-                0,
-            ),
-            (
-                "crates/tcpunch",
-                "[target.'cfg(unix)'.dependencies]\nnatlab.workspace = true\n",
-                1,
-            ),
-            (
-                "crates/tcpunch",
-                "[dependencies.tcpunch-broker]\npath = \"../broker\"\n",
-                1,
-            ),
-            (
-                "crates/tcpunch",
-                "[dev-dependencies]\ntcpunch-broker.workspace = true\n",
-                0,
-            ),
-            (
-                "crates/broker",
-                "[dependencies]\nx = { package = \"tcpunch\", path = \"../tcpunch\" }\n",
-                1,
-            ),
-            (
-                "crates/apps",
-                "[build-dependencies]\n\"tcpunch-broker\" = \"1\"\n",
-                1,
-            ),
+            ("crates/core", "[dependencies]\ntcpunch.workspace = true\n", 1),
+            ("crates/core", "[dev-dependencies]\nnatlab = { path = \"../natlab\" }\n", 1),
+            ("crates/core", "[dependencies]\nserde.workspace = true\n[lints]\nworkspace = true\n", 0),
+            ("crates/tcpunch", "[dependencies]\ntcpunch-core.workspace = true\n", 0),
+            ("crates/tcpunch", "[target.'cfg(unix)'.dependencies]\nnatlab.workspace = true\n", 1),
+            ("crates/tcpunch", "[dependencies.tcpunch-broker]\npath = \"../broker\"\n", 1),
+            ("crates/tcpunch", "[dev-dependencies]\ntcpunch-broker.workspace = true\n", 0),
+            ("crates/broker", "[dependencies]\nx = { package = \"tcpunch\", path = \"../tcpunch\" }\n", 1),
+            ("crates/apps", "[build-dependencies]\n\"tcpunch-broker\" = \"1\"\n", 1),
             (
                 "crates/cli",
                 "[dependencies]\ntcpunch.workspace = true\n[dev-dependencies]\nnatlab.workspace = true\n",
                 0,
             ),
             ("crates/cli", "[dependencies]\nnatlab.workspace = true\n", 1),
-            (
-                "crates/natlab",
-                "[dev-dependencies]\nnatlab = { path = \".\" }\n",
-                0,
-            ),
-            (
-                "crates/natlab",
-                "[dev-dependencies]\ntcpunch-core.workspace = true\n",
-                1,
-            ),
+            ("crates/natlab", "[dev-dependencies]\nnatlab = { path = \".\" }\n", 0),
+            ("crates/natlab", "[dev-dependencies]\ntcpunch-core.workspace = true\n", 1),
             ("crates/new", "[package]\nname = \"new\"\n", 1),
         ];
         for (directory, manifest, count) in cases {
@@ -1201,10 +948,8 @@ use std::fs;
         "crates/core/src/puncher.rs",
         "pub struct Puncher; impl Puncher { pub fn poll() {} } // fn gone\nfn a_test() {}\nconst T: &str = \"a trial\";",
     );
-    const FAULTS: (&str, &str) = (
-        "docs/faults.md",
-        "| fault | test |\n|---|---|\n| f | `core/src/puncher.rs::a_test` |\n",
-    );
+    const FAULTS: (&str, &str) =
+        ("docs/faults.md", "| fault | test |\n|---|---|\n| f | `core/src/puncher.rs::a_test` |\n");
 
     #[test]
     fn architecture_names_what_exists() {
@@ -1216,69 +961,27 @@ use std::fs;
                 ("crates/apps/src/lib.rs", ""),
             ])))
         };
-        assert_eq!(
-            check("`crates/core/src/puncher.rs::Puncher` and `puncher.rs::Puncher::poll()`"),
-            [""; 0]
-        );
-        assert_eq!(
-            check("none here"),
-            ["ARCHITECTURE.md:1 names no `file.rs::name`"]
-        );
-        assert_eq!(
-            check("\n`puncher.rs::gone`"),
-            ["ARCHITECTURE.md:2 puncher.rs has no gone"]
-        );
-        assert_eq!(
-            check("`moved.rs::f`"),
-            ["ARCHITECTURE.md:1 no file `moved.rs`"]
-        );
-        assert_eq!(
-            check("`uncher.rs::Puncher`"),
-            ["ARCHITECTURE.md:1 no file `uncher.rs`"]
-        );
-        let two = tree(&[
-            SOURCE,
-            FAULTS,
-            ("ARCHITECTURE.md", "`lib.rs::f`"),
-            ("a/lib.rs", ""),
-            ("b/lib.rs", ""),
-        ]);
-        assert_eq!(
-            told(&documents(&two)),
-            ["ARCHITECTURE.md:1 `lib.rs` may be a/lib.rs or b/lib.rs"]
-        );
-        assert_eq!(
-            told(&documents(&tree(&[SOURCE, FAULTS]))),
-            ["ARCHITECTURE.md:1 is not there"]
-        );
+        assert_eq!(check("`crates/core/src/puncher.rs::Puncher` and `puncher.rs::Puncher::poll()`"), [""; 0]);
+        assert_eq!(check("none here"), ["ARCHITECTURE.md:1 names no `file.rs::name`"]);
+        assert_eq!(check("\n`puncher.rs::gone`"), ["ARCHITECTURE.md:2 puncher.rs has no gone"]);
+        assert_eq!(check("`moved.rs::f`"), ["ARCHITECTURE.md:1 no file `moved.rs`"]);
+        assert_eq!(check("`uncher.rs::Puncher`"), ["ARCHITECTURE.md:1 no file `uncher.rs`"]);
+        let two =
+            tree(&[SOURCE, FAULTS, ("ARCHITECTURE.md", "`lib.rs::f`"), ("a/lib.rs", ""), ("b/lib.rs", "")]);
+        assert_eq!(told(&documents(&two)), ["ARCHITECTURE.md:1 `lib.rs` may be a/lib.rs or b/lib.rs"]);
+        assert_eq!(told(&documents(&tree(&[SOURCE, FAULTS]))), ["ARCHITECTURE.md:1 is not there"]);
     }
 
     #[test]
     fn each_fault_has_its_test() {
         let check = |text: &str| {
             let architecture = ("ARCHITECTURE.md", "`puncher.rs::Puncher`");
-            told(&documents(&tree(&[
-                SOURCE,
-                architecture,
-                ("docs/faults.md", text),
-            ])))
+            told(&documents(&tree(&[SOURCE, architecture, ("docs/faults.md", text)])))
         };
-        assert_eq!(
-            check("| `gone.rs::x` | `puncher.rs::a_test`, `puncher.rs::a trial` |"),
-            [""; 0]
-        );
-        assert_eq!(
-            check("\n| f | `puncher.rs::gone` |"),
-            ["docs/faults.md:2 puncher.rs has no gone"]
-        );
-        assert_eq!(
-            check("| f | `puncher.rs::Puncher` |"),
-            ["docs/faults.md:1 puncher.rs has no Puncher"]
-        );
-        assert_eq!(
-            check("| f | none |"),
-            ["docs/faults.md:1 names no `file.rs::name`"]
-        );
+        assert_eq!(check("| `gone.rs::x` | `puncher.rs::a_test`, `puncher.rs::a trial` |"), [""; 0]);
+        assert_eq!(check("\n| f | `puncher.rs::gone` |"), ["docs/faults.md:2 puncher.rs has no gone"]);
+        assert_eq!(check("| f | `puncher.rs::Puncher` |"), ["docs/faults.md:1 puncher.rs has no Puncher"]);
+        assert_eq!(check("| f | none |"), ["docs/faults.md:1 names no `file.rs::name`"]);
     }
 
     #[test]
@@ -1292,13 +995,7 @@ use std::fs;
         let good = "[a](docs/faults.md#x) [`b`](docs/) ![c](.ci/run \"title\") [d](#here) [e](https://x.example/y) \
                     `[f](gone)` [g](mailto:a@b.example)\n```\n[h](gone)\n```\n[i]: docs/faults.md\n";
         assert_eq!(check("README.md", good), [""; 0]);
-        assert_eq!(
-            check(
-                "docs/nat.md",
-                "[a](../ARCHITECTURE.md) [b](faults.md) [c](/.ci/run)"
-            ),
-            [""; 0]
-        );
+        assert_eq!(check("docs/nat.md", "[a](../ARCHITECTURE.md) [b](faults.md) [c](/.ci/run)"), [""; 0]);
         let bad = "x\n[a](gone.md)\n[b]: gone.md\n[c](../out.md)";
         let expected = [
             "README.md:2 links to gone.md, which is not there",

@@ -128,37 +128,22 @@ pub fn may_dial(
         }
         IpAddr::V6(v6) => !(v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local()),
     };
-    let directed_broadcast = here
-        .interfaces
-        .iter()
-        .any(|(own, prefix)| is_broadcast_of(ip, *own, *prefix));
+    let directed_broadcast = here.interfaces.iter().any(|(own, prefix)| is_broadcast_of(ip, *own, *prefix));
     if !unicast || directed_broadcast {
         return Err(Forbidden::NotUnicast);
     }
-    let own_ip = here
-        .interfaces
-        .iter()
-        .any(|(own, _)| own.to_canonical() == ip);
+    let own_ip = here.interfaces.iter().any(|(own, _)| own.to_canonical() == ip);
     let loopback = scope(ip) == Scope::Loopback;
     if (address.port() == here.port && (own_ip || loopback))
         || here.observed.iter().any(|own| canonical(*own) == address)
     {
         return Err(Forbidden::Oneself);
     }
-    if here
-        .brokers
-        .iter()
-        .any(|broker| canonical(*broker) == address)
-    {
+    if here.brokers.iter().any(|broker| canonical(*broker) == address) {
         return Err(Forbidden::Broker);
     }
-    let both_on_loopback = here
-        .observed
-        .iter()
-        .any(|own| scope(own.ip()) == Scope::Loopback)
-        && peer_observed
-            .iter()
-            .any(|peer| scope(peer.ip()) == Scope::Loopback);
+    let both_on_loopback = here.observed.iter().any(|own| scope(own.ip()) == Scope::Loopback)
+        && peer_observed.iter().any(|peer| scope(peer.ip()) == Scope::Loopback);
     if loopback && !both_on_loopback {
         return Err(Forbidden::Loopback);
     }
@@ -169,10 +154,7 @@ pub fn may_dial(
         if here.gateways.contains(&ip) {
             return Err(Forbidden::Gateway);
         }
-        let in_own_network = here
-            .interfaces
-            .iter()
-            .any(|(own, prefix)| shares_prefix(ip, *own, *prefix));
+        let in_own_network = here.interfaces.iter().any(|(own, prefix)| shares_prefix(ip, *own, *prefix));
         let near = here.observed.iter().any(|own| {
             peer_observed.iter().any(|peer| {
                 own.ip().to_canonical() == peer.ip().to_canonical()
@@ -190,15 +172,11 @@ pub fn may_dial(
 pub fn shares_prefix(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
     match (a.to_canonical(), b.to_canonical()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(prefix.min(32)))
-                .unwrap_or(0);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
             prefix > 0 && (a.to_bits() & mask) == (b.to_bits() & mask)
         }
         (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(prefix.min(128)))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
             prefix > 0 && (a.to_bits() & mask) == (b.to_bits() & mask)
         }
         _ => false,
@@ -235,52 +213,25 @@ mod tests {
     }
 
     fn judge(address: &str, kind: Kind, peer: &str) -> Result<(), Forbidden> {
-        let candidate = Candidate {
-            address: address.parse().unwrap(),
-            kind,
-        };
+        let candidate = Candidate { address: address.parse().unwrap(), kind };
         may_dial(candidate, &here(), &[peer.parse().unwrap()])
     }
 
     #[test]
     fn what_the_broker_observed_is_dialled() {
-        assert_eq!(
-            judge("203.0.113.9:40000", Kind::Reflexive, "203.0.113.9:40000"),
-            Ok(())
-        );
-        assert_eq!(
-            judge("[2001:db8:2::1]:40000", Kind::Reflexive, "203.0.113.9:4"),
-            Ok(())
-        );
+        assert_eq!(judge("203.0.113.9:40000", Kind::Reflexive, "203.0.113.9:40000"), Ok(()));
+        assert_eq!(judge("[2001:db8:2::1]:40000", Kind::Reflexive, "203.0.113.9:4"), Ok(()));
     }
 
     #[test]
     fn never_oneself_the_broker_or_the_router() {
         let peer = "198.51.100.1:30000";
-        assert_eq!(
-            judge("198.51.100.1:23456", Kind::Reflexive, peer),
-            Err(Forbidden::Oneself)
-        );
-        assert_eq!(
-            judge("[::ffff:198.51.100.1]:23456", Kind::Reflexive, peer),
-            Err(Forbidden::Oneself)
-        );
-        assert_eq!(
-            judge("192.168.1.5:23456", Kind::Host, peer),
-            Err(Forbidden::Oneself)
-        );
-        assert_eq!(
-            judge("127.0.0.1:23456", Kind::Host, peer),
-            Err(Forbidden::Oneself)
-        );
-        assert_eq!(
-            judge("203.0.113.1:7766", Kind::Reflexive, peer),
-            Err(Forbidden::Broker)
-        );
-        assert_eq!(
-            judge("192.168.1.1:30000", Kind::Host, peer),
-            Err(Forbidden::Gateway)
-        );
+        assert_eq!(judge("198.51.100.1:23456", Kind::Reflexive, peer), Err(Forbidden::Oneself));
+        assert_eq!(judge("[::ffff:198.51.100.1]:23456", Kind::Reflexive, peer), Err(Forbidden::Oneself));
+        assert_eq!(judge("192.168.1.5:23456", Kind::Host, peer), Err(Forbidden::Oneself));
+        assert_eq!(judge("127.0.0.1:23456", Kind::Host, peer), Err(Forbidden::Oneself));
+        assert_eq!(judge("203.0.113.1:7766", Kind::Reflexive, peer), Err(Forbidden::Broker));
+        assert_eq!(judge("192.168.1.1:30000", Kind::Host, peer), Err(Forbidden::Gateway));
     }
 
     #[test]
@@ -298,37 +249,18 @@ mod tests {
             "[::ffff:224.0.0.1]:5",
         ] {
             for kind in [Kind::Host, Kind::Reflexive, Kind::Predicted] {
-                assert_eq!(
-                    judge(address, kind, "198.51.100.1:1"),
-                    Err(Forbidden::NotUnicast),
-                    "{address}"
-                );
+                assert_eq!(judge(address, kind, "198.51.100.1:1"), Err(Forbidden::NotUnicast), "{address}");
             }
         }
-        assert_eq!(
-            judge("203.0.113.9:0", Kind::Reflexive, "203.0.113.9:0"),
-            Err(Forbidden::Port)
-        );
+        assert_eq!(judge("203.0.113.9:0", Kind::Reflexive, "203.0.113.9:0"), Err(Forbidden::Port));
     }
 
     #[test]
     fn loopback_only_if_both_are_there() {
-        assert_eq!(
-            judge("127.0.0.1:30000", Kind::Host, "127.0.0.1:30000"),
-            Err(Forbidden::Loopback)
-        );
-        assert_eq!(
-            judge("[::1]:30000", Kind::Reflexive, "[::1]:30000"),
-            Err(Forbidden::Loopback)
-        );
-        let local = Surroundings {
-            observed: vec!["127.0.0.1:23456".parse().unwrap()],
-            ..here()
-        };
-        let candidate = Candidate {
-            address: "127.0.0.1:30000".parse().unwrap(),
-            kind: Kind::Reflexive,
-        };
+        assert_eq!(judge("127.0.0.1:30000", Kind::Host, "127.0.0.1:30000"), Err(Forbidden::Loopback));
+        assert_eq!(judge("[::1]:30000", Kind::Reflexive, "[::1]:30000"), Err(Forbidden::Loopback));
+        let local = Surroundings { observed: vec!["127.0.0.1:23456".parse().unwrap()], ..here() };
+        let candidate = Candidate { address: "127.0.0.1:30000".parse().unwrap(), kind: Kind::Reflexive };
         assert_eq!(may_dial(candidate, &local, &[candidate.address]), Ok(()));
     }
 
@@ -338,18 +270,9 @@ mod tests {
         let other = "203.0.113.9:30000";
         assert_eq!(judge("192.168.1.7:30000", Kind::Host, other), Ok(()));
         assert_eq!(judge("10.9.9.9:30000", Kind::Host, same), Ok(()));
-        assert_eq!(
-            judge("10.9.9.9:30000", Kind::Host, other),
-            Err(Forbidden::Elsewhere)
-        );
-        assert_eq!(
-            judge("8.8.8.8:30000", Kind::Host, same),
-            Err(Forbidden::Elsewhere)
-        );
-        assert_eq!(
-            judge("192.168.1.7:443", Kind::Host, same),
-            Err(Forbidden::Port)
-        );
+        assert_eq!(judge("10.9.9.9:30000", Kind::Host, other), Err(Forbidden::Elsewhere));
+        assert_eq!(judge("8.8.8.8:30000", Kind::Host, same), Err(Forbidden::Elsewhere));
+        assert_eq!(judge("192.168.1.7:443", Kind::Host, same), Err(Forbidden::Port));
     }
 
     proptest! {

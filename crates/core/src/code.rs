@@ -11,16 +11,12 @@ use zeroize::Zeroizing;
 use crate::limits::{NUMBER_FIRST, NUMBER_LAST};
 
 /// The English list of BIP-0039: 2,048 words, sorted, that differ in their first four letters.
-static WORDS: LazyLock<Vec<&'static str>> =
-    LazyLock::new(|| include_str!("words.txt").lines().collect());
+static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| include_str!("words.txt").lines().collect());
 
 /// The word with this number; numbers count modulo 2,048.
 pub fn word(number: u16) -> &'static str {
     let words = &*WORDS;
-    words
-        .get(usize::from(number) % words.len().max(1))
-        .copied()
-        .unwrap_or("word")
+    words.get(usize::from(number) % words.len().max(1)).copied().unwrap_or("word")
 }
 
 /// All words of codes, sorted, for completion.
@@ -35,11 +31,7 @@ pub struct Secret(Zeroizing<String>);
 impl Secret {
     /// Two random words.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
-        let text = format!(
-            "{}-{}",
-            word(rng.random_range(0..2048)),
-            word(rng.random_range(0..2048))
-        );
+        let text = format!("{}-{}", word(rng.random_range(0..2048)), word(rng.random_range(0..2048)));
         Secret(Zeroizing::new(text))
     }
 
@@ -103,9 +95,7 @@ impl FromStr for Code {
             Some((text, broker)) => (text, Some(broker)),
             None => (text, None),
         };
-        let mut parts = text
-            .split(|c: char| c == '-' || c.is_whitespace())
-            .filter(|part| !part.is_empty());
+        let mut parts = text.split(|c: char| c == '-' || c.is_whitespace()).filter(|part| !part.is_empty());
         let number = parts
             .next()
             .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))
@@ -119,9 +109,7 @@ impl FromStr for Code {
         if let Some(broker) = broker
             && (broker.is_empty()
                 || broker.len() > 255
-                || !broker
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c)))
+                || !broker.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c)))
         {
             return Err(BadCode::Broker(broker.to_owned()));
         }
@@ -144,15 +132,8 @@ fn known_word(typed: &str) -> Result<&'static str, BadCode> {
         Some(word) if typed.len() >= 4 && word.starts_with(&typed) => return Ok(word),
         _ => {}
     }
-    let nearest = words
-        .iter()
-        .min_by_key(|word| distance(word, &typed))
-        .copied()
-        .unwrap_or("word");
-    Err(BadCode::UnknownWord(
-        typed.chars().take(32).collect(),
-        nearest,
-    ))
+    let nearest = words.iter().min_by_key(|word| distance(word, &typed)).copied().unwrap_or("word");
+    Err(BadCode::UnknownWord(typed.chars().take(32).collect(), nearest))
 }
 
 /// Insertions, deletions and substitutions between two words (Levenshtein).
@@ -167,9 +148,7 @@ fn distance(a: &str, b: &str) -> usize {
         }
         for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
             let above = *cell;
-            left = (diagonal + usize::from(x != *y))
-                .min(above + 1)
-                .min(left + 1);
+            left = (diagonal + usize::from(x != *y)).min(above + 1).min(left + 1);
             diagonal = above;
             *cell = left;
         }
@@ -219,12 +198,7 @@ mod tests {
 
     #[test]
     fn codes_read_back() {
-        for broker in [
-            None,
-            Some("broker.example"),
-            Some("[2001:db8::1]:7766"),
-            Some("10.0.0.1:99"),
-        ] {
+        for broker in [None, Some("broker.example"), Some("[2001:db8::1]:7766"), Some("10.0.0.1:99")] {
             let code = Code {
                 number: 412,
                 secret: Secret::generate(&mut rand_chacha::ChaCha20Rng::seed_from_u64(3)),
@@ -246,28 +220,13 @@ mod tests {
         assert_eq!("abandon-zoo".parse::<Code>(), Err(BadCode::Number));
         assert_eq!("12-abandon-zoo".parse::<Code>(), Err(BadCode::Number));
         assert_eq!("+412-abandon-zoo".parse::<Code>(), Err(BadCode::Number));
-        assert_eq!(
-            "99999999999-abandon-zoo".parse::<Code>(),
-            Err(BadCode::Number)
-        );
+        assert_eq!("99999999999-abandon-zoo".parse::<Code>(), Err(BadCode::Number));
         assert_eq!("412-abandon".parse::<Code>(), Err(BadCode::Words));
         assert_eq!("412-abandon-zoo-zoo".parse::<Code>(), Err(BadCode::Words));
-        assert_eq!(
-            "412-abandom-zoo".parse::<Code>(),
-            Err(BadCode::UnknownWord("abandom".into(), "abandon"))
-        );
-        assert!(matches!(
-            "412-abandon-zoo@".parse::<Code>(),
-            Err(BadCode::Broker(_))
-        ));
-        assert!(matches!(
-            "412-abandon-zoo@a b".parse::<Code>(),
-            Err(BadCode::Broker(_))
-        ));
-        assert!(matches!(
-            "412-abandon-zoo@$(x)".parse::<Code>(),
-            Err(BadCode::Broker(_))
-        ));
+        assert_eq!("412-abandom-zoo".parse::<Code>(), Err(BadCode::UnknownWord("abandom".into(), "abandon")));
+        assert!(matches!("412-abandon-zoo@".parse::<Code>(), Err(BadCode::Broker(_))));
+        assert!(matches!("412-abandon-zoo@a b".parse::<Code>(), Err(BadCode::Broker(_))));
+        assert!(matches!("412-abandon-zoo@$(x)".parse::<Code>(), Err(BadCode::Broker(_))));
     }
 
     #[test]

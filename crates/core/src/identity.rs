@@ -118,14 +118,7 @@ mod tests {
 
     #[test]
     fn text_form_refuses_what_is_no_key() {
-        for text in [
-            "",
-            "00",
-            &"0".repeat(63),
-            &"g".repeat(64),
-            &"+1".repeat(32),
-            &"é".repeat(32),
-        ] {
+        for text in ["", "00", &"0".repeat(63), &"g".repeat(64), &"+1".repeat(32), &"é".repeat(32)] {
             assert_eq!(text.parse::<PublicKey>(), Err(BadKey), "{text}");
         }
     }
@@ -133,13 +126,9 @@ mod tests {
     #[test]
     fn public_key_is_x25519() {
         // RFC 7748 section 6.1, Alice's keys.
-        let secret: PublicKey = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"
-            .parse()
-            .unwrap();
+        let secret: PublicKey =
+            "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a".parse().unwrap();
         let public = SecretKey::from_bytes(secret.0).public();
-        assert_eq!(
-            public.to_string(),
-            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
-        );
+        assert_eq!(public.to_string(), "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
     }
 }

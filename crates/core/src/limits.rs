@@ -156,6 +156,9 @@ pub const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(100);
 
 /// Broker plus punching, from the introduction; also the default of `--timeout`.
 pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
+/// After this long an attempt with a symmetric NAT on either side has shown all it can: the kernel
+/// has sent each SYN six times (0, 1, 2, 3, 4, 5 s).
+pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 /// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
 /// were needed (measured); a lane that used them all is dead.
 pub const SYNS_PER_LANE: u32 = 100;

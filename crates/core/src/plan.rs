@@ -52,23 +52,11 @@ impl fmt::Display for Path {
 /// peer on the broker's own side, the broker's addresses with the peer's port.
 ///
 /// What may not be dialled is left out.
-pub fn first_candidates(
-    addresses: &[SocketAddr],
-    public: &[IpAddr],
-    here: &Surroundings,
-) -> Vec<Candidate> {
-    let observed = addresses.iter().map(|address| Candidate {
-        address: canonical(*address),
-        kind: Kind::Reflexive,
-    });
-    let beside_broker = addresses
-        .iter()
-        .all(|address| scope(address.ip()) != Scope::Global);
-    let brokers = here
-        .brokers
-        .iter()
-        .map(SocketAddr::ip)
-        .chain(public.iter().copied());
+pub fn first_candidates(addresses: &[SocketAddr], public: &[IpAddr], here: &Surroundings) -> Vec<Candidate> {
+    let observed =
+        addresses.iter().map(|address| Candidate { address: canonical(*address), kind: Kind::Reflexive });
+    let beside_broker = addresses.iter().all(|address| scope(address.ip()) != Scope::Global);
+    let brokers = here.brokers.iter().map(SocketAddr::ip).chain(public.iter().copied());
     let predicted = brokers.filter(|_| beside_broker).flat_map(|ip| {
         let ip = ip.to_canonical();
         addresses.iter().map(move |address| Candidate {
@@ -85,10 +73,7 @@ pub fn host_candidates(
     addresses: &[SocketAddr],
     here: &Surroundings,
 ) -> Vec<Candidate> {
-    let hosts = hosts.iter().map(|address| Candidate {
-        address: canonical(*address),
-        kind: Kind::Host,
-    });
+    let hosts = hosts.iter().map(|address| Candidate { address: canonical(*address), kind: Kind::Host });
     filtered(hosts, addresses, here)
 }
 
@@ -116,12 +101,9 @@ pub fn may_tell_hosts(own: &[SocketAddr], peer: &[SocketAddr]) -> bool {
             own.ip().to_canonical() == peer.ip().to_canonical()
                 || (scope(own.ip()) <= Scope::Private && scope(peer.ip()) <= Scope::Private)
         })
-    }) || [own, peer].iter().any(|side| {
-        !side.is_empty()
-            && side
-                .iter()
-                .all(|address| scope(address.ip()) <= Scope::Private)
-    })
+    }) || [own, peer]
+        .iter()
+        .any(|side| !side.is_empty() && side.iter().all(|address| scope(address.ip()) <= Scope::Private))
 }
 
 /// Why two peers did not connect, in words for both users.
@@ -144,8 +126,7 @@ impl Obstacle {
         let impostors: u32 = self.tried.lanes.iter().map(|lane| lane.impostors).sum();
         let refused: u32 = self.tried.lanes.iter().map(|lane| lane.refused).sum();
         if both {
-            "both networks are symmetric NATs: each opens another port for every destination"
-                .to_owned()
+            "both networks are symmetric NATs: each opens another port for every destination".to_owned()
         } else if self.own.is_symmetric() {
             "your network is a symmetric NAT: it opens another port for every destination, so the \
              other side can't know where to knock"
@@ -203,12 +184,7 @@ impl fmt::Display for Obstacle {
                 writeln!(f, "no route")?;
                 continue;
             }
-            write!(
-                f,
-                "{} SYN{}",
-                lane.syns,
-                if lane.syns == 1 { "" } else { "s" }
-            )?;
+            write!(f, "{} SYN{}", lane.syns, if lane.syns == 1 { "" } else { "s" })?;
             for (count, what) in [
                 (lane.refused, "reset"),
                 (lane.unreachable, "answered by ICMP"),
@@ -221,11 +197,7 @@ impl fmt::Display for Obstacle {
             writeln!(
                 f,
                 "{}",
-                if lane.refused + lane.unreachable + lane.impostors == 0 {
-                    ", no answer"
-                } else {
-                    ""
-                }
+                if lane.refused + lane.unreachable + lane.impostors == 0 { ", no answer" } else { "" }
             )?;
         }
         write!(f, "  remedy      {}", self.remedy())
@@ -256,32 +228,17 @@ mod tests {
         let (a, b) = (address("10.0.0.2:1"), address("198.51.100.2:2"));
         assert_eq!(Path::of(a, b, [Some(true), Some(true)]), Path::Punched);
         assert_eq!(Path::of(a, b, [Some(true), Some(false)]), Path::Direct);
-        assert_eq!(
-            Path::of(b, address("203.0.113.7:1"), [Some(false), Some(true)]),
-            Path::Direct
-        );
-        assert_eq!(
-            Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]),
-            Path::Lan
-        );
-        assert_eq!(
-            Path::of(
-                address("[2001:db8::1]:1"),
-                address("[2001:db8::2]:1"),
-                [None; 2]
-            ),
-            Path::Direct
-        );
+        assert_eq!(Path::of(b, address("203.0.113.7:1"), [Some(false), Some(true)]), Path::Direct);
+        assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
+        assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
     }
 
     #[test]
     fn a_peer_beside_the_broker_is_looked_for_at_the_broker() {
         let seen = [address("127.0.0.1:30000")];
         let candidates = first_candidates(&seen, &["203.0.113.7".parse().unwrap()], &here());
-        let expected = ["203.0.113.1:30000", "203.0.113.7:30000"].map(|text| Candidate {
-            address: address(text),
-            kind: Kind::Predicted,
-        });
+        let expected = ["203.0.113.1:30000", "203.0.113.7:30000"]
+            .map(|text| Candidate { address: address(text), kind: Kind::Predicted });
         assert_eq!(candidates, expected);
     }
 
@@ -289,13 +246,7 @@ mod tests {
     fn a_peer_elsewhere_is_dialled_only_where_it_was_observed() {
         let seen = [address("198.51.100.9:30000")];
         let candidates = first_candidates(&seen, &[], &here());
-        assert_eq!(
-            candidates,
-            [Candidate {
-                address: seen[0],
-                kind: Kind::Reflexive
-            }]
-        );
+        assert_eq!(candidates, [Candidate { address: seen[0], kind: Kind::Reflexive }]);
     }
 
     #[test]
@@ -305,10 +256,7 @@ mod tests {
         let other = [address("203.0.113.9:2")];
         assert!(may_tell_hosts(&one, &same));
         assert!(!may_tell_hosts(&one, &other));
-        assert!(may_tell_hosts(
-            &[address("192.168.1.2:1")],
-            &[address("127.0.0.1:1")]
-        ));
+        assert!(may_tell_hosts(&[address("192.168.1.2:1")], &[address("127.0.0.1:1")]));
     }
 
     #[test]
@@ -318,36 +266,12 @@ mod tests {
             mapping: Behaviour::AddressAndPortDependent,
             ..NatProfile::default()
         };
-        let plain = NatProfile {
-            mapping: Behaviour::EndpointIndependent,
-            ..symmetric
-        };
-        let tried = Finished {
-            winner: None,
-            syns: 0,
-            lanes: vec![],
-        };
-        let obstacle = |own, peer| Obstacle {
-            own,
-            peer,
-            tried: tried.clone(),
-            beside_broker: false,
-        };
-        assert!(
-            obstacle(symmetric, plain)
-                .reason()
-                .starts_with("your network")
-        );
-        assert!(
-            obstacle(plain, symmetric)
-                .reason()
-                .starts_with("the other side's network")
-        );
-        assert!(
-            obstacle(symmetric, symmetric)
-                .reason()
-                .starts_with("both networks")
-        );
+        let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..symmetric };
+        let tried = Finished { winner: None, syns: 0, lanes: vec![] };
+        let obstacle = |own, peer| Obstacle { own, peer, tried: tried.clone(), beside_broker: false };
+        assert!(obstacle(symmetric, plain).reason().starts_with("your network"));
+        assert!(obstacle(plain, symmetric).reason().starts_with("the other side's network"));
+        assert!(obstacle(symmetric, symmetric).reason().starts_with("both networks"));
         assert!(obstacle(plain, plain).to_string().contains("remedy"));
     }
 }

@@ -69,18 +69,9 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
         .iter()
         .map(|sample| sample.local.port() == sample.observed.port())
         .reduce(|a, b| a && b)
-        .map_or(Allocation::Unknown, |kept| {
-            if kept {
-                Allocation::Preserving
-            } else {
-                Allocation::Changing
-            }
-        });
-    let mut mapping = if translated == Some(false) {
-        Behaviour::EndpointIndependent
-    } else {
-        Behaviour::Unknown
-    };
+        .map_or(Allocation::Unknown, |kept| if kept { Allocation::Preserving } else { Allocation::Changing });
+    let mut mapping =
+        if translated == Some(false) { Behaviour::EndpointIndependent } else { Behaviour::Unknown };
     for (at, one) in samples.iter().enumerate() {
         for other in samples.iter().skip(at + 1) {
             if one.local.port() != other.local.port() || one.destination == other.destination {
@@ -92,18 +83,12 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
                 (true, _, Behaviour::Unknown) => Behaviour::EndpointIndependent,
                 (true, _, known) => known,
                 (false, true, _) => Behaviour::AddressAndPortDependent,
-                (false, false, Behaviour::AddressAndPortDependent) => {
-                    Behaviour::AddressAndPortDependent
-                }
+                (false, false, Behaviour::AddressAndPortDependent) => Behaviour::AddressAndPortDependent,
                 (false, false, _) => Behaviour::EndpointDependent,
             };
         }
     }
-    NatProfile {
-        translated,
-        mapping,
-        allocation,
-    }
+    NatProfile { translated, mapping, allocation }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -116,9 +101,7 @@ impl NatProfile {
     pub fn is_symmetric(&self) -> bool {
         matches!(
             self.mapping,
-            Behaviour::AddressDependent
-                | Behaviour::AddressAndPortDependent
-                | Behaviour::EndpointDependent
+            Behaviour::AddressDependent | Behaviour::AddressAndPortDependent | Behaviour::EndpointDependent
         )
     }
 }
@@ -132,12 +115,10 @@ impl fmt::Display for NatProfile {
             );
         }
         match (self.translated, self.mapping) {
-            (Some(false), _) => {
-                f.write_str("no address translation; a firewall may stand in front")
+            (Some(false), _) => f.write_str("no address translation; a firewall may stand in front"),
+            (Some(true), Behaviour::EndpointIndependent) => {
+                f.write_str("a NAT that keeps one port for all destinations (endpoint-independent mapping)")
             }
-            (Some(true), Behaviour::EndpointIndependent) => f.write_str(
-                "a NAT that keeps one port for all destinations (endpoint-independent mapping)",
-            ),
             (Some(true), _) => f.write_str("a NAT whose mapping is not known"),
             (None, _) => f.write_str("a network of which nothing is known"),
         }
@@ -158,11 +139,7 @@ mod tests {
 
     #[test]
     fn a_public_host_is_not_translated() {
-        let profile = classify(&[sample(
-            "198.51.100.9:5000",
-            "203.0.113.1:7766",
-            "198.51.100.9:5000",
-        )]);
+        let profile = classify(&[sample("198.51.100.9:5000", "203.0.113.1:7766", "198.51.100.9:5000")]);
         assert_eq!(profile.translated, Some(false));
         assert_eq!(profile.mapping, Behaviour::EndpointIndependent);
         assert_eq!(profile.allocation, Allocation::Preserving);
@@ -170,11 +147,7 @@ mod tests {
 
     #[test]
     fn one_sample_behind_a_nat_leaves_the_mapping_unknown() {
-        let profile = classify(&[sample(
-            "10.0.0.2:5000",
-            "203.0.113.1:7766",
-            "198.51.100.9:6000",
-        )]);
+        let profile = classify(&[sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000")]);
         assert_eq!(profile.translated, Some(true));
         assert_eq!(profile.mapping, Behaviour::Unknown);
         assert_eq!(profile.allocation, Allocation::Changing);
@@ -185,14 +158,8 @@ mod tests {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let same = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6001");
-        assert_eq!(
-            classify(&[first, same]).mapping,
-            Behaviour::EndpointIndependent
-        );
-        assert_eq!(
-            classify(&[first, other]).mapping,
-            Behaviour::AddressAndPortDependent
-        );
+        assert_eq!(classify(&[first, same]).mapping, Behaviour::EndpointIndependent);
+        assert_eq!(classify(&[first, other]).mapping, Behaviour::AddressAndPortDependent);
         assert!(classify(&[first, other]).is_symmetric());
     }
 
@@ -200,10 +167,7 @@ mod tests {
     fn two_observers_alone_cannot_tell_address_from_port() {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5000", "203.0.113.2:7766", "198.51.100.9:6001");
-        assert_eq!(
-            classify(&[first, other]).mapping,
-            Behaviour::EndpointDependent
-        );
+        assert_eq!(classify(&[first, other]).mapping, Behaviour::EndpointDependent);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
-    STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER,
+    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
 
 /// Names a socket within one attempt.
@@ -211,9 +211,7 @@ impl<R: RngCore> Puncher<R> {
     pub fn new(config: Config, rng: R) -> Self {
         Puncher {
             rng,
-            round_trip: config
-                .round_trip_bound
-                .clamp(ROUND_TRIP_LEAST, ROUND_TRIP_MOST),
+            round_trip: config.round_trip_bound.clamp(ROUND_TRIP_LEAST, ROUND_TRIP_MOST),
             config,
             lanes: Vec::new(),
             open: Vec::new(),
@@ -233,6 +231,11 @@ impl<R: RngCore> Puncher<R> {
         SocketId(self.next_socket)
     }
 
+    /// Gives up at this time already, where nothing is left to hope for.
+    pub fn give_up_at(&mut self, deadline: Instant) {
+        self.config.deadline = self.config.deadline.min(deadline);
+    }
+
     /// First SYNs of this side so far.
     pub fn syns(&self) -> u32 {
         self.syns
@@ -250,10 +253,7 @@ impl<R: RngCore> Puncher<R> {
             Input::Accepted { socket, remote } => self.accepted(now, socket, remote),
             Input::Verified { socket, nominated } => self.verified(socket, nominated),
             Input::Nominated { socket } => {
-                let known = self
-                    .open
-                    .iter()
-                    .any(|open| open.socket == socket && open.verified);
+                let known = self.open.iter().any(|open| open.socket == socket && open.verified);
                 if !self.config.controlling && known {
                     self.win(socket);
                 }
@@ -276,10 +276,7 @@ impl<R: RngCore> Puncher<R> {
                 self.finish(None);
                 continue;
             }
-            let expired = self
-                .open
-                .iter()
-                .find(|open| !open.verified && open.until <= now);
+            let expired = self.open.iter().find(|open| !open.verified && open.until <= now);
             if let Some(socket) = expired.map(|open| open.socket) {
                 self.outputs.push_back(Output::Close { socket });
                 self.failed(now, socket);
@@ -292,10 +289,7 @@ impl<R: RngCore> Puncher<R> {
             }
             let due = self.lanes.iter().position(|lane| match lane.state {
                 LaneState::Ready(at) | LaneState::AwaitingAccept(at) => at <= now,
-                LaneState::Waiting
-                | LaneState::Connecting(_)
-                | LaneState::Open(_)
-                | LaneState::Dead => false,
+                LaneState::Waiting | LaneState::Connecting(_) | LaneState::Open(_) | LaneState::Dead => false,
             });
             if let Some(index) = due {
                 self.fire(now, index);
@@ -336,40 +330,22 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn candidate(&mut self, now: Instant, candidate: Candidate) {
-        let known = self
-            .lanes
-            .iter()
-            .any(|lane| lane.report.candidate.address == candidate.address);
+        let known = self.lanes.iter().any(|lane| lane.report.candidate.address == candidate.address);
         if known || self.lanes.len() >= LANES_PER_ATTEMPT {
             return;
         }
-        let state = if self.went {
-            LaneState::Ready(now + pace(self.lanes.len()))
-        } else {
-            LaneState::Waiting
-        };
-        let report = LaneReport {
-            candidate,
-            syns: 0,
-            refused: 0,
-            unreachable: 0,
-            impostors: 0,
-            no_route: false,
-        };
-        self.lanes.push(Lane {
-            report,
-            state,
-            first_fire: None,
-            last_fire: now,
-        });
+        let state =
+            if self.went { LaneState::Ready(now + pace(self.lanes.len())) } else { LaneState::Waiting };
+        let report =
+            LaneReport { candidate, syns: 0, refused: 0, unreachable: 0, impostors: 0, no_route: false };
+        self.lanes.push(Lane { report, state, first_fire: None, last_fire: now });
         self.quiet_since = None;
     }
 
     /// When the listener alone is no longer worth waiting for: all lanes are dead, nothing is open.
     fn listen_until(&mut self, now: Instant) -> Option<Instant> {
-        let quiet = self.went
-            && self.open.is_empty()
-            && self.lanes.iter().all(|lane| lane.state == LaneState::Dead);
+        let quiet =
+            self.went && self.open.is_empty() && self.lanes.iter().all(|lane| lane.state == LaneState::Dead);
         if !quiet {
             self.quiet_since = None;
             return None;
@@ -404,18 +380,13 @@ impl<R: RngCore> Puncher<R> {
     fn dialled(&mut self, now: Instant, socket: SocketId, outcome: Dialled) {
         let await_accept = now + self.round_trip + STUCK_AFTER;
         let jitter: f64 = self.rng.random_range(0.5..1.5);
-        let Some(lane) = self
-            .lanes
-            .iter_mut()
-            .find(|lane| lane.state == LaneState::Connecting(socket))
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Connecting(socket))
         else {
             // The connection came in at the listener meanwhile, or the lane died.
             self.outputs.push_back(Output::Close { socket });
             return;
         };
-        let fast = lane
-            .first_fire
-            .is_some_and(|first| now.duration_since(first) < REFIRE_FAST_FOR);
+        let fast = lane.first_fire.is_some_and(|first| now.duration_since(first) < REFIRE_FAST_FOR);
         let refusal_took = now.duration_since(lane.last_fire);
         match outcome {
             Dialled::Connected => {
@@ -426,20 +397,13 @@ impl<R: RngCore> Puncher<R> {
             }
             Dialled::Refused => {
                 lane.report.refused += 1;
-                let base = if fast {
-                    refusal_took.max(REFIRE_LEAST)
-                } else {
-                    REFIRE_SLOW
-                };
+                let base = if fast { refusal_took.max(REFIRE_LEAST) } else { REFIRE_SLOW };
                 lane.state = LaneState::Ready((lane.last_fire + base.mul_f64(jitter)).max(now));
             }
             Dialled::Unreachable => {
                 lane.report.unreachable += 1;
-                let pause = if fast {
-                    REFIRE_LEAST.mul_f64(jitter + 0.5)
-                } else {
-                    REFIRE_SLOW.mul_f64(jitter)
-                };
+                let pause =
+                    if fast { REFIRE_LEAST.mul_f64(jitter + 0.5) } else { REFIRE_SLOW.mul_f64(jitter) };
                 lane.state = LaneState::Ready((lane.last_fire + pause).max(now));
             }
             Dialled::InUse => {
@@ -460,21 +424,16 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
-        if let Some(lane) = self
-            .lanes
-            .iter_mut()
-            .find(|lane| lane.report.candidate.address == remote)
-        {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
             match lane.state {
                 LaneState::Open(_) => {}
                 LaneState::Connecting(old) => {
                     self.outputs.push_back(Output::Close { socket: old });
                     lane.state = LaneState::Open(socket);
                 }
-                LaneState::Waiting
-                | LaneState::Ready(_)
-                | LaneState::AwaitingAccept(_)
-                | LaneState::Dead => lane.state = LaneState::Open(socket),
+                LaneState::Waiting | LaneState::Ready(_) | LaneState::AwaitingAccept(_) | LaneState::Dead => {
+                    lane.state = LaneState::Open(socket)
+                }
             }
         }
         self.authenticate(now, socket, remote);
@@ -482,18 +441,12 @@ impl<R: RngCore> Puncher<R> {
 
     fn authenticate(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
         let until = now + 2 * self.round_trip + AUTHENTICATE_WITHIN;
-        self.open.push(Open {
-            socket,
-            remote,
-            verified: false,
-            until,
-        });
+        self.open.push(Open { socket, remote, verified: false, until });
         let nominate = self.config.controlling && self.nominated.is_none();
         if nominate {
             self.nominated = Some(socket);
         }
-        self.outputs
-            .push_back(Output::Authenticate { socket, nominate });
+        self.outputs.push_back(Output::Authenticate { socket, nominate });
     }
 
     fn verified(&mut self, socket: SocketId, nominated: bool) {
@@ -521,22 +474,14 @@ impl<R: RngCore> Puncher<R> {
             return;
         }
         let jitter: f64 = self.rng.random_range(0.5..1.5);
-        if let Some(lane) = self
-            .lanes
-            .iter_mut()
-            .find(|lane| lane.state == LaneState::Open(socket))
-        {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
             lane.report.impostors += 1;
             let pause = REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
             lane.state = LaneState::Ready(now + pause);
         }
         if self.nominated == Some(socket) {
             self.nominated = None;
-            let spare = self
-                .open
-                .iter()
-                .find(|open| open.verified)
-                .map(|open| open.socket);
+            let spare = self.open.iter().find(|open| open.verified).map(|open| open.socket);
             if let Some(spare) = spare {
                 self.nominated = Some(spare);
                 self.outputs.push_back(Output::Nominate { socket: spare });
@@ -546,11 +491,7 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn win(&mut self, socket: SocketId) {
-        let remote = self
-            .open
-            .iter()
-            .find(|open| open.socket == socket)
-            .map(|open| open.remote);
+        let remote = self.open.iter().find(|open| open.socket == socket).map(|open| open.remote);
         let kind = self
             .lanes
             .iter()
@@ -568,16 +509,10 @@ impl<R: RngCore> Puncher<R> {
             }
         }
         for open in self.open.iter().filter(|open| Some(open.socket) != won) {
-            self.outputs.push_back(Output::Close {
-                socket: open.socket,
-            });
+            self.outputs.push_back(Output::Close { socket: open.socket });
         }
         let lanes = self.lanes.iter().map(|lane| lane.report).collect();
-        let finished = Finished {
-            winner,
-            syns: self.syns,
-            lanes,
-        };
+        let finished = Finished { winner, syns: self.syns, lanes };
         self.outputs.push_back(Output::Finished(Box::new(finished)));
     }
 }

@@ -12,17 +12,15 @@ use crate::candidate::{Scope, scope};
 use crate::code::Verb;
 use crate::identity::PublicKey;
 use crate::limits::{
-    BROKER_CODES, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE, CLAIM_WINDOW,
-    CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION, GO_DELAY_MOST,
-    INTRODUCTION_LIFE, INTRODUCTION_WINDOW, INTRODUCTIONS_PER_ADDRESS, LINK_DEAD_AFTER,
-    LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, NUMBER_FIRST, NUMBER_LAST,
-    NUMBERS_PER_CODE, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
+    BROKER_CODES, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE, CLAIM_WINDOW, CLAIMS_PER_ADDRESS,
+    CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION, GO_DELAY_MOST, INTRODUCTION_LIFE, INTRODUCTION_WINDOW,
+    INTRODUCTIONS_PER_ADDRESS, LINK_DEAD_AFTER, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED,
+    NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal,
-    ToBroker,
+    ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal, ToBroker,
 };
 
 /// Names a link; the driver never uses one twice.
@@ -44,12 +42,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config {
-            lobby: LOBBY_MEMBERS,
-            advertised: Vec::new(),
-            public: Vec::new(),
-            probe_ports: Vec::new(),
-        }
+        Config { lobby: LOBBY_MEMBERS, advertised: Vec::new(), public: Vec::new(), probe_ports: Vec::new() }
     }
 }
 
@@ -177,21 +170,22 @@ struct Introduced {
     told: Vec<SocketAddr>,
 }
 
+impl Introduced {
+    fn other(&self, peer: PublicKey) -> Option<PublicKey> {
+        let [first, second] = self.sides;
+        match peer {
+            _ if peer == first => Some(second),
+            _ if peer == second => Some(first),
+            _ => None,
+        }
+    }
+}
+
 enum Timer {
-    Go {
-        introduction: IntroductionId,
-        peer: PublicKey,
-    },
-    CodeExpires {
-        number: u32,
-        owner: PublicKey,
-    },
-    ClaimExpires {
-        claim: ClaimId,
-    },
-    IntroductionExpires {
-        introduction: IntroductionId,
-    },
+    Go { introduction: IntroductionId, peer: PublicKey },
+    CodeExpires { number: u32, owner: PublicKey },
+    ClaimExpires { claim: ClaimId },
+    IntroductionExpires { introduction: IntroductionId },
     Sweep,
 }
 
@@ -204,18 +198,13 @@ struct Rates {
 
 impl Rates {
     fn new(window: Duration, most: usize) -> Self {
-        Rates {
-            window,
-            most,
-            seen: HashMap::new(),
-        }
+        Rates { window, most, seen: HashMap::new() }
     }
 
     fn allow(&mut self, now: Instant, address: IpAddr) -> bool {
         let window = self.window;
         if self.seen.len() >= RATE_ENTRIES {
-            self.seen
-                .retain(|_, (since, _)| now.duration_since(*since) < window);
+            self.seen.retain(|_, (since, _)| now.duration_since(*since) < window);
         }
         let full = self.seen.len() >= RATE_ENTRIES;
         match self.seen.get_mut(&subscriber(address)) {
@@ -237,8 +226,7 @@ impl Rates {
 
     fn sweep(&mut self, now: Instant) {
         let window = self.window;
-        self.seen
-            .retain(|_, (since, _)| now.duration_since(*since) < window);
+        self.seen.retain(|_, (since, _)| now.duration_since(*since) < window);
     }
 }
 
@@ -296,16 +284,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     /// Takes what happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
-            Input::LinkUp {
-                link,
-                peer,
-                observed,
-            } => self.link_up(now, link, peer, observed),
-            Input::Message {
-                link,
-                message,
-                round_trip,
-            } => {
+            Input::LinkUp { link, peer, observed } => self.link_up(now, link, peer, observed),
+            Input::Message { link, message, round_trip } => {
                 let Some(entry) = self.links.get_mut(&link) else {
                     return;
                 };
@@ -361,17 +341,11 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn send(&mut self, link: LinkId, message: FromBroker) {
-        self.outputs.push_back(Output::Send {
-            link,
-            message: Box::new(message),
-        });
+        self.outputs.push_back(Output::Send { link, message: Box::new(message) });
     }
 
     fn send_to(&mut self, peer: PublicKey, message: FromBroker) -> bool {
-        let link = self
-            .sessions
-            .get(&peer)
-            .and_then(|session| session.links.first().copied());
+        let link = self.sessions.get(&peer).and_then(|session| session.links.first().copied());
         match link {
             Some(link) => {
                 self.send(link, message);
@@ -382,17 +356,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn link_up(&mut self, now: Instant, link: LinkId, peer: PublicKey, observed: SocketAddr) {
-        let held = self
-            .per_address
-            .get(&subscriber(observed.ip()))
-            .copied()
-            .unwrap_or(0);
+        let held = self.per_address.get(&subscriber(observed.ip())).copied().unwrap_or(0);
         if self.links.len() >= BROKER_LINKS || held >= BROKER_LINKS_PER_ADDRESS {
-            let refusal = if held >= BROKER_LINKS_PER_ADDRESS {
-                Refusal::TooMany
-            } else {
-                Refusal::Full
-            };
+            let refusal = if held >= BROKER_LINKS_PER_ADDRESS { Refusal::TooMany } else { Refusal::Full };
             self.send(link, FromBroker::Refused(refusal));
             self.outputs.push_back(Output::Close { link });
             return;
@@ -400,19 +366,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if self.links.is_empty() {
             self.at(now + SWEEP_EVERY, Timer::Sweep);
         }
-        *self
-            .per_address
-            .entry(subscriber(observed.ip()))
-            .or_default() += 1;
-        self.links.insert(
-            link,
-            Link {
-                peer,
-                observed,
-                round_trip: None,
-                heard: now,
-            },
-        );
+        *self.per_address.entry(subscriber(observed.ip())).or_default() += 1;
+        self.links.insert(link, Link { peer, observed, round_trip: None, heard: now });
         let token = match self.sessions.get(&peer) {
             Some(session) => session.token,
             None => self.rng.random(),
@@ -434,8 +389,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .filter(|other| {
                 *other != link
                     && self.links.get(other).is_some_and(|other| {
-                        other.observed.ip().to_canonical().is_ipv4()
-                            == observed.ip().to_canonical().is_ipv4()
+                        other.observed.ip().to_canonical().is_ipv4() == observed.ip().to_canonical().is_ipv4()
                     })
             })
             .collect();
@@ -451,8 +405,27 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             self.link_down(old);
         }
         if first {
-            self.outputs
-                .push_back(Output::Event(Event::Registered { peer, observed }));
+            self.outputs.push_back(Output::Event(Event::Registered { peer, observed }));
+        }
+        self.tell_new_address(peer, observed);
+    }
+
+    /// A second link, over the other family, may come up while the peer is being introduced.
+    fn tell_new_address(&mut self, peer: PublicKey, address: SocketAddr) {
+        let others: Vec<(IntroductionId, PublicKey)> = self
+            .introductions
+            .iter_mut()
+            .filter(|(_, introduced)| {
+                !introduced.told.contains(&address) && introduced.told.len() < 2 * MAX_OBSERVED
+            })
+            .filter_map(|(id, introduced)| {
+                let other = introduced.other(peer)?;
+                introduced.told.push(address);
+                Some((*id, other))
+            })
+            .collect();
+        for (introduction, other) in others {
+            self.send_to(other, FromBroker::SeenAt { introduction, address });
         }
     }
 
@@ -485,12 +458,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.send_to(member, FromBroker::Left { peer });
             }
         }
-        let own: Vec<u32> = self
-            .codes
-            .iter()
-            .filter(|(_, code)| code.owner == peer)
-            .map(|(number, _)| *number)
-            .collect();
+        let own: Vec<u32> =
+            self.codes.iter().filter(|(_, code)| code.owner == peer).map(|(number, _)| *number).collect();
         for number in own {
             self.remove_code(number);
         }
@@ -508,38 +477,39 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn message(&mut self, now: Instant, link: LinkId, peer: PublicKey, message: ToBroker) {
         match message {
             ToBroker::Register { profile } | ToBroker::Profile(profile) => {
-                if let Some(session) = self.sessions.get_mut(&peer) {
-                    session.profile = profile;
-                }
+                self.profile(peer, profile);
             }
-            ToBroker::Join { connected, openers } => {
-                self.join(now, link, peer, &connected, openers)
-            }
+            ToBroker::Join { connected, openers } => self.join(now, link, peer, &connected, openers),
             ToBroker::Open { verb, again } => self.open(now, link, peer, verb, again),
             ToBroker::Wait { number, share } => self.wait(peer, number, share),
             ToBroker::Withdraw { number } => {
-                if self
-                    .codes
-                    .get(&number)
-                    .is_some_and(|code| code.owner == peer)
-                {
+                if self.codes.get(&number).is_some_and(|code| code.owner == peer) {
                     self.remove_code(number);
                 }
             }
             ToBroker::Claim { number, verb } => self.claim(now, link, peer, number, verb),
-            ToBroker::Prove {
-                claim,
-                share,
-                handshake,
-            } => self.prove(link, peer, claim, share, handshake),
+            ToBroker::Prove { claim, share, handshake } => self.prove(link, peer, claim, share, handshake),
             ToBroker::Accept { claim, handshake } => self.accept(now, peer, claim, handshake),
             ToBroker::Reject { claim, left } => self.reject(peer, claim, left),
-            ToBroker::Relay {
-                introduction,
-                signal,
-            } => self.relay(peer, introduction, signal),
+            ToBroker::Relay { introduction, signal } => self.relay(peer, introduction, signal),
             ToBroker::Ping(number) => self.send(link, FromBroker::Pong(number)),
             ToBroker::Pong(_) => {}
+        }
+    }
+
+    fn profile(&mut self, peer: PublicKey, profile: NatProfile) {
+        let Some(session) = self.sessions.get_mut(&peer) else { return };
+        if session.profile == profile {
+            return;
+        }
+        session.profile = profile;
+        let others: Vec<(IntroductionId, PublicKey)> = self
+            .introductions
+            .iter()
+            .filter_map(|(id, introduced)| Some((*id, introduced.other(peer)?)))
+            .collect();
+        for (introduction, other) in others {
+            self.send_to(other, FromBroker::ProfileOf { introduction, profile });
         }
     }
 
@@ -563,12 +533,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if let Some(refusal) = refusal {
             return self.send(link, FromBroker::Refused(refusal));
         }
-        let others: Vec<PublicKey> = self
-            .lobby
-            .iter()
-            .copied()
-            .filter(|member| !connected.contains(member))
-            .collect();
+        let others: Vec<PublicKey> =
+            self.lobby.iter().copied().filter(|member| !connected.contains(member)).collect();
         let members = self.lobby.len();
         self.lobby.push(peer);
         if let Some(session) = self.sessions.get_mut(&peer) {
@@ -583,31 +549,14 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.send(link, joined);
         for (index, (waiter, opener)) in others.into_iter().zip(openers).enumerate() {
             if opener.len() <= MAX_HANDSHAKE {
-                let arriver_met = Met::LobbyArriver {
-                    opener: count(index),
-                };
-                self.introduce(
-                    now,
-                    (peer, arriver_met),
-                    (waiter, Met::LobbyWaiter { opener }),
-                );
+                let arriver_met = Met::LobbyArriver { opener: count(index) };
+                self.introduce(now, (peer, arriver_met), (waiter, Met::LobbyWaiter { opener }));
             }
         }
     }
 
-    fn open(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        peer: PublicKey,
-        verb: Verb,
-        again: Option<u32>,
-    ) {
-        let own = self
-            .codes
-            .values()
-            .filter(|code| code.owner == peer)
-            .count();
+    fn open(&mut self, now: Instant, link: LinkId, peer: PublicKey, verb: Verb, again: Option<u32>) {
+        let own = self.codes.values().filter(|code| code.owner == peer).count();
         if own >= CODES_PER_SESSION {
             return self.send(link, FromBroker::Refused(Refusal::TooMany));
         }
@@ -619,22 +568,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 (NUMBER_FIRST..=NUMBER_LAST).contains(number) && !self.codes.contains_key(number)
             })
             .unwrap_or_else(|| self.free_number());
-        let code = Code {
-            owner: peer,
-            verb,
-            share: None,
-            generation: 0,
-            checking: None,
-            waiting: VecDeque::new(),
-        };
+        let code =
+            Code { owner: peer, verb, share: None, generation: 0, checking: None, waiting: VecDeque::new() };
         self.codes.insert(number, code);
-        self.at(
-            now + CODE_LIFE,
-            Timer::CodeExpires {
-                number,
-                owner: peer,
-            },
-        );
+        self.at(now + CODE_LIFE, Timer::CodeExpires { number, owner: peer });
         let expires_s = u32::try_from(CODE_LIFE.as_secs()).unwrap_or(u32::MAX);
         self.send(link, FromBroker::Opened { number, expires_s });
     }
@@ -655,11 +592,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn wait(&mut self, peer: PublicKey, number: u32, share: Share) {
-        let Some(code) = self
-            .codes
-            .get_mut(&number)
-            .filter(|code| code.owner == peer)
-        else {
+        let Some(code) = self.codes.get_mut(&number).filter(|code| code.owner == peer) else {
             return;
         };
         if share.len() != SHARE || code.share.is_some() || code.checking.is_some() {
@@ -691,14 +624,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return self.send(link, FromBroker::Refused(refusal));
         }
         let id: ClaimId = self.rng.random();
-        self.claims.insert(
-            id,
-            Claim {
-                number,
-                arriver: peer,
-                generation: 0,
-            },
-        );
+        self.claims.insert(id, Claim { number, arriver: peer, generation: 0 });
         if let Some(session) = self.sessions.get_mut(&peer) {
             session.claims += 1;
         }
@@ -720,11 +646,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         match &code.share {
             Some(share) => {
                 claim.generation = code.generation;
-                let message = FromBroker::Claimed {
-                    claim: id,
-                    waiter: code.owner,
-                    share: share.clone(),
-                };
+                let message = FromBroker::Claimed { claim: id, waiter: code.owner, share: share.clone() };
                 self.send_to(arriver, message);
             }
             None if code.waiting.len() < CLAIMS_PER_CODE => code.waiting.push_back(id),
@@ -735,14 +657,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         }
     }
 
-    fn prove(
-        &mut self,
-        link: LinkId,
-        peer: PublicKey,
-        id: ClaimId,
-        share: Share,
-        handshake: Vec<u8>,
-    ) {
+    fn prove(&mut self, link: LinkId, peer: PublicKey, id: ClaimId, share: Share, handshake: Vec<u8>) {
         let Some(claim) = self.claims.get(&id).filter(|claim| claim.arriver == peer) else {
             return self.send(link, FromBroker::Refused(Refusal::NoSuchCode));
         };
@@ -760,16 +675,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         code.share = None;
         code.checking = Some(id);
         let owner = code.owner;
-        self.send_to(
-            owner,
-            FromBroker::Proof {
-                number,
-                claim: id,
-                peer,
-                share,
-                handshake,
-            },
-        );
+        self.send_to(owner, FromBroker::Proof { number, claim: id, peer, share, handshake });
     }
 
     fn accept(&mut self, now: Instant, peer: PublicKey, id: ClaimId, handshake: Vec<u8>) {
@@ -786,13 +692,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return;
         }
         self.remove_code(number);
-        let met = (
-            Met::CodeArriver {
-                claim: id,
-                answer: handshake,
-            },
-            Met::CodeWaiter { claim: id },
-        );
+        let met = (Met::CodeArriver { claim: id, answer: handshake }, Met::CodeWaiter { claim: id });
         self.introduce(now, (arriver, met.0), (peer, met.1));
     }
 
@@ -829,12 +729,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if self.codes.remove(&number).is_none() {
             return;
         }
-        let orphans: Vec<ClaimId> = self
-            .claims
-            .iter()
-            .filter(|(_, claim)| claim.number == number)
-            .map(|(id, _)| *id)
-            .collect();
+        let orphans: Vec<ClaimId> =
+            self.claims.iter().filter(|(_, claim)| claim.number == number).map(|(id, _)| *id).collect();
         for id in orphans {
             if let Some(claim) = self.remove_claim(id) {
                 self.send_to(claim.arriver, FromBroker::Refused(Refusal::NoSuchCode));
@@ -860,25 +756,12 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return;
         }
         *count += 1;
-        self.send_to(
-            other,
-            FromBroker::Relayed {
-                introduction: id,
-                signal,
-            },
-        );
+        self.send_to(other, FromBroker::Relayed { introduction: id, signal });
     }
 
     fn observed(&self, peer: &PublicKey) -> Vec<SocketAddr> {
-        let links = self
-            .sessions
-            .get(peer)
-            .map_or(&[][..], |session| &session.links);
-        links
-            .iter()
-            .filter_map(|link| self.links.get(link))
-            .map(|link| link.observed)
-            .collect()
+        let links = self.sessions.get(peer).map_or(&[][..], |session| &session.links);
+        links.iter().filter_map(|link| self.links.get(link)).map(|link| link.observed).collect()
     }
 
     fn round_trip(&self, peer: &PublicKey) -> Duration {
@@ -907,43 +790,26 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let nonce: [u8; 16] = self.rng.random();
         let (near, far) = (self.round_trip(&arriver), self.round_trip(&waiter));
         let bound = u32::try_from((near + far).as_micros()).unwrap_or(u32::MAX);
-        self.introductions.insert(
-            id,
-            Introduced {
-                sides: [arriver, waiter],
-                relayed: [0, 0],
-            },
-        );
-        self.at(
-            now + INTRODUCTION_LIFE,
-            Timer::IntroductionExpires { introduction: id },
-        );
+        let told = [&seen_arriver[..], &seen_waiter].concat();
+        self.introductions.insert(id, Introduced { sides: [arriver, waiter], relayed: [0, 0], told });
+        self.at(now + INTRODUCTION_LIFE, Timer::IntroductionExpires { introduction: id });
         let sides = [
             (arriver, arriver_met, waiter, &seen_waiter, &seen_arriver),
             (waiter, waiter_met, arriver, &seen_arriver, &seen_waiter),
         ];
         let mut messages = Vec::new();
         for (to, meeting, peer, addresses, own) in sides {
-            let beside = |seen: &[SocketAddr]| {
-                seen.iter()
-                    .all(|address| scope(address.ip()) != Scope::Global)
-            };
-            let public = if beside(addresses) && !beside(own) {
-                self.config.public.clone()
-            } else {
-                Vec::new()
-            };
+            let beside =
+                |seen: &[SocketAddr]| seen.iter().all(|address| scope(address.ip()) != Scope::Global);
+            let public =
+                if beside(addresses) && !beside(own) { self.config.public.clone() } else { Vec::new() };
             let introduction = Introduction {
                 id,
                 nonce,
                 meeting,
                 peer,
                 addresses: addresses.clone(),
-                profile: self
-                    .sessions
-                    .get(&peer)
-                    .map(|session| session.profile)
-                    .unwrap_or_default(),
+                profile: self.sessions.get(&peer).map(|session| session.profile).unwrap_or_default(),
                 public,
                 round_trip_bound_us: bound,
             };
@@ -957,26 +823,16 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             waiter: (waiter, seen_waiter),
         }));
         // Both SYNs are to leave at the same moment: the nearer side hears later.
-        let (nearer, delay) = if near <= far {
-            (arriver, (far - near) / 2)
-        } else {
-            (waiter, (near - far) / 2)
-        };
+        let (nearer, delay) =
+            if near <= far { (arriver, (far - near) / 2) } else { (waiter, (near - far) / 2) };
         let farther = if nearer == arriver { waiter } else { arriver };
         self.send_to(farther, FromBroker::Go { introduction: id });
         if delay.is_zero() {
             self.send_to(nearer, FromBroker::Go { introduction: id });
         } else {
-            self.at(
-                now + delay.min(GO_DELAY_MOST),
-                Timer::Go {
-                    introduction: id,
-                    peer: nearer,
-                },
-            );
+            self.at(now + delay.min(GO_DELAY_MOST), Timer::Go { introduction: id, peer: nearer });
         }
-        self.outputs
-            .push_back(Output::Event(Event::Go { arriver, waiter }));
+        self.outputs.push_back(Output::Event(Event::Go { arriver, waiter }));
     }
 
     fn fire(&mut self, now: Instant, timer: Timer) {
@@ -985,11 +841,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.send_to(peer, FromBroker::Go { introduction });
             }
             Timer::CodeExpires { number, owner } => {
-                if self
-                    .codes
-                    .get(&number)
-                    .is_some_and(|code| code.owner == owner)
-                {
+                if self.codes.get(&number).is_some_and(|code| code.owner == owner) {
                     self.remove_code(number);
                     self.send_to(owner, FromBroker::Expired { number });
                 }

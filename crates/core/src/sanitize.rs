@@ -59,11 +59,7 @@ pub fn sanitize(text: &str) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len() + 16);
     out.push_str(clean);
     for c in rest.chars() {
-        if is_forbidden(c) {
-            replacement(c, &mut out)
-        } else {
-            out.push(c)
-        }
+        if is_forbidden(c) { replacement(c, &mut out) } else { out.push(c) }
     }
     Cow::Owned(out)
 }
@@ -96,11 +92,7 @@ pub fn sanitize_line(text: &str, max_chars: usize) -> Cow<'_, str> {
             cut = out.len();
         }
     }
-    if out == text {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(out)
-    }
+    if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
 /// Appends `bytes` to `out` as [`Carets`] shows a whole stream.
@@ -195,15 +187,9 @@ mod tests {
             ("exe.\u{202e}gpj", "exe.\\u{202e}gpj"),
             ("\u{61c}\u{200e}\u{200f}", "\\u{61c}\\u{200e}\\u{200f}"),
             ("\u{2066}\u{2069}", "\\u{2066}\\u{2069}"),
-            (
-                "a\u{200b}\u{200d}\u{2060}\u{feff}b",
-                "a\\u{200b}\\u{200d}\\u{2060}\\u{feff}b",
-            ),
+            ("a\u{200b}\u{200d}\u{2060}\u{feff}b", "a\\u{200b}\\u{200d}\\u{2060}\\u{feff}b"),
             ("\u{2028}\u{2029}", "\\u{2028}\\u{2029}"),
-            (
-                "\u{e0041}\u{fdd0}\u{10ffff}",
-                "\\u{e0041}\\u{fdd0}\\u{10ffff}",
-            ),
+            ("\u{e0041}\u{fdd0}\u{10ffff}", "\\u{e0041}\\u{fdd0}\\u{10ffff}"),
         ] {
             assert_eq!(sanitize(text), expected);
             assert_eq!(sanitize_line(text, 100), expected);
@@ -230,10 +216,7 @@ mod tests {
         for number in listed.into_iter().flatten() {
             let text = char::from_u32(number).unwrap().to_string();
             assert_ne!(sanitize(&text), text, "{number:x}");
-            assert!(
-                sanitize(&text).bytes().all(|byte| byte.is_ascii_graphic()),
-                "{number:x}"
-            );
+            assert!(sanitize(&text).bytes().all(|byte| byte.is_ascii_graphic()), "{number:x}");
         }
     }
 
@@ -265,10 +248,7 @@ mod tests {
     #[test]
     fn a_stream_keeps_lines_and_tabs_and_shows_the_rest() {
         assert_eq!(shown(b"a\tb\r\n\x1b[0m\x7f"), "a\tb^M\n^[[0m^?");
-        assert_eq!(
-            shown("\u{9b}2J \u{202e} é".as_bytes()),
-            "\\u{9b}2J \\u{202e} é"
-        );
+        assert_eq!(shown("\u{9b}2J \u{202e} é".as_bytes()), "\\u{9b}2J \\u{202e} é");
         assert_eq!(shown(b"\x9b2J \xff \xc3"), "\\x9b2J \\xff \\xc3");
         assert_eq!(shown(b"\xe2\x82 \xe2\x82"), "\\xe2\\x82 \\xe2\\x82");
     }
@@ -289,12 +269,7 @@ mod tests {
     /// Text in which what is forbidden is as frequent as what is not.
     fn text() -> impl Strategy<Value = String> {
         let hostile = prop::char::ranges(
-            vec![
-                '\0'..='\u{a0}',
-                '\u{2000}'..='\u{206f}',
-                '\u{e0000}'..='\u{e0080}',
-            ]
-            .into(),
+            vec!['\0'..='\u{a0}', '\u{2000}'..='\u{206f}', '\u{e0000}'..='\u{e0080}'].into(),
         );
         prop::collection::vec(prop_oneof![any::<char>(), hostile], 0..60)
             .prop_map(|chars| chars.into_iter().collect())

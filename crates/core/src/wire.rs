@@ -247,6 +247,13 @@ pub enum FromBroker {
         /// The address.
         address: SocketAddr,
     },
+    /// The other side of an introduction is known better now.
+    ProfileOf {
+        /// Which introduction.
+        introduction: IntroductionId,
+        /// What is known.
+        profile: NatProfile,
+    },
     /// Fire.
     Go {
         /// Which introduction.
@@ -361,11 +368,7 @@ pub struct BadMessage;
 /// It is longer than [`MAX_MESSAGE`].
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, BadMessage> {
     let bytes = postcard::to_allocvec(message).map_err(|_| BadMessage)?;
-    if bytes.len() > MAX_MESSAGE {
-        Err(BadMessage)
-    } else {
-        Ok(bytes)
-    }
+    if bytes.len() > MAX_MESSAGE { Err(BadMessage) } else { Ok(bytes) }
 }
 
 /// Reads a message; bytes left over are an error.
@@ -391,44 +394,26 @@ mod tests {
 
     #[test]
     fn prefaces_read_back() {
-        for preface in [
-            Preface::Link(Pattern::Ik),
-            Preface::Link(Pattern::Xx),
-            Preface::Observe,
-        ] {
+        for preface in [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe] {
             assert_eq!(Preface::decode(preface.encode()), Ok(preface));
         }
         assert_eq!(Preface::decode(*b"GET / HTT"), Err(BadPreface::Foreign));
-        assert_eq!(
-            Preface::decode(*b"tcpunch\x02\x01"),
-            Err(BadPreface::Version(2))
-        );
-        assert_eq!(
-            Preface::decode(*b"tcpunch\x01\x09"),
-            Err(BadPreface::Foreign)
-        );
+        assert_eq!(Preface::decode(*b"tcpunch\x02\x01"), Err(BadPreface::Version(2)));
+        assert_eq!(Preface::decode(*b"tcpunch\x01\x09"), Err(BadPreface::Foreign));
     }
 
     #[test]
     fn the_longest_honest_messages_fit() {
         // An opener is 32 bytes of key and a payload of a few bytes.
-        let join = ToBroker::Join {
-            connected: vec![],
-            openers: vec![vec![0; 40]; LOBBY_MEMBERS_MOST - 1],
-        };
+        let join = ToBroker::Join { connected: vec![], openers: vec![vec![0; 40]; LOBBY_MEMBERS_MOST - 1] };
         assert!(encode(&join).is_ok());
-        let rejoin = ToBroker::Join {
-            connected: vec![PublicKey([1; 32]); LOBBY_MEMBERS_MOST - 1],
-            openers: vec![],
-        };
+        let rejoin =
+            ToBroker::Join { connected: vec![PublicKey([1; 32]); LOBBY_MEMBERS_MOST - 1], openers: vec![] };
         assert!(encode(&rejoin).is_ok());
         let introduced = FromBroker::Introduced(Introduction {
             id: u64::MAX,
             nonce: [1; 16],
-            meeting: Met::CodeArriver {
-                claim: u64::MAX,
-                answer: vec![0; MAX_HANDSHAKE],
-            },
+            meeting: Met::CodeArriver { claim: u64::MAX, answer: vec![0; MAX_HANDSHAKE] },
             peer: PublicKey([1; 32]),
             addresses: vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_OBSERVED],
             profile: NatProfile::default(),
@@ -440,10 +425,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_neither_made_nor_read() {
-        let long = ToBroker::Wait {
-            number: 1,
-            share: vec![0; MAX_MESSAGE],
-        };
+        let long = ToBroker::Wait { number: 1, share: vec![0; MAX_MESSAGE] };
         assert_eq!(encode(&long), Err(BadMessage));
         assert_eq!(decode::<ToBroker>(&[0; MAX_MESSAGE + 1]), Err(BadMessage));
     }

@@ -30,18 +30,9 @@ const MAX_FILE: u64 = 1 << 20;
 /// The longest `host:port` that is kept, in bytes: a DNS name has at most 253, an IPv6 address with a zone fewer.
 const MAX_BROKER_NAME: usize = 300;
 
-const IDENTITY: FileKind = FileKind {
-    name: "identity.key",
-    header: "tcpunch-identity 1",
-};
-const BROKER_KEY: FileKind = FileKind {
-    name: "broker.key",
-    header: "tcpunch-broker-key 1",
-};
-const KNOWN_BROKERS: FileKind = FileKind {
-    name: "known_brokers",
-    header: "tcpunch-known-brokers 1",
-};
+const IDENTITY: FileKind = FileKind { name: "identity.key", header: "tcpunch-identity 1" };
+const BROKER_KEY: FileKind = FileKind { name: "broker.key", header: "tcpunch-broker-key 1" };
+const KNOWN_BROKERS: FileKind = FileKind { name: "known_brokers", header: "tcpunch-known-brokers 1" };
 const LOCK: &str = "lock";
 
 /// One kind of file in the directory: its name, and its first line.
@@ -178,17 +169,13 @@ impl Store {
             None => default_directory(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())?,
         };
         make_directory(&dir).map_err(failed("make the directory", &dir))?;
-        Ok(Store {
-            place: Place::Disk(dir),
-        })
+        Ok(Store { place: Place::Disk(dir) })
     }
 
     /// A store in memory: it touches no disk and is forgotten when dropped.
     #[must_use]
     pub fn ephemeral() -> Store {
-        Store {
-            place: Place::Memory(Mutex::default()),
-        }
+        Store { place: Place::Memory(Mutex::default()) }
     }
 
     /// The identity key. Made from `fresh` on first use; of several processes that do so at once, all get the same.
@@ -196,10 +183,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Damaged`] when the file is there but holds no key: it is never replaced. [`StoreError::Exposed`],
     /// [`StoreError::Busy`], or [`StoreError::Io`] when it cannot be read or made.
-    pub fn identity(
-        &self,
-        fresh: &mut impl FnMut() -> [u8; 32],
-    ) -> Result<IdentitySecret, StoreError> {
+    pub fn identity(&self, fresh: &mut impl FnMut() -> [u8; 32]) -> Result<IdentitySecret, StoreError> {
         self.secret(IDENTITY, fresh)
     }
 
@@ -207,10 +191,7 @@ impl Store {
     ///
     /// # Errors
     /// As for [`Store::identity`].
-    pub fn broker_key(
-        &self,
-        fresh: &mut impl FnMut() -> [u8; 32],
-    ) -> Result<IdentitySecret, StoreError> {
+    pub fn broker_key(&self, fresh: &mut impl FnMut() -> [u8; 32]) -> Result<IdentitySecret, StoreError> {
         self.secret(BROKER_KEY, fresh)
     }
 
@@ -232,18 +213,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::BadBrokerName`], or as for [`Store::identity`].
-    pub fn remember_broker(
-        &self,
-        host_port: &str,
-        key: [u8; 32],
-    ) -> Result<Remembered, StoreError> {
+    pub fn remember_broker(&self, host_port: &str, key: [u8; 32]) -> Result<Remembered, StoreError> {
         let name = broker_name(host_port)?;
         let compare = |known: [u8; 32]| {
-            if known == key {
-                Remembered::Same
-            } else {
-                Remembered::Changed { known }
-            }
+            if known == key { Remembered::Same } else { Remembered::Changed { known } }
         };
         // Without the lock first: what is known is so in a read-only directory as well.
         if let Some(known) = self.known_broker(&name)? {
@@ -299,8 +272,7 @@ impl Store {
             let Some(value) = entry.strip_prefix("secret ") else {
                 continue;
             };
-            let key = unhex(value)
-                .ok_or_else(|| self.damaged(kind, format!("line {line} holds no key")))?;
+            let key = unhex(value).ok_or_else(|| self.damaged(kind, format!("line {line} holds no key")))?;
             if secret.replace(IdentitySecret(key)).is_some() {
                 return Err(self.damaged(kind, format!("line {line} is a second key")));
             }
@@ -314,15 +286,10 @@ impl Store {
             let Some(entry) = entry.strip_prefix("broker ") else {
                 continue;
             };
-            let (broker, key) = entry
-                .split_once(' ')
-                .and_then(|(broker, key)| Some((broker, unhex(key)?)))
-                .ok_or_else(|| {
-                    self.damaged(
-                        KNOWN_BROKERS,
-                        format!("line {line} is no `broker HOST:PORT KEY`"),
-                    )
-                })?;
+            let (broker, key) =
+                entry.split_once(' ').and_then(|(broker, key)| Some((broker, unhex(key)?))).ok_or_else(
+                    || self.damaged(KNOWN_BROKERS, format!("line {line} is no `broker HOST:PORT KEY`")),
+                )?;
             if broker.eq_ignore_ascii_case(name) && found.replace(key).is_some() {
                 return Err(self.damaged(KNOWN_BROKERS, format!("line {line} repeats a broker")));
             }
@@ -339,26 +306,18 @@ impl Store {
         let body = text
             .strip_prefix(kind.header)
             .and_then(|body| body.strip_prefix('\n'))
-            .ok_or_else(|| {
-                self.damaged(kind, format!("it does not begin with `{}`", kind.header))
-            })?;
+            .ok_or_else(|| self.damaged(kind, format!("it does not begin with `{}`", kind.header)))?;
         if !body.is_empty() && !body.ends_with('\n') {
             return Err(self.damaged(kind, "its last line is cut off".into()));
         }
         if body.contains('\0') {
             return Err(self.damaged(kind, "it holds zero bytes".into()));
         }
-        Ok(body
-            .lines()
-            .enumerate()
-            .map(|(index, line)| (index + 2, line)))
+        Ok(body.lines().enumerate().map(|(index, line)| (index + 2, line)))
     }
 
     fn damaged(&self, kind: FileKind, problem: String) -> StoreError {
-        StoreError::Damaged {
-            path: self.path(kind.name),
-            problem,
-        }
+        StoreError::Damaged { path: self.path(kind.name), problem }
     }
 
     /// Where the file of this name is; in memory only its name.
@@ -372,11 +331,9 @@ impl Store {
     fn read(&self, kind: FileKind) -> Result<Option<Zeroizing<String>>, StoreError> {
         match &self.place {
             Place::Disk(_) => self.read_file(kind),
-            Place::Memory(files) => Ok(files
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(kind.name)
-                .cloned()),
+            Place::Memory(files) => {
+                Ok(files.lock().unwrap_or_else(PoisonError::into_inner).get(kind.name).cloned())
+            }
         }
     }
 
@@ -418,9 +375,7 @@ impl Store {
         keep_to_owner(&file, &path)?;
         // Room for a secret file at once, so that the buffer does not grow either.
         let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-        file.take(MAX_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed("read", &path))?;
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(self.damaged(kind, format!("it is longer than {MAX_FILE} bytes")));
         }
@@ -435,9 +390,7 @@ impl Store {
         let path = self.path(LOCK);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
-        let file = for_owner_only(&mut options)
-            .open(&path)
-            .map_err(failed("make", &path))?;
+        let file = for_owner_only(&mut options).open(&path).map_err(failed("make", &path))?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match file.try_lock() {
@@ -454,11 +407,7 @@ impl Store {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| StoreError::Io { action, path, source }
 }
 
 fn default_directory(xdg: Option<OsString>, home: Option<PathBuf>) -> Result<PathBuf, StoreError> {
@@ -534,13 +483,10 @@ fn keep_to_owner(file: &File, path: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(StoreError::Exposed {
-            path: path.to_owned(),
-        });
+        return Err(StoreError::Exposed { path: path.to_owned() });
     }
     tracing::warn!(path = %path.display(), "others could read this file; now only you can");
-    file.set_permissions(fs::Permissions::from_mode(0o600))
-        .map_err(failed("take away from others", path))
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed("take away from others", path))
 }
 
 #[cfg(not(unix))]
@@ -552,9 +498,7 @@ fn keep_to_owner(_: &File, _: &Path) -> Result<(), StoreError> {
 fn broker_name(host_port: &str) -> Result<String, StoreError> {
     let printable = host_port.bytes().all(|byte| byte.is_ascii_graphic());
     if host_port.is_empty() || host_port.len() > MAX_BROKER_NAME || !printable {
-        return Err(StoreError::BadBrokerName {
-            name: host_port.to_owned(),
-        });
+        return Err(StoreError::BadBrokerName { name: host_port.to_owned() });
     }
     Ok(host_port.to_ascii_lowercase())
 }
@@ -619,19 +563,11 @@ mod tests {
         let made = store.identity(&mut || [7; 32]).unwrap();
         assert_eq!(made.expose(), &[7; 32]);
         assert_eq!(store.identity(&mut never).unwrap(), made);
-        let Place::Disk(directory) = &store.place else {
-            panic!()
-        };
+        let Place::Disk(directory) = &store.place else { panic!() };
         let again = Store::open(Some(directory.clone())).unwrap();
         assert_eq!(again.identity(&mut never).unwrap(), made);
-        assert_eq!(
-            file(&store, IDENTITY),
-            format!("tcpunch-identity 1\nsecret {}\n", "07".repeat(32))
-        );
-        assert_eq!(
-            store.broker_key(&mut || [8; 32]).unwrap().expose(),
-            &[8; 32]
-        );
+        assert_eq!(file(&store, IDENTITY), format!("tcpunch-identity 1\nsecret {}\n", "07".repeat(32)));
+        assert_eq!(store.broker_key(&mut || [8; 32]).unwrap().expose(), &[8; 32]);
         assert_eq!(store.identity(&mut never).unwrap(), made);
     }
 
@@ -640,23 +576,11 @@ mod tests {
         let store = Store::ephemeral();
         assert_eq!(store.identity(&mut || [1; 32]).unwrap().expose(), &[1; 32]);
         assert_eq!(store.identity(&mut never).unwrap().expose(), &[1; 32]);
-        assert_eq!(
-            store.remember_broker("a:1", [2; 32]).unwrap(),
-            Remembered::New
-        );
-        assert_eq!(
-            store.remember_broker("a:1", [2; 32]).unwrap(),
-            Remembered::Same
-        );
+        assert_eq!(store.remember_broker("a:1", [2; 32]).unwrap(), Remembered::New);
+        assert_eq!(store.remember_broker("a:1", [2; 32]).unwrap(), Remembered::Same);
         assert_eq!(store.known_broker("a:1").unwrap(), Some([2; 32]));
         assert_eq!(store.known_brokers_path(), None);
-        assert_eq!(
-            Store::ephemeral()
-                .identity(&mut || [3; 32])
-                .unwrap()
-                .expose(),
-            &[3; 32]
-        );
+        assert_eq!(Store::ephemeral().identity(&mut || [3; 32]).unwrap().expose(), &[3; 32]);
     }
 
     #[test]
@@ -670,17 +594,12 @@ mod tests {
                     scope.spawn(move || {
                         barrier.wait();
                         let store = Store::open(Some(outer.join("state"))).unwrap();
-                        store
-                            .remember_broker(&format!("host{number}:1"), [number; 32])
-                            .unwrap();
+                        store.remember_broker(&format!("host{number}:1"), [number; 32]).unwrap();
                         store.identity(&mut || [number; 32]).unwrap()
                     })
                 })
                 .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(secrets.windows(2).all(|pair| pair[0] == pair[1]));
         let store = Store::open(Some(outer.path().join("state"))).unwrap();
@@ -722,13 +641,7 @@ mod tests {
                 let output = child.wait_with_output().unwrap();
                 assert!(output.status.success());
                 let text = String::from_utf8(output.stdout).unwrap();
-                text.split_once("made=")
-                    .unwrap()
-                    .1
-                    .split_whitespace()
-                    .next()
-                    .unwrap()
-                    .to_owned()
+                text.split_once("made=").unwrap().1.split_whitespace().next().unwrap().to_owned()
             })
             .collect();
         let store = Store::open(Some(outer.path().join("state"))).unwrap();
@@ -752,10 +665,7 @@ mod tests {
         let mut own = [0; 32];
         own[..4].copy_from_slice(&id.to_le_bytes());
         let store = Store::open(Some(outer.join("state"))).unwrap();
-        println!(
-            "made={} ",
-            *hex(store.identity(&mut || own).unwrap().expose())
-        );
+        println!("made={} ", *hex(store.identity(&mut || own).unwrap().expose()));
     }
 
     #[test]
@@ -806,10 +716,7 @@ mod tests {
         for error in errors {
             let text = error.to_string();
             assert!(text.contains(outer.path().to_str().unwrap()), "{text}");
-            assert!(
-                text.ends_with("make it yours, or name another directory"),
-                "{text}"
-            );
+            assert!(text.ends_with("make it yours, or name another directory"), "{text}");
         }
         let left = fs::read_dir(outer.path()).unwrap().count();
         assert_eq!(left, 0, "something was left behind");
@@ -825,10 +732,7 @@ mod tests {
         fs::remove_file(store.path(LOCK)).unwrap();
         fs::set_permissions(store.path("."), fs::Permissions::from_mode(0o500)).unwrap();
         // The owner of a directory without write permission; root would not be held by it, hence no lock file either.
-        assert_eq!(
-            store.remember_broker("a:1", [1; 32]).unwrap(),
-            Remembered::Same
-        );
+        assert_eq!(store.remember_broker("a:1", [1; 32]).unwrap(), Remembered::Same);
         assert_eq!(store.identity(&mut never).unwrap().expose(), &[2; 32]);
         assert!(!store.path(LOCK).exists());
         fs::set_permissions(store.path("."), fs::Permissions::from_mode(0o700)).unwrap();
@@ -840,18 +744,14 @@ mod tests {
         let path = outer.path().join("state");
         fs::write(&path, "").unwrap();
         let text = Store::open(Some(path.clone())).unwrap_err().to_string();
-        assert!(
-            text.contains(path.to_str().unwrap()) && text.contains("move the file"),
-            "{text}"
-        );
+        assert!(text.contains(path.to_str().unwrap()) && text.contains("move the file"), "{text}");
     }
 
     #[test]
     fn a_damaged_key_file_is_an_error_and_stays() {
         let whole = format!("tcpunch-identity 1\nsecret {}\n", "07".repeat(32));
-        let mut damaged: Vec<Vec<u8>> = (0..whole.len())
-            .map(|end| whole.as_bytes()[..end].to_vec())
-            .collect();
+        let mut damaged: Vec<Vec<u8>> =
+            (0..whole.len()).map(|end| whole.as_bytes()[..end].to_vec()).collect();
         damaged.push(vec![0; whole.len()]);
         damaged.push(vec![0xff; 9]);
         damaged.push(whole.replace(" 1\n", " 2\n").into_bytes());
@@ -866,18 +766,11 @@ mod tests {
             let error = store.identity(&mut never).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
             let text = error.to_string();
-            assert!(
-                text.contains(store.path(IDENTITY.name).to_str().unwrap()),
-                "{text}"
-            );
+            assert!(text.contains(store.path(IDENTITY.name).to_str().unwrap()), "{text}");
             assert!(!text.contains("0707"), "a secret in a message: {text}");
             assert_eq!(fs::read(store.path(IDENTITY.name)).unwrap(), bytes);
         }
-        put(
-            &store,
-            IDENTITY,
-            format!("{whole}note from a later version\n"),
-        );
+        put(&store, IDENTITY, format!("{whole}note from a later version\n"));
         assert_eq!(store.identity(&mut never).unwrap().expose(), &[7; 32]);
     }
 
@@ -894,10 +787,7 @@ mod tests {
         let (_outer, store) = disk();
         let held = store.lock().unwrap();
         let error = store.identity(&mut || [1; 32]).unwrap_err();
-        assert!(
-            matches!(&error, StoreError::Busy { path } if *path == store.path(LOCK)),
-            "{error}"
-        );
+        assert!(matches!(&error, StoreError::Busy { path } if *path == store.path(LOCK)), "{error}");
         drop(held);
         store.identity(&mut || [1; 32]).unwrap();
     }
@@ -906,26 +796,14 @@ mod tests {
     fn a_changed_key_never_overwrites() {
         let (_outer, store) = disk();
         assert_eq!(store.known_broker("Host:7766").unwrap(), None);
-        assert_eq!(
-            store.remember_broker("Host:7766", [1; 32]).unwrap(),
-            Remembered::New
-        );
-        assert_eq!(
-            store.remember_broker("host:7767", [3; 32]).unwrap(),
-            Remembered::New
-        );
+        assert_eq!(store.remember_broker("Host:7766", [1; 32]).unwrap(), Remembered::New);
+        assert_eq!(store.remember_broker("host:7767", [3; 32]).unwrap(), Remembered::New);
         let before = file(&store, KNOWN_BROKERS);
         let changed = Remembered::Changed { known: [1; 32] };
-        assert_eq!(
-            store.remember_broker("hOST:7766", [2; 32]).unwrap(),
-            changed
-        );
+        assert_eq!(store.remember_broker("hOST:7766", [2; 32]).unwrap(), changed);
         assert_eq!(store.known_broker("host:7766").unwrap(), Some([1; 32]));
         assert_eq!(file(&store, KNOWN_BROKERS), before);
-        assert_eq!(
-            store.known_brokers_path(),
-            Some(store.path(KNOWN_BROKERS.name))
-        );
+        assert_eq!(store.known_brokers_path(), Some(store.path(KNOWN_BROKERS.name)));
     }
 
     #[test]
@@ -939,20 +817,13 @@ mod tests {
             format!("{header}\nbroker a:1 {}\n", &key[1..]),
             format!("{header}\nbroker {key}\n"),
             format!("{header}\nbroker a:1 {key} more\n"),
-            format!(
-                "{header}\nbroker a:1 {key}\nbroker A:1 {}\n",
-                "08".repeat(32)
-            ),
+            format!("{header}\nbroker a:1 {key}\nbroker A:1 {}\n", "08".repeat(32)),
         ] {
             put(&store, KNOWN_BROKERS, &text);
-            for error in [
-                store.known_broker("a:1").unwrap_err(),
-                store.remember_broker("a:1", [7; 32]).unwrap_err(),
-            ] {
-                assert!(
-                    matches!(error, StoreError::Damaged { .. }),
-                    "{text:?}: {error:?}"
-                );
+            for error in
+                [store.known_broker("a:1").unwrap_err(), store.remember_broker("a:1", [7; 32]).unwrap_err()]
+            {
+                assert!(matches!(error, StoreError::Damaged { .. }), "{text:?}: {error:?}");
             }
             assert_eq!(file(&store, KNOWN_BROKERS), text);
         }
@@ -986,12 +857,7 @@ mod tests {
             &long,
             &injected,
         ] {
-            let bad = |error| {
-                assert!(
-                    matches!(error, StoreError::BadBrokerName { .. }),
-                    "{error:?}"
-                )
-            };
+            let bad = |error| assert!(matches!(error, StoreError::BadBrokerName { .. }), "{error:?}");
             bad(store.remember_broker(name, [1; 32]).unwrap_err());
             bad(store.known_broker(name).unwrap_err());
         }
@@ -999,10 +865,7 @@ mod tests {
         let shown = store.known_broker("a\u{1b}[2J:1").unwrap_err().to_string();
         assert!(!shown.contains('\u{1b}'), "{shown}");
         for name in ["[fe80::1%eth0]:7766", "192.0.2.1:1", "#a:1", "broker:1"] {
-            assert_eq!(
-                store.remember_broker(name, [1; 32]).unwrap(),
-                Remembered::New
-            );
+            assert_eq!(store.remember_broker(name, [1; 32]).unwrap(), Remembered::New);
             assert_eq!(store.known_broker(name).unwrap(), Some([1; 32]), "{name}");
         }
     }
@@ -1013,14 +876,8 @@ mod tests {
             default_directory(xdg.map(OsString::from), home.map(PathBuf::from)).ok()
         };
         assert_eq!(with(Some("/x"), Some("/h")), Some("/x/tcpunch".into()));
-        assert_eq!(
-            with(Some("x"), Some("/h")),
-            Some("/h/.local/state/tcpunch".into())
-        );
-        assert_eq!(
-            with(Some(""), Some("/h")),
-            Some("/h/.local/state/tcpunch".into())
-        );
+        assert_eq!(with(Some("x"), Some("/h")), Some("/h/.local/state/tcpunch".into()));
+        assert_eq!(with(Some(""), Some("/h")), Some("/h/.local/state/tcpunch".into()));
         assert_eq!(with(None, Some("")), None);
         assert_eq!(with(None, None), None);
     }
@@ -1036,9 +893,6 @@ mod tests {
     #[test]
     fn a_full_disk_says_what_helps() {
         let error = failed("write", Path::new("/s/identity.key"))(ErrorKind::StorageFull.into());
-        assert_eq!(
-            error.to_string(),
-            "cannot write /s/identity.key: no storage space; free some space"
-        );
+        assert_eq!(error.to_string(), "cannot write /s/identity.key: no storage space; free some space");
     }
 }

@@ -25,19 +25,11 @@ impl Rig {
             introduced: now,
             deadline: now + Duration::from_secs(15),
         };
-        Rig {
-            puncher: Puncher::new(config, ChaCha20Rng::seed_from_u64(5)),
-            start: now,
-            now,
-            outputs: vec![],
-        }
+        Rig { puncher: Puncher::new(config, ChaCha20Rng::seed_from_u64(5)), start: now, now, outputs: vec![] }
     }
 
     fn lane(&mut self, n: u8) {
-        self.input(Input::Candidate(Candidate {
-            address: remote(n),
-            kind: Kind::Reflexive,
-        }));
+        self.input(Input::Candidate(Candidate { address: remote(n), kind: Kind::Reflexive }));
     }
 
     fn input(&mut self, input: Input) {
@@ -139,11 +131,7 @@ fn a_silent_lane_keeps_its_one_socket() {
     rig.input(Input::Go);
     rig.until(rig.start + 14_000 * MS);
     assert_eq!(rig.dials().len(), 1);
-    assert!(
-        !rig.outputs
-            .iter()
-            .any(|output| matches!(output, Output::Close { .. }))
-    );
+    assert!(!rig.outputs.iter().any(|output| matches!(output, Output::Close { .. })));
     rig.until(rig.start + 15_000 * MS);
     let finished = rig.finished().unwrap();
     assert_eq!((finished.winner, finished.syns), (None, 1));
@@ -161,10 +149,7 @@ fn a_refused_lane_fires_again_at_the_pace_of_its_refusals() {
     }
     assert!(sent.len() > 20);
     let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert!(
-        gaps.iter().any(|gap| *gap != gaps[0]),
-        "two peers must not run in step"
-    );
+    assert!(gaps.iter().any(|gap| *gap != gaps[0]), "two peers must not run in step");
 }
 
 #[test]
@@ -179,10 +164,7 @@ fn refusals_from_nearby_are_spaced_and_bounded() {
     assert_eq!(sent.len(), SYNS_PER_LANE as usize);
     let finished = rig.finished().unwrap();
     assert_eq!(finished.lanes[0].refused, SYNS_PER_LANE);
-    assert!(
-        rig.now < rig.start + 10_000 * MS,
-        "nobody waits for lanes that are dead"
-    );
+    assert!(rig.now < rig.start + 10_000 * MS, "nobody waits for lanes that are dead");
 }
 
 #[test]
@@ -207,27 +189,12 @@ fn an_address_in_use_waits_for_the_accept_and_goes_on() {
     assert_eq!(rig.dials().len(), 2, "stuck: tried afresh");
     let socket = rig.puncher.name_socket();
     rig.dialled(rig.dials()[1], Dialled::InUse);
-    rig.input(Input::Accepted {
-        socket,
-        remote: remote(1),
-    });
-    assert!(rig.outputs.contains(&Output::Authenticate {
-        socket,
-        nominate: true
-    }));
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: true }));
     rig.until(rig.start + 600 * MS);
     assert_eq!(rig.dials().len(), 2, "what came in is the lane");
-    rig.input(Input::Verified {
-        socket,
-        nominated: false,
-    });
-    assert_eq!(
-        rig.finished().unwrap().winner,
-        Some(Winner {
-            socket,
-            kind: Some(Kind::Reflexive)
-        })
-    );
+    rig.input(Input::Verified { socket, nominated: false });
+    assert_eq!(rig.finished().unwrap().winner, Some(Winner { socket, kind: Some(Kind::Reflexive) }));
     assert_eq!(rig.finished().unwrap().syns, 0);
 }
 
@@ -240,26 +207,11 @@ fn the_first_connection_is_nominated_and_wins_when_it_verifies() {
     let dials = rig.dials();
     rig.dialled(dials[1], Dialled::Connected);
     rig.dialled(dials[0], Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate {
-        socket: dials[1],
-        nominate: true
-    }));
-    assert!(rig.outputs.contains(&Output::Authenticate {
-        socket: dials[0],
-        nominate: false
-    }));
-    rig.input(Input::Verified {
-        socket: dials[0],
-        nominated: false,
-    });
-    assert!(
-        rig.finished().is_none(),
-        "the other one was nominated and may be in use already"
-    );
-    rig.input(Input::Verified {
-        socket: dials[1],
-        nominated: false,
-    });
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[1], nominate: true }));
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
+    rig.input(Input::Verified { socket: dials[0], nominated: false });
+    assert!(rig.finished().is_none(), "the other one was nominated and may be in use already");
+    rig.input(Input::Verified { socket: dials[1], nominated: false });
     assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[1]);
     assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
 }
@@ -273,10 +225,7 @@ fn if_the_nominated_one_dies_a_verified_one_takes_its_place() {
     let dials = rig.dials();
     rig.dialled(dials[0], Dialled::Connected);
     rig.dialled(dials[1], Dialled::Connected);
-    rig.input(Input::Verified {
-        socket: dials[1],
-        nominated: false,
-    });
+    rig.input(Input::Verified { socket: dials[1], nominated: false });
     rig.until(rig.start + 2 * 50 * MS + AUTHENTICATE_WITHIN + MS);
     assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
     assert!(rig.outputs.contains(&Output::Nominate { socket: dials[1] }));
@@ -292,14 +241,8 @@ fn the_controlled_side_takes_what_is_nominated() {
     let dials = rig.dials();
     rig.dialled(dials[0], Dialled::Connected);
     rig.dialled(dials[1], Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate {
-        socket: dials[0],
-        nominate: false
-    }));
-    rig.input(Input::Verified {
-        socket: dials[0],
-        nominated: false,
-    });
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
+    rig.input(Input::Verified { socket: dials[0], nominated: false });
     assert!(rig.finished().is_none());
     rig.input(Input::Nominated { socket: dials[1] });
     assert!(rig.finished().is_none(), "it did not verify");
@@ -318,14 +261,8 @@ fn an_impostor_at_the_address_does_not_end_the_lane() {
     rig.until(rig.start + 200 * MS);
     let second = rig.dials()[1];
     rig.dialled(second, Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate {
-        socket: second,
-        nominate: true
-    }));
-    rig.input(Input::Verified {
-        socket: second,
-        nominated: false,
-    });
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: second, nominate: true }));
+    rig.input(Input::Verified { socket: second, nominated: false });
     assert_eq!(rig.finished().unwrap().lanes[0].impostors, 1);
 }
 
@@ -345,18 +282,9 @@ fn a_side_without_lanes_listens_on_for_a_while() {
     rig.until(rig.start + LISTEN_ON_FOR);
     assert!(rig.finished().is_none());
     let socket = rig.puncher.name_socket();
-    rig.input(Input::Accepted {
-        socket,
-        remote: remote(9),
-    });
-    rig.input(Input::Verified {
-        socket,
-        nominated: false,
-    });
-    assert_eq!(
-        rig.finished().unwrap().winner,
-        Some(Winner { socket, kind: None })
-    );
+    rig.input(Input::Accepted { socket, remote: remote(9) });
+    rig.input(Input::Verified { socket, nominated: false });
+    assert_eq!(rig.finished().unwrap().winner, Some(Winner { socket, kind: None }));
 }
 
 #[derive(Clone, Debug)]

@@ -21,8 +21,7 @@ pub enum Suite {
 /// Whether this processor has instructions for AES and carry-less multiplication.
 pub fn has_fast_aes() -> bool {
     #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
-    return std::arch::is_x86_feature_detected!("aes")
-        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
     return std::arch::is_aarch64_feature_detected!("aes")
         && std::arch::is_aarch64_feature_detected!("pmull");
@@ -41,20 +40,11 @@ pub(super) struct Cipher {
 impl Cipher {
     pub(super) fn new(suite: Suite, secret: [u8; 32]) -> Self {
         let secret = Zeroizing::new(secret);
-        Cipher {
-            suite,
-            key: ring_key(suite, &secret),
-            secret,
-            counter: 0,
-        }
+        Cipher { suite, key: ring_key(suite, &secret), secret, counter: 0 }
     }
 
     /// Seals the bytes in place and returns the tag that belongs behind them.
-    pub(super) fn seal(
-        &mut self,
-        header: &[u8],
-        bytes: &mut [u8],
-    ) -> Result<[u8; TAG_LEN], SecureError> {
+    pub(super) fn seal(&mut self, header: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG_LEN], SecureError> {
         let nonce = self.next_nonce();
         let tag = self
             .key
@@ -70,9 +60,7 @@ impl Cipher {
         bytes: &'a mut [u8],
     ) -> Result<&'a mut [u8], SecureError> {
         let nonce = self.next_nonce();
-        self.key
-            .open_in_place(nonce, Aad::from(header), bytes)
-            .map_err(|_| SecureError::Forged)
+        self.key.open_in_place(nonce, Aad::from(header), bytes).map_err(|_| SecureError::Forged)
     }
 
     fn next_nonce(&mut self) -> Nonce {
@@ -90,10 +78,7 @@ impl Cipher {
     }
 }
 
-#[allow(
-    clippy::expect_used,
-    reason = "both algorithms take keys of 32 bytes; nothing from outside enters"
-)]
+#[allow(clippy::expect_used, reason = "both algorithms take keys of 32 bytes; nothing from outside enters")]
 fn ring_key(suite: Suite, secret: &[u8; 32]) -> LessSafeKey {
     let algorithm: &'static Algorithm = match suite {
         Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,

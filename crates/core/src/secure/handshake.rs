@@ -26,11 +26,7 @@ impl Features {
     }
 
     fn suite(self, other: Features) -> Suite {
-        if self.0 & other.0 & Self::FAST_AES != 0 {
-            Suite::Aes256Gcm
-        } else {
-            Suite::ChaCha20Poly1305
-        }
+        if self.0 & other.0 & Self::FAST_AES != 0 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }
     }
 }
 
@@ -49,8 +45,7 @@ impl Payload {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, SecureError> {
-        let mut payload: Payload =
-            postcard::from_bytes(bytes).map_err(|_| SecureError::Malformed)?;
+        let mut payload: Payload = postcard::from_bytes(bytes).map_err(|_| SecureError::Malformed)?;
         payload.hosts.truncate(MAX_HOST_CANDIDATES);
         Ok(payload)
     }
@@ -90,9 +85,7 @@ impl Opening {
     /// Only if the operating system has no randomness.
     pub fn open(own: &PublicKey) -> Result<(Self, Vec<u8>), SecureError> {
         let prologue = lobby_prologue(own);
-        let state = start(NN, None, &prologue)?
-            .build_initiator()
-            .map_err(|_| SecureError::Malformed)?;
+        let state = start(NN, None, &prologue)?.build_initiator().map_err(|_| SecureError::Malformed)?;
         Self::write(state, own, Vec::new())
     }
 
@@ -119,14 +112,7 @@ impl Opening {
     ) -> Result<(Self, Vec<u8>), SecureError> {
         let features = Features::of_this_machine();
         let message = write(&mut state, &Payload { features, hosts })?;
-        Ok((
-            Opening {
-                state,
-                features,
-                own: *own,
-            },
-            message,
-        ))
+        Ok((Opening { state, features, own: *own }, message))
     }
 
     /// Takes the answer; `peer` is the session key it is said to come from.
@@ -134,11 +120,7 @@ impl Opening {
     /// # Errors
     ///
     /// It does not verify: the other side has another key, or somebody changed it.
-    pub fn finish(
-        mut self,
-        peer: &PublicKey,
-        answer: &[u8],
-    ) -> Result<(PeerKeys, Payload), SecureError> {
+    pub fn finish(mut self, peer: &PublicKey, answer: &[u8]) -> Result<(PeerKeys, Payload), SecureError> {
         let payload = read(&mut self.state, answer)?;
         let suite = self.features.suite(payload.features);
         Ok((split(&mut self.state, &self.own, peer, suite), payload))
@@ -163,9 +145,7 @@ pub fn respond(
         Some(key) => (NN_PSK, &key.transcript),
         None => (NN, &lobby),
     };
-    let mut state = start(name, key, prologue)?
-        .build_responder()
-        .map_err(|_| SecureError::Malformed)?;
+    let mut state = start(name, key, prologue)?.build_responder().map_err(|_| SecureError::Malformed)?;
     let theirs = read(&mut state, message)?;
     let features = Features::of_this_machine();
     let answer = write(&mut state, &Payload { features, hosts })?;
@@ -177,28 +157,18 @@ fn lobby_prologue(initiator: &PublicKey) -> Vec<u8> {
     [&b"tcpunch v1 lobby "[..], &initiator.0].concat()
 }
 
-fn start<'a>(
-    name: &str,
-    key: Option<&'a CodeKey>,
-    prologue: &'a [u8],
-) -> Result<Builder<'a>, SecureError> {
+fn start<'a>(name: &str, key: Option<&'a CodeKey>, prologue: &'a [u8]) -> Result<Builder<'a>, SecureError> {
     let params = name.parse().map_err(|_| SecureError::Malformed)?;
-    let mut builder = Builder::new(params)
-        .prologue(prologue)
-        .map_err(|_| SecureError::Malformed)?;
+    let mut builder = Builder::new(params).prologue(prologue).map_err(|_| SecureError::Malformed)?;
     if let Some(key) = key {
-        builder = builder
-            .psk(0, &key.psk)
-            .map_err(|_| SecureError::Malformed)?;
+        builder = builder.psk(0, &key.psk).map_err(|_| SecureError::Malformed)?;
     }
     Ok(builder)
 }
 
 fn write(state: &mut HandshakeState, payload: &Payload) -> Result<Vec<u8>, SecureError> {
     let mut message = vec![0; MAX_HANDSHAKE];
-    let length = state
-        .write_message(&payload.encode()?, &mut message)
-        .map_err(|_| SecureError::TooLong)?;
+    let length = state.write_message(&payload.encode()?, &mut message).map_err(|_| SecureError::TooLong)?;
     message.truncate(length);
     Ok(message)
 }
@@ -208,9 +178,7 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Payload, SecureErr
         return Err(SecureError::TooLong);
     }
     let mut payload = vec![0; MAX_HANDSHAKE];
-    let length = state
-        .read_message(message, &mut payload)
-        .map_err(|_| SecureError::Forged)?;
+    let length = state.read_message(message, &mut payload).map_err(|_| SecureError::Forged)?;
     Payload::decode(payload.get(..length).ok_or(SecureError::Malformed)?)
 }
 
@@ -228,16 +196,8 @@ fn split(state: &mut HandshakeState, own: &PublicKey, peer: &PublicKey, suite: S
         Zeroizing::new(*hasher.finalize().as_bytes())
     };
     let (there, back) = (bind(&there), bind(&back));
-    let (send, receive) = if initiator {
-        (there, back)
-    } else {
-        (back, there)
-    };
-    PeerKeys {
-        send,
-        receive,
-        suite,
-    }
+    let (send, receive) = if initiator { (there, back) } else { (back, there) };
+    PeerKeys { send, receive, suite }
 }
 
 #[cfg(test)]
@@ -259,10 +219,7 @@ mod tests {
     fn the_lobby_agrees_on_keys() {
         let (opening, first) = Opening::open(&A).unwrap();
         let (theirs, second, payload) = respond(&B, &A, None, &first, hosts()).unwrap();
-        assert!(
-            payload.hosts.is_empty(),
-            "the first message of a lobby is not sealed"
-        );
+        assert!(payload.hosts.is_empty(), "the first message of a lobby is not sealed");
         let (ours, payload) = opening.finish(&B, &second).unwrap();
         assert_eq!(payload.hosts, hosts());
         assert_eq!(ours.send, theirs.receive);
@@ -284,19 +241,12 @@ mod tests {
     }
 
     fn code_keys(waiter: &str, arriver: &str) -> (CodeKey, CodeKey) {
-        let meeting = Meeting {
-            broker: PublicKey([9; 32]),
-            number: 412,
-            verb: Verb::Listen,
-        };
+        let meeting = Meeting { broker: PublicKey([9; 32]), number: 412, verb: Verb::Listen };
         let secret = |text: &str| text.parse::<Code>().unwrap().secret;
         let w = Pake::waiter(&secret(waiter), &meeting);
         let a = Pake::arriver(&secret(arriver), &meeting);
         let (ws, as_) = (w.share().clone(), a.share().clone());
-        (
-            w.finish(&as_, &B, &A).unwrap(),
-            a.finish(&ws, &B, &A).unwrap(),
-        )
+        (w.finish(&as_, &B, &A).unwrap(), a.finish(&ws, &B, &A).unwrap())
     }
 
     #[test]
@@ -314,22 +264,13 @@ mod tests {
     fn wrong_words_are_seen_by_the_waiter_at_once() {
         let (waiter, arriver) = code_keys("412-abandon-zoo", "412-abandon-able");
         let (_, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
-        assert_eq!(
-            respond(&B, &A, Some(&waiter), &first, vec![]).err(),
-            Some(SecureError::Forged)
-        );
+        assert_eq!(respond(&B, &A, Some(&waiter), &first, vec![]).err(), Some(SecureError::Forged));
     }
 
     #[test]
     fn garbage_is_refused() {
         let (waiter, _) = code_keys("412-abandon-zoo", "412-abandon-zoo");
-        for message in [
-            &[][..],
-            &[0; 31],
-            &[0; 32],
-            &[7; 80],
-            &[7; MAX_HANDSHAKE + 1],
-        ] {
+        for message in [&[][..], &[0; 31], &[0; 32], &[7; 80], &[7; MAX_HANDSHAKE + 1]] {
             assert!(respond(&B, &A, Some(&waiter), message, vec![]).is_err());
         }
         let (opening, _) = Opening::open(&A).unwrap();

@@ -52,16 +52,10 @@ pub fn preamble(tag: &Tag, salt: &[u8; SALT], handshake: &[u8]) -> Result<Vec<u8
 ///
 /// The length is over its bound.
 pub fn parse_preamble(bytes: &[u8; PREAMBLE]) -> Result<(Tag, [u8; SALT], usize), SecureError> {
-    let (tag, rest) = bytes
-        .split_first_chunk::<TAG>()
-        .ok_or(SecureError::Malformed)?;
-    let (salt, rest) = rest
-        .split_first_chunk::<SALT>()
-        .ok_or(SecureError::Malformed)?;
-    let length = rest
-        .first_chunk::<2>()
-        .map(|length| u16::from_be_bytes(*length))
-        .ok_or(SecureError::Malformed)?;
+    let (tag, rest) = bytes.split_first_chunk::<TAG>().ok_or(SecureError::Malformed)?;
+    let (salt, rest) = rest.split_first_chunk::<SALT>().ok_or(SecureError::Malformed)?;
+    let length =
+        rest.first_chunk::<2>().map(|length| u16::from_be_bytes(*length)).ok_or(SecureError::Malformed)?;
     if usize::from(length) > MAX_HANDSHAKE {
         return Err(SecureError::TooLong);
     }
@@ -116,10 +110,7 @@ pub fn signal_keys(keys: &PeerKeys, nonce: &[u8; 16]) -> (Sealer, Opener) {
         hasher.update(key).update(nonce);
         *hasher.finalize().as_bytes()
     };
-    (
-        Sealer::new(keys.suite, derive(&keys.send)),
-        Opener::new(keys.suite, derive(&keys.receive)),
-    )
+    (Sealer::new(keys.suite, derive(&keys.send)), Opener::new(keys.suite, derive(&keys.receive)))
 }
 
 #[cfg(test)]
@@ -142,9 +133,6 @@ mod tests {
         assert_eq!(parse_preamble(&head), Ok(([1; TAG], [2; SALT], 6)));
         assert_eq!(&bytes[PREAMBLE..], b"answer");
         assert_eq!(parse_preamble(&[0xff; PREAMBLE]), Err(SecureError::TooLong));
-        assert_eq!(
-            preamble(&[1; TAG], &[2; SALT], &[0; MAX_HANDSHAKE + 1]),
-            Err(SecureError::TooLong)
-        );
+        assert_eq!(preamble(&[1; TAG], &[2; SALT], &[0; MAX_HANDSHAKE + 1]), Err(SecureError::TooLong));
     }
 }

@@ -35,27 +35,13 @@ impl LinkHandshake {
     /// # Errors
     ///
     /// The broker's key is not usable.
-    pub fn peer(
-        own: &SecretKey,
-        broker: Option<&PublicKey>,
-        prologue: &[u8],
-    ) -> Result<Self, SecureError> {
-        let pattern = if broker.is_some() {
-            Pattern::Ik
-        } else {
-            Pattern::Xx
-        };
+    pub fn peer(own: &SecretKey, broker: Option<&PublicKey>, prologue: &[u8]) -> Result<Self, SecureError> {
+        let pattern = if broker.is_some() { Pattern::Ik } else { Pattern::Xx };
         let mut builder = builder(pattern, own, prologue)?;
         if let Some(broker) = broker {
-            builder = builder
-                .remote_public_key(&broker.0)
-                .map_err(|_| SecureError::Malformed)?;
+            builder = builder.remote_public_key(&broker.0).map_err(|_| SecureError::Malformed)?;
         }
-        Ok(LinkHandshake(
-            builder
-                .build_initiator()
-                .map_err(|_| SecureError::Malformed)?,
-        ))
+        Ok(LinkHandshake(builder.build_initiator().map_err(|_| SecureError::Malformed)?))
     }
 
     /// The broker's side.
@@ -65,11 +51,7 @@ impl LinkHandshake {
     /// Its own key is not usable.
     pub fn broker(own: &SecretKey, pattern: Pattern, prologue: &[u8]) -> Result<Self, SecureError> {
         let builder = builder(pattern, own, prologue)?;
-        Ok(LinkHandshake(
-            builder
-                .build_responder()
-                .map_err(|_| SecureError::Malformed)?,
-        ))
+        Ok(LinkHandshake(builder.build_responder().map_err(|_| SecureError::Malformed)?))
     }
 
     /// Whether the next message is ours to write.
@@ -89,10 +71,7 @@ impl LinkHandshake {
     /// It is not our turn, or the payload is too long.
     pub fn write(&mut self, payload: &[u8]) -> Result<Vec<u8>, SecureError> {
         let mut message = vec![0; payload.len() + 160];
-        let length = self
-            .0
-            .write_message(payload, &mut message)
-            .map_err(|_| SecureError::TooLong)?;
+        let length = self.0.write_message(payload, &mut message).map_err(|_| SecureError::TooLong)?;
         message.truncate(length);
         Ok(message)
     }
@@ -104,31 +83,21 @@ impl LinkHandshake {
     /// It does not verify.
     pub fn read(&mut self, message: &[u8]) -> Result<Vec<u8>, SecureError> {
         let mut payload = vec![0; message.len()];
-        let length = self
-            .0
-            .read_message(message, &mut payload)
-            .map_err(|_| SecureError::Forged)?;
+        let length = self.0.read_message(message, &mut payload).map_err(|_| SecureError::Forged)?;
         payload.truncate(length);
         Ok(payload)
     }
 
     /// The other side's static key, once its message was read.
     pub fn remote(&self) -> Option<PublicKey> {
-        self.0
-            .get_remote_static()
-            .and_then(|key| key.try_into().ok())
-            .map(PublicKey)
+        self.0.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey)
     }
 
     /// The two directions of the finished link.
     pub fn finish(mut self) -> (LinkSealer, LinkOpener) {
         let initiator = self.0.is_initiator();
         let (there, back) = self.0.dangerously_get_raw_split();
-        let (send, receive) = if initiator {
-            (there, back)
-        } else {
-            (back, there)
-        };
+        let (send, receive) = if initiator { (there, back) } else { (back, there) };
         (
             LinkSealer(Cipher::new(Suite::ChaCha20Poly1305, send)),
             LinkOpener(Cipher::new(Suite::ChaCha20Poly1305, receive)),
@@ -136,11 +105,7 @@ impl LinkHandshake {
     }
 }
 
-fn builder<'a>(
-    pattern: Pattern,
-    own: &'a SecretKey,
-    prologue: &'a [u8],
-) -> Result<Builder<'a>, SecureError> {
+fn builder<'a>(pattern: Pattern, own: &'a SecretKey, prologue: &'a [u8]) -> Result<Builder<'a>, SecureError> {
     let params = pattern.name().parse().map_err(|_| SecureError::Malformed)?;
     Builder::new(params)
         .local_private_key(own.bytes())
@@ -162,9 +127,7 @@ impl LinkSealer {
         if length > MAX_FRAME {
             return Err(SecureError::TooLong);
         }
-        let header = u16::try_from(length)
-            .map_err(|_| SecureError::TooLong)?
-            .to_be_bytes();
+        let header = u16::try_from(length).map_err(|_| SecureError::TooLong)?.to_be_bytes();
         let tag = self.0.seal(&header, &mut message)?;
         let mut frame = Vec::with_capacity(2 + length);
         frame.extend_from_slice(&header);
@@ -184,9 +147,7 @@ impl LinkOpener {
     ///
     /// It does not verify.
     pub fn open(&mut self, mut sealed: Vec<u8>) -> Result<Vec<u8>, SecureError> {
-        let header = u16::try_from(sealed.len())
-            .map_err(|_| SecureError::TooLong)?
-            .to_be_bytes();
+        let header = u16::try_from(sealed.len()).map_err(|_| SecureError::TooLong)?.to_be_bytes();
         let length = self.0.open(&header, &mut sealed)?.len();
         sealed.truncate(length);
         Ok(sealed)
@@ -203,19 +164,12 @@ mod tests {
     }
 
     fn run(known: Option<PublicKey>) -> Result<(LinkHandshake, LinkHandshake), SecureError> {
-        let pattern = if known.is_some() {
-            Pattern::Ik
-        } else {
-            Pattern::Xx
-        };
+        let pattern = if known.is_some() { Pattern::Ik } else { Pattern::Xx };
         let mut peer = LinkHandshake::peer(&key(1), known.as_ref(), b"hello")?;
         let mut broker = LinkHandshake::broker(&key(2), pattern, b"hello")?;
         while !(peer.is_finished() && broker.is_finished()) {
-            let (writer, reader) = if peer.is_my_turn() {
-                (&mut peer, &mut broker)
-            } else {
-                (&mut broker, &mut peer)
-            };
+            let (writer, reader) =
+                if peer.is_my_turn() { (&mut peer, &mut broker) } else { (&mut broker, &mut peer) };
             assert_eq!(reader.read(&writer.write(b"payload")?)?, b"payload");
         }
         Ok((peer, broker))
@@ -237,9 +191,6 @@ mod tests {
 
     #[test]
     fn another_broker_cannot_answer_for_the_known_one() {
-        assert!(matches!(
-            run(Some(key(3).public())),
-            Err(SecureError::Forged)
-        ));
+        assert!(matches!(run(Some(key(3).public())), Err(SecureError::Forged)));
     }
 }

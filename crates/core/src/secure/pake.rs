@@ -67,12 +67,7 @@ impl Pake {
         } else {
             Spake2::start_b(&password, &waiter, &arriver)
         };
-        Pake {
-            state,
-            share,
-            waits,
-            meeting: meeting.clone(),
-        }
+        Pake { state, share, waits, meeting: meeting.clone() }
     }
 
     /// What the other side needs.
@@ -94,26 +89,15 @@ impl Pake {
         if share.len() != SHARE {
             return Err(SecureError::Malformed);
         }
-        let (first, second) = if self.waits {
-            (&*self.share, share)
-        } else {
-            (share, &*self.share)
-        };
+        let (first, second) = if self.waits { (&*self.share, share) } else { (share, &*self.share) };
         let mut transcript = self.meeting.bytes();
         for part in [&waiter.0[..], &arriver.0[..], first, second] {
             transcript.extend_from_slice(part);
         }
-        let raw = Zeroizing::new(
-            self.state
-                .finish(share)
-                .map_err(|_| SecureError::Malformed)?,
-        );
+        let raw = Zeroizing::new(self.state.finish(share).map_err(|_| SecureError::Malformed)?);
         let mut hasher = blake3::Hasher::new_derive_key("tcpunch v1 code key");
         hasher.update(&raw).update(&transcript);
-        Ok(CodeKey {
-            psk: Zeroizing::new(*hasher.finalize().as_bytes()),
-            transcript,
-        })
+        Ok(CodeKey { psk: Zeroizing::new(*hasher.finalize().as_bytes()), transcript })
     }
 }
 
@@ -129,11 +113,7 @@ mod tests {
     use crate::code::Code;
 
     fn meeting() -> Meeting {
-        Meeting {
-            broker: PublicKey([9; 32]),
-            number: 412,
-            verb: Verb::Listen,
-        }
+        Meeting { broker: PublicKey([9; 32]), number: 412, verb: Verb::Listen }
     }
 
     fn agree(words: [&str; 2], meetings: [&Meeting; 2], arriver_seen_by_waiter: u8) -> bool {
@@ -142,9 +122,7 @@ mod tests {
         let arriver = Pake::arriver(&b, meetings[1]);
         let (x, y) = (waiter.share().clone(), arriver.share().clone());
         let keys = (PublicKey([1; 32]), PublicKey([2; 32]));
-        let one = waiter
-            .finish(&y, &keys.0, &PublicKey([arriver_seen_by_waiter; 32]))
-            .unwrap();
+        let one = waiter.finish(&y, &keys.0, &PublicKey([arriver_seen_by_waiter; 32])).unwrap();
         let two = arriver.finish(&x, &keys.0, &keys.1).unwrap();
         one.psk == two.psk
     }
@@ -160,39 +138,9 @@ mod tests {
     fn number_broker_verb_and_session_keys_are_bound() {
         let m = meeting();
         let words = ["412-abandon-zoo", "412-abandon-zoo"];
-        assert!(!agree(
-            words,
-            [
-                &m,
-                &Meeting {
-                    number: 413,
-                    ..m.clone()
-                }
-            ],
-            2
-        ));
-        assert!(!agree(
-            words,
-            [
-                &m,
-                &Meeting {
-                    broker: PublicKey([8; 32]),
-                    ..m.clone()
-                }
-            ],
-            2
-        ));
-        assert!(!agree(
-            words,
-            [
-                &m,
-                &Meeting {
-                    verb: Verb::Chat,
-                    ..m.clone()
-                }
-            ],
-            2
-        ));
+        assert!(!agree(words, [&m, &Meeting { number: 413, ..m.clone() }], 2));
+        assert!(!agree(words, [&m, &Meeting { broker: PublicKey([8; 32]), ..m.clone() }], 2));
+        assert!(!agree(words, [&m, &Meeting { verb: Verb::Chat, ..m.clone() }], 2));
         assert!(!agree(words, [&m, &m], 3));
     }
 

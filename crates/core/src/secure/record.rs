@@ -73,19 +73,12 @@ impl Sealer {
     /// # Errors
     ///
     /// The payload is longer than [`MAX_RECORD`].
-    pub fn seal(
-        &mut self,
-        kind: Kind,
-        payload: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<(), SecureError> {
+    pub fn seal(&mut self, kind: Kind, payload: &[u8], out: &mut Vec<u8>) -> Result<(), SecureError> {
         if payload.len() > MAX_RECORD {
             return Err(SecureError::TooLong);
         }
         let length = payload.len() + 1 + TAG_LEN;
-        let header = u32::try_from(length)
-            .map_err(|_| SecureError::TooLong)?
-            .to_be_bytes();
+        let header = u32::try_from(length).map_err(|_| SecureError::TooLong)?.to_be_bytes();
         out.reserve(HEADER + length);
         out.extend_from_slice(&header);
         let start = out.len();
@@ -163,9 +156,7 @@ mod tests {
             let mut out = Vec::new();
             for number in 0..RECORDS_PER_KEY * 2 + 3 {
                 out.clear();
-                sealer
-                    .seal(Kind::Ping, &number.to_be_bytes(), &mut out)
-                    .unwrap();
+                sealer.seal(Kind::Ping, &number.to_be_bytes(), &mut out).unwrap();
                 let (kind, payload) = open_one(&mut opener, &mut out).unwrap();
                 assert_eq!((kind, payload), (Kind::Ping, number.to_be_bytes().to_vec()));
             }
@@ -179,46 +170,24 @@ mod tests {
         sealer.seal(Kind::Data, b"one", &mut first).unwrap();
         sealer.seal(Kind::Data, b"two", &mut second).unwrap();
         let (_, mut opener) = pair(Suite::Aes256Gcm);
-        assert_eq!(
-            open_one(&mut opener, &mut second.clone()),
-            Err(SecureError::Forged)
-        );
+        assert_eq!(open_one(&mut opener, &mut second.clone()), Err(SecureError::Forged));
         let (_, mut opener) = pair(Suite::Aes256Gcm);
         open_one(&mut opener, &mut first.clone()).unwrap();
-        assert_eq!(
-            open_one(&mut opener, &mut first.clone()),
-            Err(SecureError::Forged)
-        );
+        assert_eq!(open_one(&mut opener, &mut first.clone()), Err(SecureError::Forged));
         for at in HEADER..first.len() {
             let (_, mut opener) = pair(Suite::Aes256Gcm);
             let mut changed = first.clone();
             changed[at] ^= 1;
-            assert_eq!(
-                open_one(&mut opener, &mut changed),
-                Err(SecureError::Forged),
-                "byte {at}"
-            );
+            assert_eq!(open_one(&mut opener, &mut changed), Err(SecureError::Forged), "byte {at}");
         }
     }
 
     #[test]
     fn lengths_are_checked_before_anything_else() {
-        assert_eq!(
-            Opener::body_length(0u32.to_be_bytes()),
-            Err(SecureError::Malformed)
-        );
-        assert_eq!(
-            Opener::body_length(16u32.to_be_bytes()),
-            Err(SecureError::Malformed)
-        );
-        assert_eq!(
-            Opener::body_length(u32::MAX.to_be_bytes()),
-            Err(SecureError::TooLong)
-        );
-        assert_eq!(
-            Opener::body_length(65_554u32.to_be_bytes()),
-            Err(SecureError::TooLong)
-        );
+        assert_eq!(Opener::body_length(0u32.to_be_bytes()), Err(SecureError::Malformed));
+        assert_eq!(Opener::body_length(16u32.to_be_bytes()), Err(SecureError::Malformed));
+        assert_eq!(Opener::body_length(u32::MAX.to_be_bytes()), Err(SecureError::TooLong));
+        assert_eq!(Opener::body_length(65_554u32.to_be_bytes()), Err(SecureError::TooLong));
         assert_eq!(Opener::body_length(65_553u32.to_be_bytes()), Ok(65_553));
         let (mut sealer, _) = pair(Suite::Aes256Gcm);
         assert_eq!(

@@ -1,0 +1,619 @@
+//! The link to a broker: found, made, kept alive, and made again.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use tcpunch_core::candidate::{Scope, scope};
+use tcpunch_core::identity::{PublicKey, SecretKey};
+use tcpunch_core::limits::{
+    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_RETRY_FIRST, LINK_RETRY_MOST, LINK_WITHIN,
+    MAX_FRAME, NEXT_ADDRESS_AFTER,
+};
+use tcpunch_core::profile::NatProfile;
+use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
+use tcpunch_core::wire::{FromBroker, Preface, ToBroker, decode, encode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::error::BrokerError;
+use crate::port::{self, Families};
+use crate::store::Store;
+
+/// Where a broker is: `HOST[:PORT][#KEY]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The key it must prove, where it was given.
+    pub key: Option<PublicKey>,
+}
+
+/// The text names no broker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no broker: it is written HOST, HOST:PORT or HOST:PORT#KEY, IPv6 in brackets")]
+pub struct BadBroker(String);
+
+impl FromStr for BrokerAddress {
+    type Err = BadBroker;
+
+    fn from_str(text: &str) -> Result<Self, BadBroker> {
+        let bad = || BadBroker(text.chars().take(200).collect());
+        let (place, key) = match text.split_once('#') {
+            Some((place, key)) => (place, Some(key.parse().map_err(|_| bad())?)),
+            None => (text, None),
+        };
+        let (host, port) = if let Some(rest) = place.strip_prefix('[') {
+            let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
+            (host, rest.strip_prefix(':'))
+        } else if place.parse::<std::net::Ipv6Addr>().is_ok() {
+            (place, None)
+        } else {
+            match place.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (place, None),
+            }
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:%".contains(c);
+        if host.is_empty() || host.len() > 253 || !host.chars().all(plain) {
+            return Err(bad());
+        }
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?,
+            None => BROKER_PORT,
+        };
+        Ok(BrokerAddress { host: host.to_owned(), port, key })
+    }
+}
+
+impl fmt::Display for BrokerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+impl BrokerAddress {
+    /// The address as it stands in a code: without the usual port.
+    pub fn in_code(&self) -> String {
+        let text = self.to_string();
+        match text.strip_suffix(&format!(":{BROKER_PORT}")) {
+            Some(host) => host.to_owned(),
+            None => text,
+        }
+    }
+}
+
+/// What the registration tells the endpoint.
+pub(crate) enum Notice {
+    /// The first link of a session stands; what the broker kept of an earlier one is gone.
+    Up {
+        broker: BrokerAddress,
+        key: PublicKey,
+        remote: SocketAddr,
+        local: SocketAddr,
+    },
+    /// One more link of the same session, over the other family.
+    Also { remote: SocketAddr, local: SocketAddr },
+    /// A message, with the broker's address on whose link it came and the own end of that link.
+    Message { message: Box<FromBroker>, remote: SocketAddr, local: SocketAddr },
+    /// The last link is lost.
+    Down,
+    /// The key of the broker changed while links were made again: no use to go on.
+    Refused(BrokerError),
+}
+
+/// What a registration needs.
+pub(crate) struct Setup {
+    pub(crate) brokers: Vec<BrokerAddress>,
+    pub(crate) port: u16,
+    pub(crate) families: Families,
+    pub(crate) session: SecretKey,
+    pub(crate) store: Arc<Store>,
+    pub(crate) timeout: Duration,
+}
+
+struct Link {
+    broker: BrokerAddress,
+    key: PublicKey,
+    remote: SocketAddr,
+    local: SocketAddr,
+    stream: TcpStream,
+    sealer: LinkSealer,
+    opener: LinkOpener,
+}
+
+struct Slot {
+    number: u64,
+    remote: SocketAddr,
+    local: SocketAddr,
+    sealer: LinkSealer,
+    writer: OwnedWriteHalf,
+    reader: AbortHandle,
+    heard: Instant,
+    pinged: Instant,
+}
+
+/// One address of a broker to try.
+#[derive(Clone)]
+struct Target {
+    broker: BrokerAddress,
+    address: SocketAddr,
+    /// The key it must have: pinned, or known from before.
+    key: Option<PublicKey>,
+}
+
+/// Makes the first link and keeps links from then on. Commands are sent on the first link that
+/// stands.
+///
+/// # Errors
+///
+/// No address of any broker could be used.
+pub(crate) async fn register(
+    setup: Setup,
+    notices: mpsc::Sender<Notice>,
+) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
+    let setup = Arc::new(setup);
+    let (link, others) = tokio::time::timeout(setup.timeout, first_link(&setup))
+        .await
+        .unwrap_or_else(|_| Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())])))?;
+    let (commands, queue) = mpsc::channel(64);
+    let (incoming, messages) = mpsc::channel(256);
+    let keeper = Keeper {
+        setup,
+        notices,
+        queue,
+        incoming,
+        messages,
+        slots: Vec::new(),
+        next_number: 0,
+        profile: NatProfile::default(),
+    };
+    tokio::spawn(keeper.run(link, others));
+    Ok(commands)
+}
+
+async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
+    let mut all = Vec::new();
+    let mut tried = Vec::new();
+    for broker in &setup.brokers {
+        let found = match broker.host.parse::<IpAddr>() {
+            Ok(ip) => Ok(vec![SocketAddr::new(ip, broker.port)]),
+            Err(_) => tokio::net::lookup_host((broker.host.as_str(), broker.port))
+                .await
+                .map(|found| found.collect::<Vec<_>>()),
+        };
+        match found {
+            Ok(found) => {
+                // Families alternate, IPv6 first (RFC 8305 section 4).
+                let (v6, v4): (Vec<_>, Vec<_>) =
+                    found.into_iter().filter(|address| setup.families.has(*address)).partition(SocketAddr::is_ipv6);
+                if v6.is_empty() && v4.is_empty() {
+                    tried.push((broker.to_string(), "no address of a family in use".to_owned()));
+                }
+                let known = match broker.key {
+                    Some(key) => Some(key),
+                    None => setup.store.known_broker(&broker.to_string()).ok().flatten().map(PublicKey),
+                };
+                let mut v4 = v4.into_iter();
+                let mut v6 = v6.into_iter();
+                loop {
+                    let pair = [v6.next(), v4.next()];
+                    if pair == [None, None] {
+                        break;
+                    }
+                    for address in pair.into_iter().flatten() {
+                        let key = known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
+                        all.push(Target { broker: broker.clone(), address, key });
+                    }
+                }
+            }
+            Err(error) => tried.push((broker.to_string(), error.to_string())),
+        }
+    }
+    if all.is_empty() { Err(BrokerError::Unreachable(tried)) } else { Ok(all) }
+}
+
+/// Races the addresses; the others of the winner's broker are returned for a second link.
+async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Vec<Target>), BrokerError> {
+    let targets = targets(setup).await?;
+    let mut tried = Vec::new();
+    let mut race = JoinSet::new();
+    let mut waiting = targets.clone().into_iter();
+    loop {
+        if let Some(target) = waiting.next() {
+            let setup = setup.clone();
+            race.spawn(async move {
+                let address = target.address;
+                let result = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await;
+                (address, result.unwrap_or_else(|_| Err(OpenError::Failed("no answer in time".into()))))
+            });
+        } else if race.is_empty() {
+            return Err(BrokerError::Unreachable(tried));
+        }
+        let more = waiting.len() > 0;
+        let ended = tokio::select! {
+            ended = race.join_next() => ended,
+            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if more => None,
+        };
+        match ended {
+            Some(Ok((_, Ok(link)))) => {
+                let family = link.remote.is_ipv4();
+                let others = targets
+                    .into_iter()
+                    .filter(|other| other.broker == link.broker && other.address.is_ipv4() != family)
+                    .collect();
+                return Ok((link, others));
+            }
+            Some(Ok((_, Err(OpenError::KeyChanged(error))))) => return Err(error),
+            Some(Ok((address, Err(OpenError::Failed(what))))) => tried.push((address.to_string(), what)),
+            Some(Err(_)) | None => {}
+        }
+    }
+}
+
+enum OpenError {
+    Failed(String),
+    KeyChanged(BrokerError),
+}
+
+impl From<std::io::Error> for OpenError {
+    fn from(error: std::io::Error) -> Self {
+        OpenError::Failed(error.to_string())
+    }
+}
+
+async fn open(setup: &Setup, target: Target) -> Result<Link, OpenError> {
+    match try_open(setup, &target, target.key).await {
+        Err(OpenError::Failed(what)) if target.key.is_some() => {
+            // A broker with another key can't even read the first message: ask it for its key.
+            match try_open(setup, &target, None).await {
+                Ok(link) => Err(changed(setup, &target, link.key)),
+                Err(_) => Err(OpenError::Failed(what)),
+            }
+        }
+        Ok(link) if target.key.is_none() && scope(link.remote.ip()) != Scope::Loopback => {
+            let name = target.broker.to_string();
+            let store = setup.store.clone();
+            let key = link.key.0;
+            let remembered = tokio::task::spawn_blocking(move || store.remember_broker(&name, key)).await;
+            match remembered {
+                Ok(Ok(crate::store::Remembered::Changed { known })) => {
+                    let target = Target { key: Some(PublicKey(known)), ..target };
+                    Err(changed(setup, &target, link.key))
+                }
+                // A key that can't be kept is asked for again next time.
+                Ok(Ok(_) | Err(_)) | Err(_) => Ok(link),
+            }
+        }
+        result => result,
+    }
+}
+
+fn changed(setup: &Setup, target: &Target, now: PublicKey) -> OpenError {
+    let known = target.key.unwrap_or(now);
+    if known == now {
+        return OpenError::Failed("the handshake failed".into());
+    }
+    let store = match (target.broker.key, setup.store.known_brokers_path()) {
+        (Some(_), _) => "the address that you gave".to_owned(),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => "memory".to_owned(),
+    };
+    OpenError::KeyChanged(BrokerError::KeyChanged { name: target.broker.to_string(), known, now, store })
+}
+
+async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Result<Link, OpenError> {
+    let failed = |what: &str| OpenError::Failed(what.to_owned());
+    let mut stream = port::dial(None, setup.port, target.address)
+        .await
+        .map_err(|refused| OpenError::Failed(refused.error.to_string()))?;
+    let pattern = if key.is_some() { Pattern::Ik } else { Pattern::Xx };
+    let preface = Preface::Link(pattern).encode();
+    let mut handshake = LinkHandshake::peer(&setup.session, key.as_ref(), &preface)
+        .map_err(|_| failed("its key is not usable"))?;
+    let mut greeting = preface.to_vec();
+    greeting.extend(framed(&handshake.write(&[]).map_err(|_| failed("the handshake failed"))?));
+    stream.write_all(&greeting).await?;
+    while !handshake.is_finished() {
+        if handshake.is_my_turn() {
+            let message = handshake.write(&[]).map_err(|_| failed("the handshake failed"))?;
+            stream.write_all(&framed(&message)).await?;
+        } else {
+            let message = read_frame(&mut stream).await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => failed("it closed during the handshake; is it a broker?"),
+                _ => OpenError::from(error),
+            })?;
+            handshake.read(&message).map_err(|_| failed("the handshake failed; is it a broker?"))?;
+        }
+    }
+    let key = handshake.remote().ok_or_else(|| failed("it has no key"))?;
+    let (remote, local) = (stream.peer_addr()?, stream.local_addr()?);
+    let (sealer, opener) = handshake.finish();
+    Ok(Link { broker: target.broker.clone(), key, remote, local, stream, sealer, opener })
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    // Handshake messages are a few hundred bytes.
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&length[..], message].concat()
+}
+
+async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > MAX_FRAME {
+        return Err(std::io::ErrorKind::InvalidData.into());
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+async fn read_messages(mut reader: OwnedReadHalf, mut opener: LinkOpener, number: u64, incoming: mpsc::Sender<(u64, Option<FromBroker>)>) {
+    while let Ok(frame) = read_frame(&mut reader).await {
+        let Some(message) = opener.open(frame).ok().and_then(|bytes| decode(&bytes).ok()) else { break };
+        if incoming.send((number, Some(message))).await.is_err() {
+            return;
+        }
+    }
+    let _ = incoming.send((number, None)).await;
+}
+
+struct Keeper {
+    setup: Arc<Setup>,
+    notices: mpsc::Sender<Notice>,
+    queue: mpsc::Receiver<ToBroker>,
+    incoming: mpsc::Sender<(u64, Option<FromBroker>)>,
+    messages: mpsc::Receiver<(u64, Option<FromBroker>)>,
+    slots: Vec<Slot>,
+    next_number: u64,
+    profile: NatProfile,
+}
+
+impl Keeper {
+    async fn run(mut self, link: Link, others: Vec<Target>) {
+        let mut next = Some((link, others));
+        while let Some((link, others)) = next {
+            let up = Notice::Up {
+                broker: link.broker.clone(),
+                key: link.key,
+                remote: link.remote,
+                local: link.local,
+            };
+            self.install(link).await;
+            if self.notices.send(up).await.is_err() {
+                return;
+            }
+            if !self.keep(others).await {
+                return;
+            }
+            if self.notices.send(Notice::Down).await.is_err() {
+                return;
+            }
+            next = match self.again().await {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    let _ = self.notices.send(Notice::Refused(error)).await;
+                    return;
+                }
+            };
+        }
+    }
+
+    async fn install(&mut self, link: Link) {
+        self.next_number += 1;
+        let (reader, writer) = link.stream.into_split();
+        let task = tokio::spawn(read_messages(reader, link.opener, self.next_number, self.incoming.clone()));
+        self.slots.push(Slot {
+            number: self.next_number,
+            remote: link.remote,
+            local: link.local,
+            sealer: link.sealer,
+            writer,
+            reader: task.abort_handle(),
+            heard: Instant::now(),
+            pinged: Instant::now(),
+        });
+        let number = self.next_number;
+        self.send(Some(number), &ToBroker::Register { profile: self.profile }).await;
+    }
+
+    /// Runs until the last link is gone (true) or nobody wants links any more (false).
+    async fn keep(&mut self, others: Vec<Target>) -> bool {
+        let mut second = JoinSet::new();
+        if !others.is_empty() {
+            let setup = self.setup.clone();
+            second.spawn(async move {
+                for target in others {
+                    if let Ok(Ok(link)) = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await {
+                        return Some(link);
+                    }
+                }
+                None
+            });
+        }
+        while !self.slots.is_empty() {
+            let wake = self
+                .slots
+                .iter()
+                .map(|slot| (slot.heard.max(slot.pinged) + LINK_PING_EVERY).min(slot.heard + LINK_DEAD_AFTER))
+                .min()
+                .unwrap_or_else(|| Instant::now() + LINK_PING_EVERY);
+            tokio::select! {
+                command = self.queue.recv() => {
+                    let Some(command) = command else { return false };
+                    if let ToBroker::Profile(profile) = command {
+                        self.profile = profile;
+                    }
+                    self.send(None, &command).await;
+                }
+                Some((number, message)) = self.messages.recv() => {
+                    if !self.received(number, message).await {
+                        return false;
+                    }
+                }
+                Some(found) = second.join_next() => {
+                    if let Ok(Some(link)) = found {
+                        let also = Notice::Also { remote: link.remote, local: link.local };
+                        self.install(link).await;
+                        if self.notices.send(also).await.is_err() {
+                            return false;
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => self.ping().await,
+            }
+        }
+        true
+    }
+
+    async fn received(&mut self, number: u64, message: Option<FromBroker>) -> bool {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else { return true };
+        slot.heard = Instant::now();
+        match message {
+            None => {
+                self.drop_slot(number);
+                true
+            }
+            Some(FromBroker::Ping(question)) => {
+                self.send(Some(number), &ToBroker::Pong(question)).await;
+                true
+            }
+            Some(message) => {
+                let notice =
+                    Notice::Message { message: Box::new(message), remote: slot.remote, local: slot.local };
+                self.notices.send(notice).await.is_ok()
+            }
+        }
+    }
+
+    async fn ping(&mut self) {
+        let now = Instant::now();
+        let numbers: Vec<(u64, Instant)> = self.slots.iter().map(|slot| (slot.number, slot.heard)).collect();
+        for (number, heard) in numbers {
+            if now >= heard + LINK_DEAD_AFTER {
+                self.drop_slot(number);
+            } else if now >= heard + LINK_PING_EVERY {
+                if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
+                    slot.pinged = now;
+                }
+                self.send(Some(number), &ToBroker::Ping(0)).await;
+            }
+        }
+    }
+
+    /// Sends on that link, or on the first that stands; a link that does not take it is dropped.
+    async fn send(&mut self, number: Option<u64>, message: &ToBroker) {
+        let Ok(bytes) = encode(message) else {
+            tracing::error!("a message is longer than allowed");
+            return;
+        };
+        loop {
+            let slot = match number {
+                Some(number) => self.slots.iter_mut().find(|slot| slot.number == number),
+                None => self.slots.first_mut(),
+            };
+            let Some(slot) = slot else { return };
+            let Ok(frame) = slot.sealer.seal(bytes.clone()) else { return };
+            let written = tokio::time::timeout(LINK_WITHIN, slot.writer.write_all(&frame)).await;
+            if matches!(written, Ok(Ok(()))) {
+                return;
+            }
+            let dead = slot.number;
+            self.drop_slot(dead);
+            if number.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Closed with a reset: otherwise the next link from the same port can't be made while the
+    /// other end has not closed.
+    fn drop_slot(&mut self, number: u64) {
+        if let Some(at) = self.slots.iter().position(|slot| slot.number == number) {
+            let slot = self.slots.swap_remove(at);
+            port::abort(slot.writer.as_ref());
+            slot.reader.abort();
+        }
+    }
+
+    async fn again(&mut self) -> Result<(Link, Vec<Target>), BrokerError> {
+        let mut pause = LINK_RETRY_FIRST;
+        loop {
+            let jitter: f64 = rand::rng().random_range(0.5..1.5);
+            let sleep = tokio::time::sleep(pause.mul_f64(jitter));
+            tokio::pin!(sleep);
+            loop {
+                tokio::select! {
+                    () = &mut sleep => break,
+                    // What is asked for while no link stands is asked for again by the endpoint.
+                    command = self.queue.recv() => match command {
+                        Some(ToBroker::Profile(profile)) => self.profile = profile,
+                        Some(_) => {}
+                        None => return Err(BrokerError::Lost),
+                    },
+                    Some(_) = self.messages.recv() => {}
+                }
+            }
+            match first_link(&self.setup).await {
+                Ok(found) => return Ok(found),
+                Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
+                Err(_) => pause = (pause * 2).min(LINK_RETRY_MOST),
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            slot.reader.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_addresses_are_read() {
+        for (text, host, port) in [
+            ("broker.example", "broker.example", BROKER_PORT),
+            ("broker.example:99", "broker.example", 99),
+            ("192.168.1.5", "192.168.1.5", BROKER_PORT),
+            ("[2001:db8::1]:99", "2001:db8::1", 99),
+            ("[2001:db8::1]", "2001:db8::1", BROKER_PORT),
+            ("2001:db8::1", "2001:db8::1", BROKER_PORT),
+        ] {
+            let broker: BrokerAddress = text.parse().unwrap();
+            assert_eq!((broker.host.as_str(), broker.port, broker.key), (host, port, None), "{text}");
+            assert_eq!(broker.to_string().parse(), Ok(broker));
+        }
+        let pinned: BrokerAddress = format!("b:1#{}", "0a".repeat(32)).parse().unwrap();
+        assert_eq!(pinned.key, Some(PublicKey([10; 32])));
+    }
+
+    #[test]
+    fn what_is_no_broker_is_refused() {
+        for text in ["", ":1", "a:0", "a:b", "a:99999", "a b", "[::1", "[zz]:1", "a#12", "a\n:1", "$(x)"] {
+            assert!(text.parse::<BrokerAddress>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn codes_carry_no_usual_port() {
+        let in_code = |text: &str| text.parse::<BrokerAddress>().unwrap().in_code();
+        assert_eq!(in_code("b.example:7766"), "b.example");
+        assert_eq!(in_code("b.example:7767"), "b.example:7767");
+        assert_eq!(in_code("[::1]:7766"), "[::1]");
+    }
+}
