@@ -20,7 +20,8 @@ use crate::limits::{
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal, ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal,
+    ToBroker,
 };
 
 /// Names a link; the driver never uses one twice.
@@ -359,7 +360,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let held = self.per_address.get(&subscriber(observed.ip())).copied().unwrap_or(0);
         if self.links.len() >= BROKER_LINKS || held >= BROKER_LINKS_PER_ADDRESS {
             let refusal = if held >= BROKER_LINKS_PER_ADDRESS { Refusal::TooMany } else { Refusal::Full };
-            self.send(link, FromBroker::Refused(refusal));
+            self.send(link, FromBroker::Refused { about: About::Link, refusal });
             self.outputs.push_back(Output::Close { link });
             return;
         }
@@ -531,7 +532,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             None
         };
         if let Some(refusal) = refusal {
-            return self.send(link, FromBroker::Refused(refusal));
+            return self.send(link, FromBroker::Refused { about: About::Join, refusal });
         }
         let others: Vec<PublicKey> =
             self.lobby.iter().copied().filter(|member| !connected.contains(member)).collect();
@@ -558,10 +559,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn open(&mut self, now: Instant, link: LinkId, peer: PublicKey, verb: Verb, again: Option<u32>) {
         let own = self.codes.values().filter(|code| code.owner == peer).count();
         if own >= CODES_PER_SESSION {
-            return self.send(link, FromBroker::Refused(Refusal::TooMany));
+            return self.send(link, FromBroker::Refused { about: About::Open, refusal: Refusal::TooMany });
         }
         if self.codes.len() >= BROKER_CODES {
-            return self.send(link, FromBroker::Refused(Refusal::Full));
+            return self.send(link, FromBroker::Refused { about: About::Open, refusal: Refusal::Full });
         }
         let number = again
             .filter(|number| {
@@ -612,7 +613,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         };
         let pending = self.sessions.get(&peer).map_or(0, |session| session.claims) as usize;
         if pending >= CLAIMS_PER_CODE || !self.claim_rates.allow(now, observed.ip()) {
-            return self.send(link, FromBroker::Refused(Refusal::TooMany));
+            return self
+                .send(link, FromBroker::Refused { about: About::Claim(number), refusal: Refusal::TooMany });
         }
         let refusal = match self.codes.get(&number) {
             None => Some(Refusal::NoSuchCode),
@@ -621,7 +623,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             Some(_) => None,
         };
         if let Some(refusal) = refusal {
-            return self.send(link, FromBroker::Refused(refusal));
+            return self.send(link, FromBroker::Refused { about: About::Claim(number), refusal });
         }
         let id: ClaimId = self.rng.random();
         self.claims.insert(id, Claim { number, arriver: peer, generation: 0 });
@@ -637,37 +639,47 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let Some(claim) = self.claims.get_mut(&id) else {
             return;
         };
-        let arriver = claim.arriver;
-        let Some(code) = self.codes.get_mut(&claim.number) else {
+        let (arriver, number) = (claim.arriver, claim.number);
+        let Some(code) = self.codes.get_mut(&number) else {
             self.remove_claim(id);
-            self.send_to(arriver, FromBroker::Refused(Refusal::NoSuchCode));
+            self.send_to(
+                arriver,
+                FromBroker::Refused { about: About::Claim(number), refusal: Refusal::NoSuchCode },
+            );
             return;
         };
         match &code.share {
             Some(share) => {
                 claim.generation = code.generation;
-                let message = FromBroker::Claimed { claim: id, waiter: code.owner, share: share.clone() };
+                let message =
+                    FromBroker::Claimed { number, claim: id, waiter: code.owner, share: share.clone() };
                 self.send_to(arriver, message);
             }
             None if code.waiting.len() < CLAIMS_PER_CODE => code.waiting.push_back(id),
             None => {
                 self.remove_claim(id);
-                self.send_to(arriver, FromBroker::Refused(Refusal::TooMany));
+                self.send_to(
+                    arriver,
+                    FromBroker::Refused { about: About::Claim(number), refusal: Refusal::TooMany },
+                );
             }
         }
     }
 
     fn prove(&mut self, link: LinkId, peer: PublicKey, id: ClaimId, share: Share, handshake: Vec<u8>) {
         let Some(claim) = self.claims.get(&id).filter(|claim| claim.arriver == peer) else {
-            return self.send(link, FromBroker::Refused(Refusal::NoSuchCode));
+            return self
+                .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::NoSuchCode });
         };
         if share.len() != SHARE || handshake.len() > MAX_HANDSHAKE {
-            return self.send(link, FromBroker::Refused(Refusal::OutOfOrder));
+            return self
+                .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::OutOfOrder });
         }
         let number = claim.number;
         let Some(code) = self.codes.get_mut(&number) else {
             self.remove_claim(id);
-            return self.send(link, FromBroker::Refused(Refusal::NoSuchCode));
+            return self
+                .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::NoSuchCode });
         };
         if code.share.is_none() || code.generation != claim.generation {
             return self.hand_out(id);
@@ -733,7 +745,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             self.claims.iter().filter(|(_, claim)| claim.number == number).map(|(id, _)| *id).collect();
         for id in orphans {
             if let Some(claim) = self.remove_claim(id) {
-                self.send_to(claim.arriver, FromBroker::Refused(Refusal::NoSuchCode));
+                self.send_to(
+                    claim.arriver,
+                    FromBroker::Refused { about: About::Claim(number), refusal: Refusal::NoSuchCode },
+                );
             }
         }
     }
@@ -783,7 +798,11 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .filter(|address| scope(address.ip()) == Scope::Global)
             .all(|address| self.introduction_rates.allow(now, address.ip()));
         if !allowed {
-            self.send_to(arriver, FromBroker::Refused(Refusal::TooMany));
+            let about = match arriver_met {
+                Met::CodeArriver { claim, .. } | Met::CodeWaiter { claim } => About::Proof(claim),
+                Met::LobbyArriver { .. } | Met::LobbyWaiter { .. } => About::Join,
+            };
+            self.send_to(arriver, FromBroker::Refused { about, refusal: Refusal::TooMany });
             return;
         }
         let id: IntroductionId = self.rng.random();

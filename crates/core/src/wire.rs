@@ -206,6 +206,8 @@ pub enum FromBroker {
     },
     /// The answer to a claim: prove it with this share.
     Claimed {
+        /// Number of the code.
+        number: u32,
         /// Number of the claim.
         claim: ClaimId,
         /// Session key of who opened the code.
@@ -281,7 +283,12 @@ pub enum FromBroker {
         peer: PublicKey,
     },
     /// What was asked for is not to be had.
-    Refused(Refusal),
+    Refused {
+        /// What it answers.
+        about: About,
+        /// Why.
+        refusal: Refusal,
+    },
     /// Is anybody there?
     Ping(u32),
     /// Answers a ping.
@@ -335,6 +342,21 @@ pub enum Met {
         /// The claim.
         claim: ClaimId,
     },
+}
+
+/// What a refusal answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum About {
+    /// The link itself; it will be closed.
+    Link,
+    /// Joining the lobby, or being introduced to a member.
+    Join,
+    /// Opening a code.
+    Open,
+    /// The claim of this number.
+    Claim(u32),
+    /// This claim, when it was proven.
+    Proof(ClaimId),
 }
 
 /// Why a broker does not do what was asked.
