@@ -642,3 +642,36 @@ impl Pump {
         Ok(())
     }
 }
+
+/// Looks at a connection from outside, without keeping it open.
+#[derive(Clone)]
+pub struct ConnectionHandle(std::sync::Weak<Shared>);
+
+impl Connection {
+    /// A handle that does not keep the connection.
+    pub fn handle(&self) -> ConnectionHandle {
+        ConnectionHandle(Arc::downgrade(&self.shared))
+    }
+}
+
+impl ConnectionHandle {
+    /// Whether it is neither lost nor ended.
+    pub fn is_alive(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| {
+            lock(&shared.lost).is_none()
+                && !shared.dropped.load(std::sync::atomic::Ordering::Acquire)
+                && !(lock(&shared.receiving).ended && lock(&shared.sending).ended)
+        })
+    }
+
+    /// Ends it at once, with a reset, so that its 4-tuple is free.
+    pub fn abort(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            lock(&shared.lost).get_or_insert(Lost::Dropped);
+            crate::port::abort(&shared.socket);
+            shared.dropped.store(true, std::sync::atomic::Ordering::Release);
+            shared.wake_pump.notify_one();
+            shared.wake_both();
+        }
+    }
+}

@@ -1,3 +1,40 @@
 //! A direct, end-to-end encrypted TCP connection between two computers behind NATs.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = tcpunch::Endpoint::builder().broker("broker.example".parse()?).bind().await?;
+//! let mut invite = endpoint.invite().await?;
+//! println!("tell the other side: {}", invite.code());
+//! let connection = invite.accept().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! The other side:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = tcpunch::Endpoint::builder().broker("broker.example".parse()?).bind().await?;
+//! let connection = endpoint.connect("412-cobalt-hero@broker.example".parse()?).await?;
+//! # Ok(()) }
+//! ```
 
+mod attempt;
+mod connection;
+mod diagnose;
+mod endpoint;
+mod error;
+mod gather;
+mod hub;
+mod listener;
+mod port;
+mod registration;
 pub mod store;
+
+pub use connection::{Connection, ConnectionHandle, Lost, PathInfo};
+pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};
+pub use error::{BindError, BrokerError, ConnectError, Event};
+pub use port::{Families, PortError};
+pub use registration::{BadBroker, BrokerAddress};
+pub use tcpunch_core::code::{Code, Verb};
+pub use tcpunch_core::identity::PublicKey;
+pub use tcpunch_core::plan::{Obstacle, Path};

@@ -40,11 +40,21 @@ pub struct Payload {
 }
 
 impl Payload {
-    fn encode(&self) -> Result<Vec<u8>, SecureError> {
+    /// The bytes.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: there is no bound within.
+    pub fn encode(&self) -> Result<Vec<u8>, SecureError> {
         postcard::to_allocvec(self).map_err(|_| SecureError::Malformed)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, SecureError> {
+    /// Reads the bytes; host candidates beyond the bound are left out.
+    ///
+    /// # Errors
+    ///
+    /// They are malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SecureError> {
         let mut payload: Payload = postcard::from_bytes(bytes).map_err(|_| SecureError::Malformed)?;
         payload.hosts.truncate(MAX_HOST_CANDIDATES);
         Ok(payload)

@@ -1,0 +1,512 @@
+//! The one loop that drives a puncher: sockets, tags and first records of one attempt.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
+use tcpunch_core::identity::PublicKey;
+use tcpunch_core::limits::SYMMETRIC_WITHIN;
+use tcpunch_core::plan::{Obstacle, Path, first_candidates, host_candidates};
+use tcpunch_core::profile::NatProfile;
+use tcpunch_core::puncher::{Config, Finished, Input, Output, Puncher, SocketId};
+use tcpunch_core::secure::{
+    HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer, Tag, parse_preamble,
+    preamble, signal_keys, tags,
+};
+use tcpunch_core::wire::{Introduction, Signal, ToBroker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::connection::{Connection, Parts, PathInfo};
+use crate::endpoint::EventSink;
+use crate::error::Event;
+use crate::listener::{Arrival, Router};
+use crate::port::{self, DialError};
+
+/// What is told to a running attempt.
+pub(crate) enum Message {
+    /// The broker's signal to fire.
+    Go,
+    /// What the peer said through the broker.
+    Signal(Signal),
+    /// The broker saw the peer at one more address.
+    SeenAt(SocketAddr),
+    /// What is known of the peer's network.
+    Profile(NatProfile),
+    /// A connection with this attempt's tag came in.
+    Arrived(Arrival),
+}
+
+/// What the peers agreed on before the attempt.
+pub(crate) enum Secrets {
+    /// The keys, and the handshake message that the peer may still need.
+    Keys(PeerKeys, Vec<u8>),
+    /// The peer's answer is awaited, through the broker or on a lane.
+    Opening(Box<Opening>),
+}
+
+/// Which local addresses links to brokers have; connects to the wide internet use the same.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sources {
+    pub(crate) v4: Option<IpAddr>,
+    pub(crate) v6: Option<IpAddr>,
+}
+
+/// What an attempt needs.
+pub(crate) struct Reach {
+    pub(crate) own: PublicKey,
+    pub(crate) introduction: Introduction,
+    pub(crate) introduced: Instant,
+    pub(crate) timeout: Duration,
+    /// The peer's host candidates as far as they are known.
+    pub(crate) hosts: Vec<SocketAddr>,
+    /// Own host candidates that the peer may be told.
+    pub(crate) tell: Vec<SocketAddr>,
+    pub(crate) here: Surroundings,
+    pub(crate) sources: Sources,
+    pub(crate) profile: watch::Receiver<NatProfile>,
+    pub(crate) link: mpsc::Sender<ToBroker>,
+    pub(crate) events: EventSink,
+}
+
+/// A connection on which both sides have shown that they have the keys.
+struct Lane {
+    stream: TcpStream,
+    local: SocketAddr,
+    remote: SocketAddr,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+struct Authenticated {
+    lane: Lane,
+    salt: [u8; SALT],
+    nominated: bool,
+}
+
+/// Reaches the peer, or says why not.
+pub(crate) async fn reach(
+    reach: Reach,
+    secrets: Secrets,
+    inbox: (mpsc::Sender<Message>, mpsc::Receiver<Message>),
+    router: Arc<Router>,
+) -> Result<Connection, Box<Obstacle>> {
+    let (address, mut messages) = inbox;
+    let (own_tag, peer_tag) = tags(&reach.introduction.nonce, &reach.own, &reach.introduction.peer);
+    let _expectation = router.expect(peer_tag, address);
+    let mut attempt = Attempt::new(reach, secrets, own_tag, peer_tag);
+    attempt.begin();
+    loop {
+        let wait = loop {
+            match attempt.puncher.poll(Instant::now()) {
+                Output::Wait(at) => break at,
+                Output::Finished(finished) => return attempt.finish(*finished),
+                output => attempt.carry_out(output),
+            }
+        };
+        attempt.step(&mut messages, wait).await;
+    }
+}
+
+struct Attempt {
+    reach: Reach,
+    own_tag: Tag,
+    peer_tag: Tag,
+    puncher: Puncher<StdRng>,
+    peer_profile: NatProfile,
+    opening: Option<Box<Opening>>,
+    answer: Arc<[u8]>,
+    keys: watch::Sender<Option<LaneKeys>>,
+    signals: Option<(Sealer, Opener)>,
+    answers: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
+    dials: JoinSet<(SocketId, Result<TcpStream, DialError>)>,
+    lanes: JoinSet<(SocketId, Option<Authenticated>)>,
+    nominations: JoinSet<(SocketId, Option<Lane>)>,
+    tasks: HashMap<SocketId, AbortHandle>,
+    connected: HashMap<SocketId, (TcpStream, SocketAddr, Option<ArrivalHead>)>,
+    verified: HashMap<SocketId, Lane>,
+    salts: HashSet<[u8; SALT]>,
+    controlling: bool,
+}
+
+impl Attempt {
+    fn new(reach: Reach, secrets: Secrets, own_tag: Tag, peer_tag: Tag) -> Self {
+        // One fixed rule that both sides can apply: the greater session key chooses.
+        let controlling = reach.own > reach.introduction.peer;
+        let config = Config {
+            controlling,
+            round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
+            introduced: reach.introduced,
+            deadline: reach.introduced + reach.timeout,
+        };
+        let (keys, _) = watch::channel(None);
+        let mut opening = None;
+        let mut answer = Vec::new();
+        let mut signals = None;
+        let nonce = reach.introduction.nonce;
+        match secrets {
+            Secrets::Keys(peer_keys, message) => {
+                signals = Some(signal_keys(&peer_keys, &nonce));
+                keys.send_replace(Some(LaneKeys::new(peer_keys, nonce)));
+                answer = message;
+            }
+            Secrets::Opening(waiting) => opening = Some(waiting),
+        }
+        Attempt {
+            own_tag,
+            peer_tag,
+            puncher: Puncher::new(config, StdRng::from_os_rng()),
+            peer_profile: reach.introduction.profile,
+            opening,
+            answer: answer.into(),
+            keys,
+            signals,
+            answers: mpsc::channel(4),
+            dials: JoinSet::new(),
+            lanes: JoinSet::new(),
+            nominations: JoinSet::new(),
+            tasks: HashMap::new(),
+            connected: HashMap::new(),
+            verified: HashMap::new(),
+            salts: HashSet::new(),
+            controlling,
+            reach,
+        }
+    }
+
+    fn begin(&mut self) {
+        let addresses = self.reach.introduction.addresses.clone();
+        let first = first_candidates(&addresses, &self.reach.introduction.public, &self.reach.here);
+        self.candidates(first);
+        let hosts = std::mem::take(&mut self.reach.hosts);
+        self.hosts(&hosts);
+        self.judge();
+    }
+
+    fn candidates(&mut self, candidates: Vec<Candidate>) {
+        for candidate in candidates {
+            self.puncher.handle(Instant::now(), Input::Candidate(candidate));
+        }
+    }
+
+    fn hosts(&mut self, hosts: &[SocketAddr]) {
+        let addresses = &self.reach.introduction.addresses;
+        let candidates = host_candidates(hosts, addresses, &self.reach.here);
+        self.candidates(candidates);
+    }
+
+    /// An attempt with a symmetric NAT on either side has shown all it can after a few seconds.
+    fn judge(&mut self) {
+        if self.peer_profile.is_symmetric() || self.reach.profile.borrow().is_symmetric() {
+            self.puncher.give_up_at(self.reach.introduced + SYMMETRIC_WITHIN);
+        }
+    }
+
+    async fn step(&mut self, messages: &mut mpsc::Receiver<Message>, wait: Instant) {
+        tokio::select! {
+            Some(message) = messages.recv() => self.message(message),
+            Some(answer) = self.answers.1.recv() => self.answer(&answer),
+            Some(ended) = self.dials.join_next() => {
+                if let Ok((socket, result)) = ended {
+                    self.dialled(socket, result);
+                }
+            }
+            Some(ended) = self.lanes.join_next() => {
+                if let Ok((socket, result)) = ended {
+                    self.authenticated(socket, result);
+                }
+            }
+            Some(ended) = self.nominations.join_next() => {
+                if let Ok((socket, lane)) = ended {
+                    let input = match lane {
+                        Some(lane) => {
+                            self.verified.insert(socket, lane);
+                            Input::Nominated { socket }
+                        }
+                        None => Input::Failed { socket },
+                    };
+                    self.puncher.handle(Instant::now(), input);
+                }
+            }
+            Ok(()) = self.reach.profile.changed() => self.judge(),
+            () = tokio::time::sleep_until(wait.into()) => {}
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Go => self.puncher.handle(Instant::now(), Input::Go),
+            Message::Signal(Signal::Answer(answer)) => self.answer(&answer),
+            Message::Signal(Signal::Sealed(record)) => self.sealed(record),
+            Message::SeenAt(address) => {
+                self.reach.introduction.addresses.push(address);
+                let found = first_candidates(&[address], &[], &self.reach.here);
+                self.candidates(found);
+            }
+            Message::Profile(profile) => {
+                self.peer_profile = profile;
+                self.judge();
+            }
+            Message::Arrived(arrival) => {
+                let socket = self.puncher.name_socket();
+                let remote = arrival.remote;
+                let Arrival { stream, remote: from, salt, handshake } = arrival;
+                let head = ArrivalHead { salt, handshake };
+                self.connected.insert(socket, (stream, from, Some(head)));
+                self.puncher.handle(Instant::now(), Input::Accepted { socket, remote });
+            }
+        }
+    }
+
+    /// The responder's handshake message, from wherever it comes first.
+    fn answer(&mut self, answer: &[u8]) {
+        let Some(opening) = self.opening.take() else { return };
+        let Ok((keys, payload)) = opening.finish(&self.reach.introduction.peer, answer) else {
+            tracing::warn!("the answer to the handshake does not verify");
+            return;
+        };
+        let nonce = self.reach.introduction.nonce;
+        let (mut sealer, opener) = signal_keys(&keys, &nonce);
+        self.keys.send_replace(Some(LaneKeys::new(keys, nonce)));
+        self.hosts(&payload.hosts);
+        if !self.reach.tell.is_empty() {
+            let payload = Payload { hosts: std::mem::take(&mut self.reach.tell), ..Payload::default() };
+            let mut record = Vec::new();
+            if let Ok(bytes) = payload.encode()
+                && sealer.seal(Kind::Data, &bytes, &mut record).is_ok()
+            {
+                let introduction = self.reach.introduction.id;
+                let relay = ToBroker::Relay { introduction, signal: Signal::Sealed(record) };
+                let _ = self.reach.link.try_send(relay);
+            }
+        }
+        self.signals = Some((sealer, opener));
+    }
+
+    fn sealed(&mut self, mut record: Vec<u8>) {
+        let Some((_, opener)) = &mut self.signals else { return };
+        let Some(header) = record.first_chunk::<HEADER>().copied() else { return };
+        let Some(body) = record.get_mut(HEADER..) else { return };
+        if Opener::body_length(header) != Ok(body.len()) {
+            return;
+        }
+        let payload = opener.open(header, body).ok().and_then(|(_, bytes)| Payload::decode(bytes).ok());
+        if let Some(payload) = payload {
+            self.hosts(&payload.hosts);
+        }
+    }
+
+    fn dialled(&mut self, socket: SocketId, result: Result<TcpStream, DialError>) {
+        let outcome = match result {
+            Ok(stream) => match stream.peer_addr() {
+                Ok(remote) => {
+                    self.connected.insert(socket, (stream, remote, None));
+                    tcpunch_core::puncher::Dialled::Connected
+                }
+                Err(_) => tcpunch_core::puncher::Dialled::Refused,
+            },
+            Err(refused) => refused.outcome,
+        };
+        self.puncher.handle(Instant::now(), Input::Dialled { socket, outcome });
+    }
+
+    fn authenticated(&mut self, socket: SocketId, result: Option<Authenticated>) {
+        // What was said on one connection proves nothing on another.
+        let fresh = result.filter(|result| self.salts.insert(result.salt));
+        let input = match fresh {
+            Some(Authenticated { lane, nominated, .. }) if self.controlling || nominated => {
+                self.verified.insert(socket, lane);
+                Input::Verified { socket, nominated }
+            }
+            Some(Authenticated { lane, .. }) => {
+                let task = self.nominations.spawn(async move { (socket, await_nomination(lane).await) });
+                self.tasks.insert(socket, task);
+                Input::Verified { socket, nominated: false }
+            }
+            None => Input::Failed { socket },
+        };
+        self.puncher.handle(Instant::now(), input);
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Dial { socket, remote } => {
+                (self.reach.events)(Event::Fired {
+                    peer: self.reach.introduction.peer,
+                    port: self.reach.here.port,
+                    remote,
+                });
+                let source = self.source(remote);
+                let port = self.reach.here.port;
+                let task = self.dials.spawn(async move { (socket, port::dial(source, port, remote).await) });
+                self.tasks.insert(socket, task);
+            }
+            Output::Authenticate { socket, nominate } => {
+                let Some((stream, remote, arrival)) = self.connected.remove(&socket) else { return };
+                let exchange = Exchange {
+                    stream,
+                    remote,
+                    arrival,
+                    tags: (self.own_tag, self.peer_tag),
+                    nominate,
+                    keys: self.keys.subscribe(),
+                    answer: self.answer.clone(),
+                    answers: self.answers.0.clone(),
+                };
+                let task = self.lanes.spawn(async move { (socket, exchange.run().await) });
+                self.tasks.insert(socket, task);
+            }
+            Output::Nominate { socket } => {
+                if let Some(lane) = self.verified.get_mut(&socket) {
+                    let mut record = Vec::new();
+                    // A fresh connection's buffer takes these few bytes at once.
+                    if lane.sealer.seal(Kind::Nominate, &[], &mut record).is_ok() {
+                        let _ = lane.stream.try_write(&record);
+                    }
+                }
+            }
+            Output::Close { socket } => {
+                if let Some(task) = self.tasks.remove(&socket) {
+                    task.abort();
+                }
+                self.connected.remove(&socket);
+                self.verified.remove(&socket);
+            }
+            Output::Wait(_) | Output::Finished(_) => {}
+        }
+    }
+
+    /// The address that the link to the broker has, so that the NAT's mapping is the same; not on
+    /// this side of it, where the kernel's routes know better.
+    fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
+        let source = if remote.is_ipv4() { self.reach.sources.v4 } else { self.reach.sources.v6 };
+        source.filter(|ip| scope(remote.ip()) == Scope::Global && scope(*ip) != Scope::Loopback)
+    }
+
+    fn finish(mut self, finished: Finished) -> Result<Connection, Box<Obstacle>> {
+        let own = *self.reach.profile.borrow();
+        let winner = finished.winner.and_then(|winner| self.verified.remove(&winner.socket));
+        let Some(lane) = winner else {
+            let addresses = &self.reach.introduction.addresses;
+            let near = |address: &SocketAddr| scope(address.ip()) <= Scope::Private;
+            let beside_broker = !addresses.is_empty()
+                && addresses.iter().all(near)
+                && self.reach.introduction.public.is_empty()
+                && !self.reach.here.observed.iter().any(near);
+            return Err(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }));
+        };
+        let info = PathInfo {
+            path: Path::of(lane.local, lane.remote, [own.translated, self.peer_profile.translated]),
+            local: lane.local,
+            remote: lane.remote,
+            tries: 1,
+            syns: finished.syns,
+            elapsed: self.reach.introduced.elapsed(),
+        };
+        Ok(Connection::new(Parts {
+            socket: lane.stream,
+            sealer: lane.sealer,
+            opener: lane.opener,
+            peer: self.reach.introduction.peer,
+            info,
+        }))
+    }
+}
+
+/// What was read from a connection that came in, before it found its attempt.
+struct ArrivalHead {
+    salt: [u8; SALT],
+    handshake: usize,
+}
+
+/// Tags and first records on one connection. Both sides speak at once.
+struct Exchange {
+    stream: TcpStream,
+    remote: SocketAddr,
+    arrival: Option<ArrivalHead>,
+    tags: (Tag, Tag),
+    nominate: bool,
+    keys: watch::Receiver<Option<LaneKeys>>,
+    answer: Arc<[u8]>,
+    answers: mpsc::Sender<Vec<u8>>,
+}
+
+impl Exchange {
+    /// `None` where the other end is not the peer.
+    async fn run(mut self) -> Option<Authenticated> {
+        let local = self.stream.local_addr().ok()?;
+        let own_salt = LaneKeys::salt(&mut rand::rng());
+        let mut out = preamble(&self.tags.0, &own_salt, &self.answer).ok()?;
+        let mut sealer = None;
+        let ready = self.keys.borrow().clone();
+        if let Some(keys) = ready {
+            sealer = Some(self.confirm(&keys, &own_salt, &mut out)?);
+        }
+        self.stream.write_all(&out).await.ok()?;
+        let ArrivalHead { salt, handshake } = match self.arrival.take() {
+            Some(head) => head,
+            None => {
+                let mut head = [0; PREAMBLE];
+                self.stream.read_exact(&mut head).await.ok()?;
+                let (tag, salt, handshake) = parse_preamble(&head).ok()?;
+                if tag != self.tags.1 {
+                    return None;
+                }
+                ArrivalHead { salt, handshake }
+            }
+        };
+        if handshake > 0 {
+            let mut message = vec![0; handshake];
+            self.stream.read_exact(&mut message).await.ok()?;
+            self.answers.send(message).await.ok()?;
+        }
+        let keys = self.keys.wait_for(Option::is_some).await.ok()?.clone()?;
+        let sealer = match sealer {
+            Some(sealer) => sealer,
+            None => {
+                let mut out = Vec::new();
+                let sealer = self.confirm(&keys, &own_salt, &mut out)?;
+                self.stream.write_all(&out).await.ok()?;
+                sealer
+            }
+        };
+        let mut opener = keys.opener(&salt);
+        let (kind, payload) = read_record(&mut self.stream, &mut opener).await?;
+        if kind != Kind::Confirm {
+            return None;
+        }
+        let nominated = payload.first() == Some(&1);
+        let lane = Lane { stream: self.stream, local, remote: self.remote, sealer, opener };
+        Some(Authenticated { lane, salt, nominated })
+    }
+
+    fn confirm(&self, keys: &LaneKeys, salt: &[u8; SALT], out: &mut Vec<u8>) -> Option<Sealer> {
+        let mut sealer = keys.sealer(salt);
+        sealer.seal(Kind::Confirm, &[u8::from(self.nominate)], out).ok()?;
+        Some(sealer)
+    }
+}
+
+async fn read_record(stream: &mut TcpStream, opener: &mut Opener) -> Option<(Kind, Vec<u8>)> {
+    let mut header = [0; HEADER];
+    stream.read_exact(&mut header).await.ok()?;
+    let length = Opener::body_length(header).ok()?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    let (kind, payload) = opener.open(header, &mut body).ok()?;
+    Some((kind, payload.to_vec()))
+}
+
+/// Waits on a verified connection for the controlling side to choose it.
+async fn await_nomination(mut lane: Lane) -> Option<Lane> {
+    match read_record(&mut lane.stream, &mut lane.opener).await? {
+        (Kind::Nominate, _) => Some(lane),
+        _ => None,
+    }
+}

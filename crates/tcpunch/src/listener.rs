@@ -1,0 +1,125 @@
+//! What comes in at the port: read a tag, find its attempt, hand it over. Strangers get no further.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tcpunch_core::limits::{TAG_WITHIN, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS};
+use tcpunch_core::secure::{PREAMBLE, SALT, Tag, parse_preamble};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::attempt;
+use crate::port::Port;
+
+/// A connection that came in with a known tag.
+pub(crate) struct Arrival {
+    pub(crate) stream: TcpStream,
+    pub(crate) remote: SocketAddr,
+    pub(crate) salt: [u8; SALT],
+    /// Bytes of the handshake message that follow.
+    pub(crate) handshake: usize,
+}
+
+/// Which tags are expected, and by which attempt.
+pub(crate) struct Router {
+    expected: Mutex<HashMap<Tag, mpsc::Sender<attempt::Message>>>,
+    changed: watch::Sender<u64>,
+}
+
+/// Ends the expectation when dropped.
+pub(crate) struct Expectation {
+    router: Arc<Router>,
+    tag: Tag,
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        self.router.lock().remove(&self.tag);
+    }
+}
+
+impl Router {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Router { expected: Mutex::new(HashMap::new()), changed: watch::channel(0).0 })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Tag, mpsc::Sender<attempt::Message>>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections with this tag go to that attempt from now on, also those that wait already.
+    pub(crate) fn expect(self: &Arc<Self>, tag: Tag, attempt: mpsc::Sender<attempt::Message>) -> Expectation {
+        self.lock().insert(tag, attempt);
+        self.changed.send_modify(|version| *version += 1);
+        Expectation { router: self.clone(), tag }
+    }
+
+    /// Accepts for ever.
+    pub(crate) async fn serve(self: Arc<Self>, port: Arc<Port>) {
+        let mut unknown: Vec<(u64, IpAddr, AbortHandle)> = Vec::new();
+        let mut readers = JoinSet::new();
+        let mut number = 0;
+        loop {
+            tokio::select! {
+                accepted = port.accept() => {
+                    let Ok((stream, remote)) = accepted else {
+                        // Out of descriptors, or of memory: trying at once again would spin.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    };
+                    let ip = remote.ip();
+                    let same = unknown.iter().filter(|(_, other, _)| *other == ip).count();
+                    let oldest = if same >= UNKNOWN_ACCEPTED_PER_ADDRESS {
+                        unknown.iter().position(|(_, other, _)| *other == ip)
+                    } else if unknown.len() >= UNKNOWN_ACCEPTED {
+                        Some(0)
+                    } else {
+                        None
+                    };
+                    if let Some(oldest) = oldest {
+                        unknown.remove(oldest).2.abort();
+                    }
+                    number += 1;
+                    let router = self.clone();
+                    let own = number;
+                    let task = readers.spawn(async move {
+                        let _ = tokio::time::timeout(TAG_WITHIN, router.admit(stream, remote)).await;
+                        own
+                    });
+                    unknown.push((number, ip, task));
+                }
+                Some(ended) = readers.join_next() => {
+                    if let Ok(ended) = ended {
+                        unknown.retain(|(number, _, _)| *number != ended);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn admit(&self, mut stream: TcpStream, remote: SocketAddr) {
+        let mut head = [0; PREAMBLE];
+        if stream.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let Ok((tag, salt, handshake)) = parse_preamble(&head) else { return };
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let attempt = self.lock().get(&tag).cloned();
+            if let Some(attempt) = attempt {
+                let arrival = Arrival { stream, remote, salt, handshake };
+                let _ = attempt.send(attempt::Message::Arrived(arrival)).await;
+                return;
+            }
+            // The peer may have heard of the introduction before this side.
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
