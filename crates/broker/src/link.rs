@@ -1,0 +1,379 @@
+//! One accepted connection: an observation, or a link from its handshake to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tcpunch_core::identity::{PublicKey, SecretKey};
+use tcpunch_core::limits::{HANDSHAKE_WITHIN, LINK_QUEUE, MAX_FRAME};
+use tcpunch_core::rendezvous::LinkId;
+use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern, SecureError};
+use tcpunch_core::wire::{
+    self, BadMessage, BadPreface, FromBroker, ObservationToken, PREFACE, Preface, ToBroker,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::gate::{Gate, Pass};
+use crate::listen::{forget_unsent, least_round_trip};
+use crate::server::{
+    CLOSED_WITHIN, HANDSHAKE_MESSAGE, OBSERVATION_HELD, READ_BUFFER, WRITE_BATCH, WRITE_WITHIN,
+};
+use crate::traffic::Traffic;
+
+/// What every connection needs.
+pub(crate) struct Shared {
+    pub(crate) key: SecretKey,
+    pub(crate) traffic: Traffic,
+    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) observers: Gate,
+}
+
+/// What is served where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Main,
+    Probe,
+}
+
+/// What a connection tells the one task that owns the rendezvous.
+pub(crate) enum Report {
+    /// A link is there, with the first message on it.
+    Up {
+        link: LinkId,
+        peer: PublicKey,
+        observed: SocketAddr,
+        handle: Handle,
+        first: ToBroker,
+        round_trip: Option<Duration>,
+    },
+    Message {
+        link: LinkId,
+        message: ToBroker,
+        round_trip: Option<Duration>,
+    },
+    /// The last one of a link.
+    Down { link: LinkId },
+    Observation {
+        token: ObservationToken,
+        from: SocketAddr,
+    },
+}
+
+enum End {
+    AfterQueue,
+    AtOnce,
+}
+
+/// The owner's end of a link.
+pub(crate) struct Handle {
+    queue: mpsc::Sender<Box<FromBroker>>,
+    end: oneshot::Sender<End>,
+}
+
+impl Handle {
+    /// Queues a message; false where the other side reads too slowly, or is gone.
+    pub(crate) fn send(&self, message: Box<FromBroker>) -> bool {
+        self.queue.try_send(message).is_ok()
+    }
+
+    /// Closes the link after what was queued was sent.
+    pub(crate) fn close(self) {
+        // A link that ended by itself does not listen any more.
+        let _ = self.end.send(End::AfterQueue);
+    }
+
+    /// Closes the link and forgets what was not sent.
+    pub(crate) fn reset(self) {
+        let _ = self.end.send(End::AtOnce);
+    }
+}
+
+/// Why a connection ends; nearly always the other side's doing.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Preface(#[from] BadPreface),
+    #[error("a handshake or frame: {0}")]
+    Secure(#[from] SecureError),
+    #[error(transparent)]
+    Message(#[from] BadMessage),
+    #[error("links are not served at this port")]
+    OnlyObservations,
+    #[error("nothing could be written for {}s", WRITE_WITHIN.as_secs())]
+    Stalled,
+    #[error("too slow with its handshake")]
+    TooSlow,
+    #[error("the broker is stopping")]
+    Stopping,
+}
+
+enum Begun {
+    Observation(ObservationToken),
+    Link(Box<Established>),
+}
+
+struct Established {
+    peer: PublicKey,
+    sealer: LinkSealer,
+    opener: LinkOpener,
+    first: ToBroker,
+    round_trip: Duration,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    door: Door,
+    link: LinkId,
+    pass: Pass,
+) {
+    let result = connection(&shared, stream, from, door, link, pass).await;
+    if let Err(fault) = result {
+        tracing::debug!(link = link.0, %fault, "connection ends");
+    }
+}
+
+async fn connection(
+    shared: &Shared,
+    stream: TcpStream,
+    from: SocketAddr,
+    door: Door,
+    link: LinkId,
+    pass: Pass,
+) -> Result<(), Fault> {
+    stream.set_nodelay(true)?;
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
+    let begun = timeout(
+        HANDSHAKE_WITHIN,
+        begin(shared, &mut reader, &mut writer, door),
+    )
+    .await
+    .map_err(|_| Fault::TooSlow)??;
+    drop(pass);
+    match begun {
+        Begun::Observation(token) => {
+            let report = Report::Observation { token, from };
+            shared.report(report).await?;
+            if let Some(_held) = shared.observers.enter(from.ip()) {
+                // A peer that holds the connection open holds its NAT's mapping with it.
+                let _ = timeout(OBSERVATION_HELD, reader.read(&mut [0])).await;
+            }
+            Ok(())
+        }
+        Begun::Link(established) => {
+            let result = run(shared, reader, writer, from, link, *established).await;
+            shared.report(Report::Down { link }).await?;
+            result
+        }
+    }
+}
+
+async fn begin(
+    shared: &Shared,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    door: Door,
+) -> Result<Begun, Fault> {
+    let mut preface = [0; PREFACE];
+    reader.read_exact(&mut preface).await?;
+    match (Preface::decode(preface)?, door) {
+        (Preface::Observe, Door::Main | Door::Probe) => {
+            let mut token = ObservationToken::default();
+            reader.read_exact(&mut token).await?;
+            Ok(Begun::Observation(token))
+        }
+        (Preface::Link(pattern), Door::Main) => {
+            shared.traffic.received(PREFACE);
+            let established = shake_hands(shared, reader, writer, pattern, &preface).await?;
+            Ok(Begun::Link(Box::new(established)))
+        }
+        (Preface::Link(_), Door::Probe) => Err(Fault::OnlyObservations),
+    }
+}
+
+async fn shake_hands(
+    shared: &Shared,
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    pattern: Pattern,
+    preface: &[u8],
+) -> Result<Established, Fault> {
+    let mut handshake = LinkHandshake::broker(&shared.key, pattern, preface)?;
+    let mut written = Instant::now();
+    while !handshake.is_finished() {
+        if handshake.is_my_turn() {
+            let message = handshake.write(&[])?;
+            let length = u16::try_from(message.len()).map_err(|_| SecureError::TooLong)?;
+            let mut bytes = length.to_be_bytes().to_vec();
+            bytes.extend_from_slice(&message);
+            writer.write_all(&bytes).await?;
+            shared.traffic.sent(bytes.len());
+            written = Instant::now();
+        } else {
+            let message = read_block(shared, reader, HANDSHAKE_MESSAGE).await?;
+            handshake.read(&message)?;
+        }
+    }
+    let peer = handshake.remote().ok_or(SecureError::Malformed)?;
+    let (sealer, mut opener) = handshake.finish();
+    // Whoever recorded the first message of an IK handshake can send it again, and it verifies
+    // here. Only a frame under the keys of this very handshake shows that the other end holds the
+    // session key, so nothing is told of the link before one has opened.
+    let frame = read_block(shared, reader, MAX_FRAME).await?;
+    let round_trip = written.elapsed();
+    let first = wire::decode(&opener.open(frame)?)?;
+    Ok(Established {
+        peer,
+        sealer,
+        opener,
+        first,
+        round_trip,
+    })
+}
+
+async fn run(
+    shared: &Shared,
+    mut reader: BufReader<OwnedReadHalf>,
+    mut writer: OwnedWriteHalf,
+    observed: SocketAddr,
+    link: LinkId,
+    established: Established,
+) -> Result<(), Fault> {
+    let Established {
+        peer,
+        sealer,
+        mut opener,
+        first,
+        round_trip: handshake,
+    } = established;
+    let (queue, messages) = mpsc::channel(LINK_QUEUE);
+    let (end, mut ended) = oneshot::channel();
+    let report = Report::Up {
+        link,
+        peer,
+        observed,
+        handle: Handle { queue, end },
+        first,
+        round_trip: least_round_trip(reader.get_ref().as_ref()).or(Some(handshake)),
+    };
+    shared.report(report).await?;
+
+    let (result, reset) = {
+        // Both live as long as the link, so that choosing between them never loses half a frame.
+        let mut reading = pin!(read_messages(
+            shared,
+            &mut reader,
+            &mut opener,
+            link,
+            handshake
+        ));
+        let mut writing = pin!(write_messages(shared, &mut writer, sealer, messages));
+        tokio::select! {
+            biased;
+            end = &mut ended => match end {
+                Ok(End::AfterQueue) => {
+                    // Reading goes on: closing with bytes unread is a reset, which can take away
+                    // from the other side what was just sent.
+                    let rest = async { tokio::join!(&mut writing, &mut reading) };
+                    let in_time = timeout(CLOSED_WITHIN, rest).await.is_ok();
+                    (Ok(()), !in_time)
+                }
+                Ok(End::AtOnce) | Err(_) => (Ok(()), true),
+            },
+            result = &mut writing => match result {
+                Ok(()) => {
+                    let in_time = timeout(CLOSED_WITHIN, &mut reading).await.is_ok();
+                    (Ok(()), !in_time)
+                }
+                Err(fault) => (Err(fault), true),
+            },
+            result = &mut reading => (result, false),
+        }
+    };
+    if reset {
+        forget_unsent(writer.as_ref());
+    }
+    result
+}
+
+async fn read_messages(
+    shared: &Shared,
+    reader: &mut BufReader<OwnedReadHalf>,
+    opener: &mut LinkOpener,
+    link: LinkId,
+    handshake: Duration,
+) -> Result<(), Fault> {
+    loop {
+        let frame = read_block(shared, reader, MAX_FRAME).await?;
+        let message = wire::decode(&opener.open(frame)?)?;
+        let round_trip = least_round_trip(reader.get_ref().as_ref()).or(Some(handshake));
+        let report = Report::Message {
+            link,
+            message,
+            round_trip,
+        };
+        shared.report(report).await?;
+    }
+}
+
+async fn write_messages(
+    shared: &Shared,
+    writer: &mut OwnedWriteHalf,
+    mut sealer: LinkSealer,
+    mut messages: mpsc::Receiver<Box<FromBroker>>,
+) -> Result<(), Fault> {
+    let mut batch = Vec::new();
+    let mut bytes = Vec::new();
+    while messages.recv_many(&mut batch, WRITE_BATCH).await > 0 {
+        bytes.clear();
+        for message in batch.drain(..) {
+            bytes.append(&mut sealer.seal(wire::encode(&message)?)?);
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let written = timeout(WRITE_WITHIN, writer.write(rest))
+                .await
+                .map_err(|_| Fault::Stalled)??;
+            shared.traffic.sent(written);
+            rest = rest.get(written..).unwrap_or_default();
+            if written == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+        }
+    }
+    writer.shutdown().await?;
+    Ok(())
+}
+
+/// Two bytes of length, big-endian, and as many bytes.
+async fn read_block(
+    shared: &Shared,
+    reader: &mut BufReader<OwnedReadHalf>,
+    most: usize,
+) -> Result<Vec<u8>, Fault> {
+    let length = usize::from(reader.read_u16().await?);
+    if length > most {
+        return Err(SecureError::TooLong.into());
+    }
+    let mut block = vec![0; length];
+    reader.read_exact(&mut block).await?;
+    shared.traffic.received(2 + length);
+    Ok(block)
+}
+
+impl Shared {
+    async fn report(&self, report: Report) -> Result<(), Fault> {
+        self.reports.send(report).await.map_err(|_| Fault::Stopping)
+    }
+}

@@ -1,0 +1,548 @@
+//! The broker on real sockets: listeners, and the one task that owns the rendezvous.
+
+use std::collections::HashMap;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rand_core::OsError;
+use rand::rngs::OsRng;
+use rand_chacha::ChaCha20Rng;
+use tcpunch_core::identity::{PublicKey, SecretKey};
+use tcpunch_core::limits::{
+    BROKER_PORT, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
+};
+use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::advertise::{advertised, host_and_port, interface_addresses};
+use crate::gate::Gate;
+use crate::link::{Door, Handle, Report, Shared, serve};
+use crate::listen::{Failed, canonical, concerns_one_connection, listen, most_descriptors};
+use crate::traffic::Traffic;
+
+/// Connections that the kernel accepts ahead of the broker: a lobby's worth of peers that come
+/// back at once after the broker was started again.
+pub(crate) const BACKLOG: i32 = 1024;
+/// Ports tried where any free one will do and both families must have it: the second is taken as
+/// rarely as any port is.
+pub(crate) const PORT_CHOICES: u32 = 20;
+/// Longest message of a link's handshake, in bytes: the longest is under 200, and what comes
+/// before the handshake is done costs memory for strangers.
+pub(crate) const HANDSHAKE_MESSAGE: usize = 1024;
+/// Connections that have not shown who they are, in all: each costs a descriptor and a few
+/// kilobytes for up to [`tcpunch_core::limits::HANDSHAKE_WITHIN`].
+const HANDSHAKES: usize = 512;
+/// And from one IPv4 address or IPv6 /64: a classroom that starts at once behind one address.
+const HANDSHAKES_PER_ADDRESS: usize = 32;
+/// Observations whose connection is held open, in all. The answer goes out in any case; beyond
+/// this only the holding is refused.
+const OBSERVERS: usize = 1024;
+/// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
+/// ports.
+const OBSERVERS_PER_ADDRESS: usize = 64;
+/// How long an observation's connection is held open: longer than an attempt to connect lasts, and
+/// as long as NATs were seen to keep an idle mapping.
+pub(crate) const OBSERVATION_HELD: Duration = Duration::from_secs(30);
+/// Descriptors that connections never use: listeners, resolving, the state on disk, the log, and
+/// what the program around the broker opens.
+const DESCRIPTORS_RESERVED: usize = 64;
+/// Connections that are taken even where the system allows next to no descriptors.
+const CONNECTIONS_LEAST: usize = 16;
+/// Pause of accepting after the system refused one: descriptors come back when links close, not
+/// by asking again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reports from connections that wait for the owner of the rendezvous; a connection that finds no
+/// room stops reading, and TCP passes that on to the peer.
+const REPORTS: usize = 1024;
+/// What is read from a link at once, in bytes: most messages are far smaller, and each link has
+/// such a buffer.
+pub(crate) const READ_BUFFER: usize = 1024;
+/// Messages that one write may carry: an introduction comes with its Go, a join with many of both.
+pub(crate) const WRITE_BATCH: usize = 32;
+/// A link whose other side takes not a byte for this long is closed.
+pub(crate) const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// From the end of a link to its close: for what was queued to be sent and for the other side to
+/// close as well.
+pub(crate) const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+/// Resolving one of the broker's own public names: it is not to hold up the start where there is
+/// no name server.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
+/// Advertised names: people read the first, programs race them all.
+pub(crate) const ADVERTISED_MOST: usize = 8;
+/// Bytes of all advertised names: half of [`tcpunch_core::limits::MAX_MESSAGE`], because all of
+/// them go into one message.
+pub(crate) const ADVERTISED_BYTES: usize = 1024;
+
+/// How a broker is run.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where links are accepted. An unspecified address means both IPv4 and IPv6; port 0 any port
+    /// that is free for both.
+    pub listen: SocketAddr,
+    /// Where observations are answered besides. An unspecified address means both families, port 0
+    /// any free port. Peers are told only of ports at the address of `listen`.
+    pub probes: Vec<SocketAddr>,
+    /// Members of the lobby, at most [`LOBBY_MEMBERS_MOST`]; 0 turns it off.
+    pub lobby: usize,
+    /// Host names or addresses by which others reach this broker, best first, each with
+    /// `:port` where it is not the one of `listen`. May be empty.
+    pub public: Vec<String>,
+    /// The broker's key.
+    pub key: SecretKey,
+}
+
+impl ServerConfig {
+    /// Port 7766 of all addresses, with observations at port 7767.
+    pub fn new(key: SecretKey) -> Self {
+        let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        ServerConfig::listening_on(SocketAddr::new(any, BROKER_PORT), key)
+    }
+
+    /// Another address; observations are answered there at port 7767, or at any free port where
+    /// `listen` has port 0.
+    pub fn listening_on(listen: SocketAddr, key: SecretKey) -> Self {
+        let mut probe = listen;
+        probe.set_port(if listen.port() == 0 { 0 } else { PROBE_PORT });
+        ServerConfig {
+            listen,
+            probes: vec![probe],
+            lobby: LOBBY_MEMBERS,
+            public: Vec::new(),
+            key,
+        }
+    }
+}
+
+/// Why a broker cannot run. All of it is the machine's or the operator's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Another program listens there.
+    #[error("another program listens on {address}")]
+    Taken {
+        /// The address, with the family that is taken.
+        address: SocketAddr,
+    },
+    /// It cannot be listened on, for instance because it is no address of this machine.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Randomness(#[source] OsError),
+}
+
+impl From<Failed> for ServerError {
+    fn from(Failed { address, error }: Failed) -> Self {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            ServerError::Taken { address }
+        } else {
+            ServerError::Listen { address, error }
+        }
+    }
+}
+
+/// What a broker does without.
+#[derive(Debug, thiserror::Error)]
+pub enum Note {
+    /// Observations are not answered at an address; peers know less about their NAT.
+    #[error("no observations at {address}, so peers learn less about their NAT: {error}")]
+    NoProbe {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Observations are answered at an address, but peers are told only of ports at the address of
+    /// their link.
+    #[error("peers are not told of {address}: it is not where the broker accepts links")]
+    ProbeNotTold {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A public name has no address; peers on the broker's own side of a NAT are harder to reach.
+    #[error("{host} cannot be resolved: {error}")]
+    Unresolved {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        error: io::Error,
+    },
+    /// The addresses of this machine cannot be listed, so only loopback is advertised.
+    #[error("the addresses of this machine cannot be listed: {0}")]
+    NoInterfaces(io::Error),
+}
+
+/// A broker that listens.
+pub struct Server {
+    key: SecretKey,
+    config: Config,
+    doors: Vec<(TcpListener, Door)>,
+    addresses: Vec<SocketAddr>,
+    notes: Vec<Note>,
+    traffic: Traffic,
+}
+
+impl Server {
+    /// Listens, and resolves the public names. Peers that connect wait until [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// The main address is taken or cannot be listened on. Probes and names are not worth an
+    /// error: see [`Server::notes`].
+    pub async fn bind(config: ServerConfig) -> Result<Server, ServerError> {
+        let mut notes = Vec::new();
+        let mut doors = Vec::new();
+        let mut addresses = Vec::new();
+        for listener in listen(config.listen)? {
+            let address = local_address(&listener, config.listen)?;
+            addresses.push(address);
+            doors.push((listener, Door::Main));
+        }
+        let mut probe_ports = Vec::new();
+        for probe in config.probes {
+            let listeners = match listen(probe) {
+                Ok(listeners) => listeners,
+                Err(Failed { address, error }) => {
+                    notes.push(Note::NoProbe { address, error });
+                    continue;
+                }
+            };
+            for listener in listeners {
+                let address = local_address(&listener, probe)?;
+                let told = address.ip().is_unspecified()
+                    || addresses.iter().any(|main| main.ip() == address.ip());
+                if !told {
+                    notes.push(Note::ProbeNotTold { address });
+                } else if !probe_ports.contains(&address.port()) {
+                    probe_ports.push(address.port());
+                }
+                doors.push((listener, Door::Probe));
+            }
+        }
+        let interfaces = interface_addresses().unwrap_or_else(|error| {
+            notes.push(Note::NoInterfaces(error));
+            Vec::new()
+        });
+        let advertised = advertised(&config.public, &addresses, &interfaces);
+        let public = resolve(&config.public, &mut notes).await;
+        Ok(Server {
+            key: config.key,
+            config: Config {
+                lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
+                advertised,
+                public,
+                probe_ports,
+            },
+            doors,
+            addresses,
+            notes,
+            traffic: Traffic::default(),
+        })
+    }
+
+    /// Where links are accepted: one address a family, with the real port.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Ports that answer observations and that peers are told of.
+    pub fn probe_ports(&self) -> &[u16] {
+        &self.config.probe_ports
+    }
+
+    /// The broker's public key.
+    pub fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// What peers can type to reach this broker, best first: the public names, else the addresses
+    /// of this machine in its LAN, else loopback. With the port where it is not 7766.
+    pub fn advertised(&self) -> &[String] {
+        &self.config.advertised
+    }
+
+    /// What this broker does without.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Counters that go on while the broker runs.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
+    }
+
+    /// Runs until `shutdown` is ready, then closes all links. What happens is told to `on_event`,
+    /// which must not block: everything waits for it. Dropping the future closes everything too.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no random numbers to begin with. Nothing that peers do ends it.
+    pub async fn run(
+        self,
+        on_event: impl FnMut(Event) + Send,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
+        let rng = ChaCha20Rng::try_from_rng(&mut OsRng).map_err(ServerError::Randomness)?;
+        let most_connections = most_descriptors()
+            .saturating_sub(DESCRIPTORS_RESERVED + self.doors.len())
+            .max(CONNECTIONS_LEAST);
+        let (reports, mut reported) = mpsc::channel(REPORTS);
+        let shared = Arc::new(Shared {
+            key: self.key,
+            traffic: self.traffic.clone(),
+            reports,
+            observers: Gate::new(OBSERVERS, OBSERVERS_PER_ADDRESS),
+        });
+        let handshakes = Gate::new(HANDSHAKES, HANDSHAKES_PER_ADDRESS);
+        let mut hub = Hub {
+            rendezvous: Rendezvous::new(self.config, rng),
+            links: HashMap::new(),
+            traffic: self.traffic,
+            on_event,
+        };
+        let mut acceptor = Acceptor {
+            doors: self.doors,
+            first: 0,
+            paused: None,
+            failing: false,
+        };
+        let mut connections = JoinSet::new();
+        let mut last_link = 0;
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let wake = hub.settle();
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(report) = reported.recv() => hub.take(report),
+                () = wait_until(wake) => {}
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection's task failed");
+                    }
+                }
+                (stream, from, door) = acceptor.next() => {
+                    let from = canonical(from);
+                    if connections.len() >= most_connections {
+                        tracing::debug!("no descriptor for another connection");
+                    } else if let Some(pass) = handshakes.enter(from.ip()) {
+                        last_link += 1;
+                        let link = LinkId(last_link);
+                        connections.spawn(serve(shared.clone(), stream, from, door, link, pass));
+                    } else {
+                        tracing::debug!("too many handshakes at once");
+                    }
+                }
+            }
+        }
+        drop(acceptor);
+        connections.shutdown().await;
+        hub.links.clear();
+        hub.traffic.linked(0);
+        Ok(())
+    }
+}
+
+fn local_address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, ServerError> {
+    listener.local_addr().map_err(|error| ServerError::Listen {
+        address: asked,
+        error,
+    })
+}
+
+async fn resolve(public: &[String], notes: &mut Vec<Note>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for text in public {
+        let (host, port) = host_and_port(text);
+        let looked_up = timeout(RESOLVED_WITHIN, lookup_host((host, port.unwrap_or(0))));
+        let addresses = match looked_up.await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => {
+                let host = host.to_owned();
+                notes.push(Note::Unresolved { host, error });
+                continue;
+            }
+            Err(_) => {
+                let host = host.to_owned();
+                let error = io::ErrorKind::TimedOut.into();
+                notes.push(Note::Unresolved { host, error });
+                continue;
+            }
+        };
+        for ip in addresses.map(|address| address.ip().to_canonical()) {
+            if found.len() < MAX_HOST_CANDIDATES && !found.contains(&ip) {
+                found.push(ip);
+            }
+        }
+    }
+    found
+}
+
+async fn wait_until(wake: Option<std::time::Instant>) {
+    match wake {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// The rendezvous with its links.
+struct Hub<F> {
+    rendezvous: Rendezvous<ChaCha20Rng>,
+    /// Links that the rendezvous may send to. One that is not here any more is down for it, and
+    /// what its connection still reports is not passed on.
+    links: HashMap<LinkId, Handle>,
+    traffic: Traffic,
+    on_event: F,
+}
+
+impl<F: FnMut(Event)> Hub<F> {
+    fn take(&mut self, report: Report) {
+        let now = now();
+        match report {
+            Report::Up {
+                link,
+                peer,
+                observed,
+                handle,
+                first,
+                round_trip,
+            } => {
+                self.links.insert(link, handle);
+                self.traffic.linked(self.links.len());
+                let up = Input::LinkUp {
+                    link,
+                    peer,
+                    observed,
+                };
+                self.rendezvous.handle(now, up);
+                let first = Input::Message {
+                    link,
+                    message: first,
+                    round_trip,
+                };
+                self.rendezvous.handle(now, first);
+            }
+            Report::Message {
+                link,
+                message,
+                round_trip,
+            } => {
+                if self.links.contains_key(&link) {
+                    let message = Input::Message {
+                        link,
+                        message,
+                        round_trip,
+                    };
+                    self.rendezvous.handle(now, message);
+                }
+            }
+            Report::Down { link } => {
+                if self.remove(link).is_some() {
+                    self.rendezvous.handle(now, Input::LinkDown { link });
+                }
+            }
+            Report::Observation { token, from } => {
+                let observation = Input::Observation { token, from };
+                self.rendezvous.handle(now, observation);
+            }
+        }
+    }
+
+    /// Carries out what the rendezvous says and returns when it wants to be asked again.
+    fn settle(&mut self) -> Option<std::time::Instant> {
+        loop {
+            match self.rendezvous.poll(now()) {
+                Output::Send { link, message } => {
+                    let sent = self
+                        .links
+                        .get(&link)
+                        .is_none_or(|handle| handle.send(message));
+                    if !sent && let Some(handle) = self.remove(link) {
+                        tracing::debug!(link = link.0, "reads too slowly, or is gone");
+                        handle.reset();
+                        self.rendezvous.handle(now(), Input::LinkDown { link });
+                    }
+                }
+                Output::Close { link } => {
+                    if let Some(handle) = self.remove(link) {
+                        handle.close();
+                    }
+                }
+                Output::Event(event) => (self.on_event)(event),
+                Output::Wait(at) => return at,
+            }
+        }
+    }
+
+    fn remove(&mut self, link: LinkId) -> Option<Handle> {
+        let handle = self.links.remove(&link);
+        self.traffic.linked(self.links.len());
+        handle
+    }
+}
+
+struct Acceptor {
+    doors: Vec<(TcpListener, Door)>,
+    /// The listener that is asked first, each in its turn, so that none starves the others.
+    first: usize,
+    /// Here and not in a local variable: a pause must outlive the future that began it.
+    paused: Option<Instant>,
+    failing: bool,
+}
+
+impl Acceptor {
+    /// The next connection. May be dropped and called again without losing one.
+    async fn next(&mut self) -> (TcpStream, SocketAddr, Door) {
+        loop {
+            if let Some(until) = self.paused {
+                sleep_until(until).await;
+                self.paused = None;
+            }
+            match poll_fn(|context| self.poll(context)).await {
+                Ok(accepted) => {
+                    self.failing = false;
+                    return accepted;
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    if !self.failing {
+                        tracing::warn!(%error, "cannot accept connections for now");
+                    }
+                    self.failing = true;
+                    self.paused = Some(Instant::now() + ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, SocketAddr, Door)>> {
+        self.first = (self.first + 1) % self.doors.len().max(1);
+        let (before, after) = self.doors.split_at(self.first.min(self.doors.len()));
+        for (listener, door) in after.iter().chain(before) {
+            if let Poll::Ready(result) = listener.poll_accept(context) {
+                return Poll::Ready(result.map(|(stream, from)| (stream, from, *door)));
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,608 @@
+//! The broker over real loopback sockets, with the smallest peer that speaks its protocol.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+use tcpunch_broker::{Note, Server, ServerConfig, ServerError, Traffic};
+use tcpunch_core::identity::{PublicKey, SecretKey};
+use tcpunch_core::limits::{HANDSHAKE_WITHIN, MAX_FRAME};
+use tcpunch_core::profile::NatProfile;
+use tcpunch_core::rendezvous::Event;
+use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
+use tcpunch_core::wire::{self, FromBroker, Introduction, Preface, ToBroker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longer than anything here takes on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+fn key(seed: u64) -> SecretKey {
+    SecretKey::generate(&mut ChaCha20Rng::seed_from_u64(seed))
+}
+
+struct Running {
+    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    probe: u16,
+    key: PublicKey,
+    traffic: Traffic,
+    events: Arc<Mutex<Vec<Event>>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl Running {
+    fn registered(&self) -> Vec<PublicKey> {
+        let events = self.events.lock().unwrap();
+        events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Registered { peer, .. } => Some(*peer),
+                Event::Left { .. } | Event::Introduced { .. } | Event::Go { .. } => None,
+            })
+            .collect()
+    }
+
+    fn left(&self, peer: PublicKey) -> usize {
+        let events = self.events.lock().unwrap();
+        let left = Event::Left { peer };
+        events.iter().filter(|event| **event == left).count()
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Running) -> bool) {
+        let end = Instant::now() + SOON;
+        while !holds(self) {
+            assert!(Instant::now() < end, "{what}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn start_with(config: ServerConfig) -> Running {
+    let server = Server::bind(config).await.unwrap();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let seen = events.clone();
+    Running {
+        address: server.addresses()[0],
+        addresses: server.addresses().to_vec(),
+        probe: server.probe_ports().first().copied().unwrap_or(0),
+        key: server.key(),
+        traffic: server.traffic(),
+        events,
+        stop,
+        task: tokio::spawn(
+            server.run(move |event| seen.lock().unwrap().push(event), async {
+                let _ = stopped.await;
+            }),
+        ),
+    }
+}
+
+async fn start() -> Running {
+    start_with(config("127.0.0.1:0")).await
+}
+
+fn config(listen: &str) -> ServerConfig {
+    ServerConfig::listening_on(listen.parse().unwrap(), key(0))
+}
+
+struct Client {
+    stream: TcpStream,
+    sealer: LinkSealer,
+    opener: LinkOpener,
+    broker: PublicKey,
+    sent: usize,
+    received: usize,
+    /// First handshake message and first frame, as a recorder would have them.
+    recorded: Vec<u8>,
+}
+
+impl Client {
+    /// Connects and shakes hands, and sends nothing else.
+    async fn shake_hands(
+        mut stream: TcpStream,
+        own: &SecretKey,
+        known: Option<PublicKey>,
+    ) -> io::Result<Client> {
+        stream.set_nodelay(true)?;
+        let pattern = if known.is_some() {
+            Pattern::Ik
+        } else {
+            Pattern::Xx
+        };
+        let preface = Preface::Link(pattern).encode();
+        stream.write_all(&preface).await?;
+        let mut handshake = LinkHandshake::peer(own, known.as_ref(), &preface).unwrap();
+        let (mut sent, mut received) = (preface.len(), 0);
+        let mut recorded = preface.to_vec();
+        while !handshake.is_finished() {
+            if handshake.is_my_turn() {
+                let message = block(&handshake.write(&[]).unwrap());
+                stream.write_all(&message).await?;
+                sent += message.len();
+                recorded.extend(message);
+            } else {
+                let message = read_block(&mut stream).await?;
+                received += 2 + message.len();
+                handshake.read(&message).unwrap();
+            }
+        }
+        let broker = handshake.remote().unwrap();
+        let (sealer, opener) = handshake.finish();
+        Ok(Client {
+            stream,
+            sealer,
+            opener,
+            broker,
+            sent,
+            received,
+            recorded,
+        })
+    }
+
+    /// A registered client.
+    async fn register(at: SocketAddr, own: &SecretKey, known: Option<PublicKey>) -> Client {
+        let stream = TcpStream::connect(at).await.unwrap();
+        let mut client = Client::shake_hands(stream, own, known).await.unwrap();
+        let register = ToBroker::Register {
+            profile: NatProfile::default(),
+        };
+        let frame = client.seal(&register);
+        client.recorded.extend_from_slice(&frame);
+        client.write(&frame).await.unwrap();
+        client
+    }
+
+    fn seal(&mut self, message: &ToBroker) -> Vec<u8> {
+        self.sealer.seal(wire::encode(message).unwrap()).unwrap()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.sent += bytes.len();
+        Ok(())
+    }
+
+    async fn say(&mut self, message: &ToBroker) {
+        let frame = self.seal(message);
+        self.write(&frame).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> FromBroker {
+        let frame = timeout(SOON, read_block(&mut self.stream))
+            .await
+            .expect("a message in time")
+            .unwrap();
+        self.received += 2 + frame.len();
+        wire::decode(&self.opener.open(frame).unwrap()).unwrap()
+    }
+
+    async fn welcome(&mut self) -> (SocketAddr, [u8; 8], Vec<u16>) {
+        match self.hear().await {
+            FromBroker::Welcome {
+                observed,
+                token,
+                probe_ports,
+                ..
+            } => (observed, token, probe_ports),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ping(&mut self, number: u32) {
+        self.say(&ToBroker::Ping(number)).await;
+        assert_eq!(self.hear().await, FromBroker::Pong(number));
+    }
+
+    async fn introduction(&mut self) -> Introduction {
+        let introduction = match self.hear().await {
+            FromBroker::Introduced(introduction) => introduction,
+            other => panic!("{other:?}"),
+        };
+        let go = FromBroker::Go {
+            introduction: introduction.id,
+        };
+        assert_eq!(self.hear().await, go);
+        introduction
+    }
+}
+
+fn block(bytes: &[u8]) -> Vec<u8> {
+    let mut block = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+    block.extend_from_slice(bytes);
+    block
+}
+
+async fn read_block(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut bytes = vec![0; length.into()];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// The other side closes, whatever it says before.
+async fn closed(stream: &mut TcpStream) {
+    let mut bytes = [0; 4096];
+    let end = async { while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
+    timeout(SOON, end).await.expect("closed in time");
+}
+
+/// The other side closes without a word.
+async fn closed_silently(stream: &mut TcpStream) {
+    let count = timeout(SOON, stream.read(&mut [0])).await.expect("in time");
+    assert_eq!(count.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn two_in_the_lobby_are_introduced_and_told_to_go() {
+    let broker = start().await;
+    let (one, two) = (key(1), key(2));
+    let mut waiter = Client::register(broker.address, &one, Some(broker.key)).await;
+    let mut arriver = Client::register(broker.address, &two, None).await;
+    let (waiter_at, ..) = waiter.welcome().await;
+    let (arriver_at, ..) = arriver.welcome().await;
+    assert_eq!(waiter_at, waiter.stream.local_addr().unwrap());
+    assert_eq!(arriver_at, arriver.stream.local_addr().unwrap());
+    let join = |openers| ToBroker::Join {
+        connected: vec![],
+        openers,
+    };
+    waiter.say(&join(vec![])).await;
+    assert!(matches!(
+        waiter.hear().await,
+        FromBroker::Joined { members: 0, .. }
+    ));
+    arriver.say(&join(vec![vec![7; 40]])).await;
+    assert!(matches!(
+        arriver.hear().await,
+        FromBroker::Joined {
+            members: 1,
+            introductions: 1,
+            ..
+        }
+    ));
+    let of_waiter = arriver.introduction().await;
+    let of_arriver = waiter.introduction().await;
+    assert_eq!(of_waiter.id, of_arriver.id);
+    assert_eq!(of_waiter.peer, one.public());
+    assert_eq!(of_waiter.addresses, [waiter_at]);
+    assert_eq!(of_arriver.peer, two.public());
+    assert_eq!(of_arriver.addresses, [arriver_at]);
+    // Measured on loopback; the guess for an unknown round trip would be 200 ms for both.
+    assert!(of_waiter.round_trip_bound_us < 100_000, "{of_waiter:?}");
+}
+
+#[tokio::test]
+async fn both_handshakes_register_and_prove_the_brokers_key() {
+    let broker = start().await;
+    for (own, known) in [(key(1), None), (key(2), Some(broker.key))] {
+        let mut client = Client::register(broker.address, &own, known).await;
+        client.welcome().await;
+        assert_eq!(client.broker, broker.key);
+        client.ping(5).await;
+        assert!(broker.registered().contains(&own.public()));
+        drop(client);
+        let gone = |broker: &Running| broker.left(own.public()) == 1;
+        broker.until("the peer left", gone).await;
+    }
+    assert_eq!(broker.traffic.links(), 0);
+}
+
+#[tokio::test]
+async fn observations_are_answered_on_both_ports() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    let (_, token, probe_ports) = client.welcome().await;
+    assert_eq!(probe_ports, [broker.probe]);
+    for (question, port) in [(1, broker.address.port()), (2, broker.probe)] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let question = [question; 8];
+        stream.write_all(&Preface::Observe.encode()).await.unwrap();
+        stream.write_all(&token).await.unwrap();
+        stream.write_all(&question).await.unwrap();
+        let from = stream.local_addr().unwrap();
+        assert_eq!(client.hear().await, FromBroker::Observed { question, from });
+        // It stays open, and holds a mapping, for as long as the peer wants.
+        let early = timeout(Duration::from_millis(50), stream.read(&mut [0])).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    client.ping(1).await;
+}
+
+#[tokio::test]
+async fn probe_ports_serve_no_links() {
+    let broker = start().await;
+    let mut stream = TcpStream::connect(("127.0.0.1", broker.probe))
+        .await
+        .unwrap();
+    let preface = Preface::Link(Pattern::Xx).encode();
+    stream.write_all(&preface).await.unwrap();
+    closed_silently(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_replayed_handshake_registers_nobody() {
+    let broker = start().await;
+    let own = key(1);
+    let mut client = Client::register(broker.address, &own, Some(broker.key)).await;
+    client.welcome().await;
+    let recorded = client.recorded.clone();
+    drop(client);
+    let gone = |broker: &Running| broker.left(own.public()) == 1;
+    broker.until("the peer left", gone).await;
+
+    let mut replay = TcpStream::connect(broker.address).await.unwrap();
+    replay.write_all(&recorded).await.unwrap();
+    // The handshake is answered; the recorded frame does not open under the new keys.
+    assert!(!read_block(&mut replay).await.unwrap().is_empty());
+    closed_silently(&mut replay).await;
+    assert_eq!(broker.registered(), [own.public()]);
+    assert_eq!(broker.traffic.links(), 0);
+}
+
+#[tokio::test]
+async fn foreign_bytes_and_other_versions_are_closed() {
+    let broker = start().await;
+    let mut other = Preface::Link(Pattern::Ik).encode();
+    other[7] = wire::VERSION + 1;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &other[..], &[0; 64]] {
+        let mut stream = TcpStream::connect(broker.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        closed_silently(&mut stream).await;
+    }
+    assert_eq!(broker.traffic.bytes_in(), 0);
+}
+
+#[tokio::test]
+async fn long_handshake_messages_and_frames_are_closed() {
+    let broker = start().await;
+    let mut stream = TcpStream::connect(broker.address).await.unwrap();
+    let mut bytes = Preface::Link(Pattern::Ik).encode().to_vec();
+    bytes.extend_from_slice(&1025_u16.to_be_bytes());
+    stream.write_all(&bytes).await.unwrap();
+    closed_silently(&mut stream).await;
+
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    client.welcome().await;
+    // Closed on the length alone: none of its bytes are sent.
+    let length = u16::try_from(MAX_FRAME + 1).unwrap().to_be_bytes();
+    client.write(&length).await.unwrap();
+    closed(&mut client.stream).await;
+    let gone = |broker: &Running| broker.left(key(1).public()) == 1;
+    broker.until("the peer left", gone).await;
+}
+
+#[tokio::test]
+async fn what_is_no_message_closes_the_link() {
+    let broker = start().await;
+    let forged = block(&[0; 40]);
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    client.welcome().await;
+    client.write(&forged).await.unwrap();
+    closed(&mut client.stream).await;
+
+    let mut client = Client::register(broker.address, &key(2), None).await;
+    client.welcome().await;
+    let sealed = client.sealer.seal(vec![255; 10]).unwrap();
+    client.write(&sealed).await.unwrap();
+    closed(&mut client.stream).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_open_handshakes_are_closed_in_time() {
+    let broker = start().await;
+    let preface = Preface::Link(Pattern::Ik).encode();
+    for bytes in [&b""[..], &b"tcpu"[..], &preface[..]] {
+        let mut stream = TcpStream::connect(broker.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let began = Instant::now();
+        let count = stream.read(&mut [0]).await;
+        assert_eq!(count.unwrap_or(0), 0);
+        assert!(began.elapsed() <= HANDSHAKE_WITHIN + Duration::from_secs(1));
+    }
+    // The handshake alone is not enough either.
+    let stream = TcpStream::connect(broker.address).await.unwrap();
+    if let Ok(mut client) = Client::shake_hands(stream, &key(1), None).await {
+        assert_eq!(client.stream.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+    assert_eq!(broker.registered(), []);
+}
+
+#[tokio::test]
+async fn one_address_cannot_fill_the_handshakes() {
+    let broker = start().await;
+    let mut held = Vec::new();
+    for _ in 0..32 {
+        held.push(TcpStream::connect(broker.address).await.unwrap());
+    }
+    let mut one_more = TcpStream::connect(broker.address).await.unwrap();
+    closed_silently(&mut one_more).await;
+    let early = timeout(Duration::from_millis(20), held[0].read(&mut [0])).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(held);
+    let end = Instant::now() + SOON;
+    loop {
+        let stream = TcpStream::connect(broker.address).await.unwrap();
+        if Client::shake_hands(stream, &key(1), None).await.is_ok() {
+            break;
+        }
+        assert!(Instant::now() < end, "places are free again");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_closed_and_others_go_on() {
+    let broker = start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(broker.address).await.unwrap();
+    let own = key(1);
+    let mut slow = Client::shake_hands(stream, &own, None).await.unwrap();
+    let mut other = Client::register(broker.address, &key(2), None).await;
+    other.welcome().await;
+    let flood = async {
+        loop {
+            let mut pings = Vec::new();
+            for number in 0..256 {
+                pings.extend(slow.seal(&ToBroker::Ping(number)));
+            }
+            if slow.write(&pings).await.is_err() {
+                return;
+            }
+        }
+    };
+    let pings = async {
+        for number in 0..100 {
+            other.ping(number).await;
+        }
+    };
+    let both = async { tokio::join!(flood, pings) };
+    timeout(SOON * 3, both).await.expect("closed in time");
+    let gone = |broker: &Running| broker.left(own.public()) == 1;
+    broker.until("the peer left", gone).await;
+    assert_eq!(broker.traffic.links(), 1);
+    other.ping(0).await;
+}
+
+#[tokio::test]
+async fn a_second_link_of_a_session_replaces_the_first() {
+    let broker = start().await;
+    let own = key(1);
+    let mut old = Client::register(broker.address, &own, None).await;
+    old.welcome().await;
+    let mut new = Client::register(broker.address, &own, Some(broker.key)).await;
+    new.welcome().await;
+    closed(&mut old.stream).await;
+    drop(old);
+    new.ping(1).await;
+    assert_eq!(broker.left(own.public()), 0);
+    assert_eq!(broker.traffic.links(), 1);
+}
+
+#[tokio::test]
+async fn messages_are_answered_in_order() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    client.welcome().await;
+    for round in 0..10 {
+        let numbers = round * 100..round * 100 + 100;
+        for number in numbers.clone() {
+            client.say(&ToBroker::Ping(number)).await;
+        }
+        for number in numbers {
+            assert_eq!(client.hear().await, FromBroker::Pong(number));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let broker = start().await;
+    let again = ServerConfig::listening_on(broker.address, key(3));
+    match Server::bind(again).await {
+        Err(ServerError::Taken { address }) => assert_eq!(address, broker.address),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("two brokers on one port"),
+    }
+}
+
+#[tokio::test]
+async fn a_taken_probe_port_is_only_a_note() {
+    let broker = start().await;
+    let mut config = config("127.0.0.1:0");
+    config.probes = vec![broker.address];
+    let server = Server::bind(config).await.unwrap();
+    assert!(
+        matches!(server.notes(), [Note::NoProbe { address, .. }] if *address == broker.address),
+        "{:?}",
+        server.notes()
+    );
+    assert_eq!(server.probe_ports(), []);
+}
+
+#[tokio::test]
+async fn names_that_do_not_resolve_are_only_a_note() {
+    let mut config = config("127.0.0.1:0");
+    config.public = vec!["nowhere.invalid".to_owned(), "192.0.2.7".to_owned()];
+    let server = Server::bind(config).await.unwrap();
+    assert!(
+        matches!(server.notes(), [Note::Unresolved { host, .. }] if host == "nowhere.invalid"),
+        "{:?}",
+        server.notes()
+    );
+    let port = server.addresses()[0].port();
+    assert_eq!(
+        server.advertised(),
+        [
+            format!("nowhere.invalid:{port}"),
+            format!("192.0.2.7:{port}")
+        ]
+    );
+}
+
+#[tokio::test]
+async fn one_free_port_serves_both_families() {
+    let broker = start_with(config("[::]:0")).await;
+    let port = broker.address.port();
+    assert_ne!(port, 0);
+    assert_ne!(broker.probe, port);
+    for address in &broker.addresses {
+        assert_eq!(address.port(), port);
+        let loopback = if address.is_ipv4() {
+            format!("127.0.0.1:{port}")
+        } else {
+            format!("[::1]:{port}")
+        };
+        let own = key(u64::from(address.is_ipv4()));
+        let mut client = Client::register(loopback.parse().unwrap(), &own, None).await;
+        let (observed, ..) = client.welcome().await;
+        assert_eq!(observed, client.stream.local_addr().unwrap());
+    }
+    assert!(broker.addresses.iter().any(SocketAddr::is_ipv4));
+}
+
+#[tokio::test]
+async fn shutdown_closes_links_and_frees_the_port() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    client.welcome().await;
+    let mut half_open = TcpStream::connect(broker.address).await.unwrap();
+    broker.stop.send(()).unwrap();
+    timeout(SOON, broker.task).await.unwrap().unwrap().unwrap();
+    closed(&mut client.stream).await;
+    closed(&mut half_open).await;
+    assert_eq!(broker.traffic.links(), 0);
+    let again = ServerConfig::listening_on(broker.address, key(0));
+    Server::bind(again).await.map(drop).unwrap();
+}
+
+#[tokio::test]
+async fn traffic_counts_every_byte_of_links() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), Some(broker.key)).await;
+    client.welcome().await;
+    client.ping(1).await;
+    assert_eq!(broker.traffic.links(), 1);
+    assert_eq!(broker.traffic.bytes_in(), client.sent as u64);
+    let received = client.received as u64;
+    let counted = |broker: &Running| broker.traffic.bytes_out() == received;
+    broker.until("bytes out are counted", counted).await;
+    drop(client);
+    let none = |broker: &Running| broker.traffic.links() == 0;
+    broker.until("no link is left", none).await;
+}
