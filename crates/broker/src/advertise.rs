@@ -11,17 +11,13 @@ use crate::server::{ADVERTISED_BYTES, ADVERTISED_MOST};
 /// A host and its port, if it names one: `host`, `host:port`, `2001:db8::1`, `[2001:db8::1]:port`.
 pub(crate) fn host_and_port(text: &str) -> (&str, Option<u16>) {
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            match port.parse().ok() {
-                Some(port) => (host, Some(port)),
-                None => (text, None),
-            }
-        }
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse().ok() {
+            Some(port) => (host, Some(port)),
+            None => (text, None),
+        },
         _ => (text, None),
     };
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     (bare.unwrap_or(host), port)
 }
 
@@ -50,17 +46,10 @@ pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 }
 
 /// What to type, best first.
-pub(crate) fn advertised(
-    public: &[String],
-    bound: &[SocketAddr],
-    interfaces: &[IpAddr],
-) -> Vec<String> {
+pub(crate) fn advertised(public: &[String], bound: &[SocketAddr], interfaces: &[IpAddr]) -> Vec<String> {
     let port = bound.first().map_or(BROKER_PORT, SocketAddr::port);
     let all: Vec<String> = if public.is_empty() {
-        local(bound, interfaces)
-            .into_iter()
-            .map(|ip| typed(&ip.to_string(), port))
-            .collect()
+        local(bound, interfaces).into_iter().map(|ip| typed(&ip.to_string(), port)).collect()
     } else {
         public
             .iter()
@@ -73,9 +62,7 @@ pub(crate) fn advertised(
     let mut chosen: Vec<String> = Vec::new();
     let mut bytes = 0;
     for text in all {
-        if chosen.len() < ADVERTISED_MOST
-            && bytes + text.len() <= ADVERTISED_BYTES
-            && !chosen.contains(&text)
+        if chosen.len() < ADVERTISED_MOST && bytes + text.len() <= ADVERTISED_BYTES && !chosen.contains(&text)
         {
             bytes += text.len();
             chosen.push(text);
@@ -90,9 +77,7 @@ fn local(bound: &[SocketAddr], interfaces: &[IpAddr]) -> Vec<IpAddr> {
         let ip = address.ip();
         if ip.is_unspecified() {
             found.extend(
-                interfaces
-                    .iter()
-                    .filter(|other| other.is_ipv4() == ip.is_ipv4() && is_reachable(**other)),
+                interfaces.iter().filter(|other| other.is_ipv4() == ip.is_ipv4() && is_reachable(**other)),
             );
         } else if is_reachable(ip) {
             found.push(ip);
@@ -133,18 +118,10 @@ mod tests {
     }
 
     fn interfaces() -> Vec<IpAddr> {
-        [
-            "127.0.0.1",
-            "::1",
-            "fe80::1",
-            "fd00::1",
-            "2001:db8::1",
-            "169.254.1.1",
-            "192.168.1.5",
-        ]
-        .iter()
-        .map(|text| text.parse().unwrap())
-        .collect()
+        ["127.0.0.1", "::1", "fe80::1", "fd00::1", "2001:db8::1", "169.254.1.1", "192.168.1.5"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect()
     }
 
     #[test]
@@ -165,16 +142,12 @@ mod tests {
 
     #[test]
     fn public_hosts_come_alone() {
-        let public =
-            ["b.example", "b.example:7766", "2001:db8::7", "b.example:1"].map(String::from);
+        let public = ["b.example", "b.example:7766", "2001:db8::7", "b.example:1"].map(String::from);
         assert_eq!(
             advertised(&public, &bound(&["0.0.0.0:7766"]), &interfaces()),
             ["b.example", "[2001:db8::7]", "b.example:1"]
         );
-        assert_eq!(
-            advertised(&public[2..3], &bound(&["0.0.0.0:9"]), &[]),
-            ["[2001:db8::7]:9"]
-        );
+        assert_eq!(advertised(&public[2..3], &bound(&["0.0.0.0:9"]), &[]), ["[2001:db8::7]:9"]);
     }
 
     #[test]
@@ -183,26 +156,14 @@ mod tests {
             advertised(&[], &bound(&["0.0.0.0:7766", "[::]:7766"]), &interfaces()),
             ["192.168.1.5", "[2001:db8::1]", "[fd00::1]"]
         );
-        assert_eq!(
-            advertised(&[], &bound(&["0.0.0.0:8000"]), &interfaces()),
-            ["192.168.1.5:8000"]
-        );
-        assert_eq!(
-            advertised(&[], &bound(&["192.168.1.6:7766"]), &interfaces()),
-            ["192.168.1.6"]
-        );
+        assert_eq!(advertised(&[], &bound(&["0.0.0.0:8000"]), &interfaces()), ["192.168.1.5:8000"]);
+        assert_eq!(advertised(&[], &bound(&["192.168.1.6:7766"]), &interfaces()), ["192.168.1.6"]);
     }
 
     #[test]
     fn loopback_is_named_where_there_is_nothing_else() {
-        assert_eq!(
-            advertised(&[], &bound(&["127.0.0.1:7766"]), &interfaces()),
-            ["127.0.0.1"]
-        );
-        assert_eq!(
-            advertised(&[], &bound(&["0.0.0.0:1", "[::]:1"]), &[]),
-            ["127.0.0.1:1", "[::1]:1"]
-        );
+        assert_eq!(advertised(&[], &bound(&["127.0.0.1:7766"]), &interfaces()), ["127.0.0.1"]);
+        assert_eq!(advertised(&[], &bound(&["0.0.0.0:1", "[::]:1"]), &[]), ["127.0.0.1:1", "[::1]:1"]);
     }
 
     #[test]

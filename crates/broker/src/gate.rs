@@ -27,11 +27,7 @@ pub(crate) struct Pass {
 
 impl Gate {
     pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
-        Gate {
-            most,
-            most_of_one,
-            inside: Arc::default(),
-        }
+        Gate { most, most_of_one, inside: Arc::default() }
     }
 
     /// A place for a connection from this address, if there is one.
@@ -48,10 +44,7 @@ impl Gate {
         }
         *of += 1;
         inside.all += 1;
-        Some(Pass {
-            gate: self.clone(),
-            subscriber,
-        })
+        Some(Pass { gate: self.clone(), subscriber })
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {

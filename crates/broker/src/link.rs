@@ -58,7 +58,9 @@ pub(crate) enum Report {
         round_trip: Option<Duration>,
     },
     /// The last one of a link.
-    Down { link: LinkId },
+    Down {
+        link: LinkId,
+    },
     Observation {
         token: ObservationToken,
         from: SocketAddr,
@@ -154,12 +156,9 @@ async fn connection(
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
-    let begun = timeout(
-        HANDSHAKE_WITHIN,
-        begin(shared, &mut reader, &mut writer, door),
-    )
-    .await
-    .map_err(|_| Fault::TooSlow)??;
+    let begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, door))
+        .await
+        .map_err(|_| Fault::TooSlow)??;
     drop(pass);
     match begun {
         Begun::Observation(token) => {
@@ -233,13 +232,7 @@ async fn shake_hands(
     let frame = read_block(shared, reader, MAX_FRAME).await?;
     let round_trip = written.elapsed();
     let first = wire::decode(&opener.open(frame)?)?;
-    Ok(Established {
-        peer,
-        sealer,
-        opener,
-        first,
-        round_trip,
-    })
+    Ok(Established { peer, sealer, opener, first, round_trip })
 }
 
 async fn run(
@@ -250,13 +243,7 @@ async fn run(
     link: LinkId,
     established: Established,
 ) -> Result<(), Fault> {
-    let Established {
-        peer,
-        sealer,
-        mut opener,
-        first,
-        round_trip: handshake,
-    } = established;
+    let Established { peer, sealer, mut opener, first, round_trip: handshake } = established;
     let (queue, messages) = mpsc::channel(LINK_QUEUE);
     let (end, mut ended) = oneshot::channel();
     let report = Report::Up {
@@ -271,13 +258,7 @@ async fn run(
 
     let (result, reset) = {
         // Both live as long as the link, so that choosing between them never loses half a frame.
-        let mut reading = pin!(read_messages(
-            shared,
-            &mut reader,
-            &mut opener,
-            link,
-            handshake
-        ));
+        let mut reading = pin!(read_messages(shared, &mut reader, &mut opener, link, handshake));
         let mut writing = pin!(write_messages(shared, &mut writer, sealer, messages));
         tokio::select! {
             biased;
@@ -318,11 +299,7 @@ async fn read_messages(
         let frame = read_block(shared, reader, MAX_FRAME).await?;
         let message = wire::decode(&opener.open(frame)?)?;
         let round_trip = least_round_trip(reader.get_ref().as_ref()).or(Some(handshake));
-        let report = Report::Message {
-            link,
-            message,
-            round_trip,
-        };
+        let report = Report::Message { link, message, round_trip };
         shared.report(report).await?;
     }
 }
@@ -342,9 +319,7 @@ async fn write_messages(
         }
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let written = timeout(WRITE_WITHIN, writer.write(rest))
-                .await
-                .map_err(|_| Fault::Stalled)??;
+            let written = timeout(WRITE_WITHIN, writer.write(rest)).await.map_err(|_| Fault::Stalled)??;
             shared.traffic.sent(written);
             rest = rest.get(written..).unwrap_or_default();
             if written == 0 {

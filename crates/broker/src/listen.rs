@@ -25,8 +25,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
         match listen_once(address) {
             // Free for one family does not mean free for the other.
             Err(Failed { error, .. })
-                if tries > 0 && address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {
-            }
+                if tries > 0 && address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,
         }
     }
@@ -35,11 +34,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
 fn listen_once(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
     let ip = address.ip().to_canonical();
     let both = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let (ips, any) = if ip.is_unspecified() {
-        (&both[..], true)
-    } else {
-        (std::slice::from_ref(&ip), false)
-    };
+    let (ips, any) = if ip.is_unspecified() { (&both[..], true) } else { (std::slice::from_ref(&ip), false) };
     let mut port = address.port();
     let mut listeners = Vec::new();
     let mut absent = None;
@@ -48,10 +43,7 @@ fn listen_once(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
         if let (SocketAddr::V6(wanted), SocketAddr::V6(given)) = (&mut wanted, address) {
             wanted.set_scope_id(given.scope_id());
         }
-        let failed = |error| Failed {
-            address: wanted,
-            error,
-        };
+        let failed = |error| Failed { address: wanted, error };
         match listen_on(wanted) {
             Ok(listener) => {
                 port = listener.local_addr().map_err(failed)?.port();
@@ -68,11 +60,7 @@ fn listen_once(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Otherwise IPv4 peers would be observed at IPv4-mapped addresses.
         socket.set_only_v6(true)?;
@@ -191,9 +179,8 @@ mod tcp_info {
             return false;
         };
         let release = name.release().to_string_lossy();
-        let mut numbers = release
-            .split(|c: char| !c.is_ascii_digit())
-            .map_while(|number| number.parse::<u32>().ok());
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
         (numbers.next(), numbers.next()) >= (Some(4), Some(6))
     });
 }
@@ -206,16 +193,12 @@ mod tests {
     async fn the_round_trip_of_loopback_is_short() {
         let listeners = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let (connected, accepted) =
-            tokio::join!(TcpStream::connect(address), listeners[0].accept());
+        let (connected, accepted) = tokio::join!(TcpStream::connect(address), listeners[0].accept());
         let (connected, accepted) = (connected.unwrap(), accepted.unwrap().0);
         for stream in [connected, accepted] {
             let round_trip = least_round_trip(&stream);
             if cfg!(target_os = "linux") {
-                assert!(
-                    round_trip.unwrap() < Duration::from_millis(50),
-                    "{round_trip:?}"
-                );
+                assert!(round_trip.unwrap() < Duration::from_millis(50), "{round_trip:?}");
             }
         }
     }
@@ -223,10 +206,8 @@ mod tests {
     #[tokio::test]
     async fn a_free_port_is_the_same_for_both_families() {
         let listeners = listen("[::]:0".parse().unwrap()).unwrap();
-        let ports: Vec<u16> = listeners
-            .iter()
-            .map(|listener| listener.local_addr().unwrap().port())
-            .collect();
+        let ports: Vec<u16> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     }
 

@@ -14,9 +14,7 @@ use rand::rand_core::OsError;
 use rand::rngs::OsRng;
 use rand_chacha::ChaCha20Rng;
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{
-    BROKER_PORT, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
-};
+use tcpunch_core::limits::{BROKER_PORT, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT};
 use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc;
@@ -112,13 +110,7 @@ impl ServerConfig {
     pub fn listening_on(listen: SocketAddr, key: SecretKey) -> Self {
         let mut probe = listen;
         probe.set_port(if listen.port() == 0 { 0 } else { PROBE_PORT });
-        ServerConfig {
-            listen,
-            probes: vec![probe],
-            lobby: LOBBY_MEMBERS,
-            public: Vec::new(),
-            key,
-        }
+        ServerConfig { listen, probes: vec![probe], lobby: LOBBY_MEMBERS, public: Vec::new(), key }
     }
 }
 
@@ -223,8 +215,8 @@ impl Server {
             };
             for listener in listeners {
                 let address = local_address(&listener, probe)?;
-                let told = address.ip().is_unspecified()
-                    || addresses.iter().any(|main| main.ip() == address.ip());
+                let told =
+                    address.ip().is_unspecified() || addresses.iter().any(|main| main.ip() == address.ip());
                 if !told {
                     notes.push(Note::ProbeNotTold { address });
                 } else if !probe_ports.contains(&address.port()) {
@@ -241,12 +233,7 @@ impl Server {
         let public = resolve(&config.public, &mut notes).await;
         Ok(Server {
             key: config.key,
-            config: Config {
-                lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
-                advertised,
-                public,
-                probe_ports,
-            },
+            config: Config { lobby: config.lobby.min(LOBBY_MEMBERS_MOST), advertised, public, probe_ports },
             doors,
             addresses,
             notes,
@@ -297,9 +284,8 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
         let rng = ChaCha20Rng::try_from_rng(&mut OsRng).map_err(ServerError::Randomness)?;
-        let most_connections = most_descriptors()
-            .saturating_sub(DESCRIPTORS_RESERVED + self.doors.len())
-            .max(CONNECTIONS_LEAST);
+        let most_connections =
+            most_descriptors().saturating_sub(DESCRIPTORS_RESERVED + self.doors.len()).max(CONNECTIONS_LEAST);
         let (reports, mut reported) = mpsc::channel(REPORTS);
         let shared = Arc::new(Shared {
             key: self.key,
@@ -314,12 +300,7 @@ impl Server {
             traffic: self.traffic,
             on_event,
         };
-        let mut acceptor = Acceptor {
-            doors: self.doors,
-            first: 0,
-            paused: None,
-            failing: false,
-        };
+        let mut acceptor = Acceptor { doors: self.doors, first: 0, paused: None, failing: false };
         let mut connections = JoinSet::new();
         let mut last_link = 0;
         let mut shutdown = pin!(shutdown);
@@ -357,10 +338,7 @@ impl Server {
 }
 
 fn local_address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, ServerError> {
-    listener.local_addr().map_err(|error| ServerError::Listen {
-        address: asked,
-        error,
-    })
+    listener.local_addr().map_err(|error| ServerError::Listen { address: asked, error })
 }
 
 async fn resolve(public: &[String], notes: &mut Vec<Note>) -> Vec<IpAddr> {
@@ -416,40 +394,17 @@ impl<F: FnMut(Event)> Hub<F> {
     fn take(&mut self, report: Report) {
         let now = now();
         match report {
-            Report::Up {
-                link,
-                peer,
-                observed,
-                handle,
-                first,
-                round_trip,
-            } => {
+            Report::Up { link, peer, observed, handle, first, round_trip } => {
                 self.links.insert(link, handle);
                 self.traffic.linked(self.links.len());
-                let up = Input::LinkUp {
-                    link,
-                    peer,
-                    observed,
-                };
+                let up = Input::LinkUp { link, peer, observed };
                 self.rendezvous.handle(now, up);
-                let first = Input::Message {
-                    link,
-                    message: first,
-                    round_trip,
-                };
+                let first = Input::Message { link, message: first, round_trip };
                 self.rendezvous.handle(now, first);
             }
-            Report::Message {
-                link,
-                message,
-                round_trip,
-            } => {
+            Report::Message { link, message, round_trip } => {
                 if self.links.contains_key(&link) {
-                    let message = Input::Message {
-                        link,
-                        message,
-                        round_trip,
-                    };
+                    let message = Input::Message { link, message, round_trip };
                     self.rendezvous.handle(now, message);
                 }
             }
@@ -470,10 +425,7 @@ impl<F: FnMut(Event)> Hub<F> {
         loop {
             match self.rendezvous.poll(now()) {
                 Output::Send { link, message } => {
-                    let sent = self
-                        .links
-                        .get(&link)
-                        .is_none_or(|handle| handle.send(message));
+                    let sent = self.links.get(&link).is_none_or(|handle| handle.send(message));
                     if !sent && let Some(handle) = self.remove(link) {
                         tracing::debug!(link = link.0, "reads too slowly, or is gone");
                         handle.reset();
@@ -532,10 +484,7 @@ impl Acceptor {
         }
     }
 
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<(TcpStream, SocketAddr, Door)>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr, Door)>> {
         self.first = (self.first + 1) % self.doors.len().max(1);
         let (before, after) = self.doors.split_at(self.first.min(self.doors.len()));
         for (listener, door) in after.iter().chain(before) {

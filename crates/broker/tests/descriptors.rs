@@ -1,11 +1,6 @@
 //! A broker whose process is out of descriptors. Alone in its file: the limit is of the process.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::fs::File;
 use std::time::Duration;

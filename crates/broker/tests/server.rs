@@ -1,10 +1,5 @@
 //! The broker over real loopback sockets, with the smallest peer that speaks its protocol.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::io;
 use std::net::SocketAddr;
@@ -84,11 +79,9 @@ async fn start_with(config: ServerConfig) -> Running {
         traffic: server.traffic(),
         events,
         stop,
-        task: tokio::spawn(
-            server.run(move |event| seen.lock().unwrap().push(event), async {
-                let _ = stopped.await;
-            }),
-        ),
+        task: tokio::spawn(server.run(move |event| seen.lock().unwrap().push(event), async {
+            let _ = stopped.await;
+        })),
     }
 }
 
@@ -119,11 +112,7 @@ impl Client {
         known: Option<PublicKey>,
     ) -> io::Result<Client> {
         stream.set_nodelay(true)?;
-        let pattern = if known.is_some() {
-            Pattern::Ik
-        } else {
-            Pattern::Xx
-        };
+        let pattern = if known.is_some() { Pattern::Ik } else { Pattern::Xx };
         let preface = Preface::Link(pattern).encode();
         stream.write_all(&preface).await?;
         let mut handshake = LinkHandshake::peer(own, known.as_ref(), &preface).unwrap();
@@ -143,24 +132,14 @@ impl Client {
         }
         let broker = handshake.remote().unwrap();
         let (sealer, opener) = handshake.finish();
-        Ok(Client {
-            stream,
-            sealer,
-            opener,
-            broker,
-            sent,
-            received,
-            recorded,
-        })
+        Ok(Client { stream, sealer, opener, broker, sent, received, recorded })
     }
 
     /// A registered client.
     async fn register(at: SocketAddr, own: &SecretKey, known: Option<PublicKey>) -> Client {
         let stream = TcpStream::connect(at).await.unwrap();
         let mut client = Client::shake_hands(stream, own, known).await.unwrap();
-        let register = ToBroker::Register {
-            profile: NatProfile::default(),
-        };
+        let register = ToBroker::Register { profile: NatProfile::default() };
         let frame = client.seal(&register);
         client.recorded.extend_from_slice(&frame);
         client.write(&frame).await.unwrap();
@@ -183,22 +162,14 @@ impl Client {
     }
 
     async fn hear(&mut self) -> FromBroker {
-        let frame = timeout(SOON, read_block(&mut self.stream))
-            .await
-            .expect("a message in time")
-            .unwrap();
+        let frame = timeout(SOON, read_block(&mut self.stream)).await.expect("a message in time").unwrap();
         self.received += 2 + frame.len();
         wire::decode(&self.opener.open(frame).unwrap()).unwrap()
     }
 
     async fn welcome(&mut self) -> (SocketAddr, [u8; 8], Vec<u16>) {
         match self.hear().await {
-            FromBroker::Welcome {
-                observed,
-                token,
-                probe_ports,
-                ..
-            } => (observed, token, probe_ports),
+            FromBroker::Welcome { observed, token, probe_ports, .. } => (observed, token, probe_ports),
             other => panic!("{other:?}"),
         }
     }
@@ -213,9 +184,7 @@ impl Client {
             FromBroker::Introduced(introduction) => introduction,
             other => panic!("{other:?}"),
         };
-        let go = FromBroker::Go {
-            introduction: introduction.id,
-        };
+        let go = FromBroker::Go { introduction: introduction.id };
         assert_eq!(self.hear().await, go);
         introduction
     }
@@ -257,24 +226,11 @@ async fn two_in_the_lobby_are_introduced_and_told_to_go() {
     let (arriver_at, ..) = arriver.welcome().await;
     assert_eq!(waiter_at, waiter.stream.local_addr().unwrap());
     assert_eq!(arriver_at, arriver.stream.local_addr().unwrap());
-    let join = |openers| ToBroker::Join {
-        connected: vec![],
-        openers,
-    };
+    let join = |openers| ToBroker::Join { connected: vec![], openers };
     waiter.say(&join(vec![])).await;
-    assert!(matches!(
-        waiter.hear().await,
-        FromBroker::Joined { members: 0, .. }
-    ));
+    assert!(matches!(waiter.hear().await, FromBroker::Joined { members: 0, .. }));
     arriver.say(&join(vec![vec![7; 40]])).await;
-    assert!(matches!(
-        arriver.hear().await,
-        FromBroker::Joined {
-            members: 1,
-            introductions: 1,
-            ..
-        }
-    ));
+    assert!(matches!(arriver.hear().await, FromBroker::Joined { members: 1, introductions: 1, .. }));
     let of_waiter = arriver.introduction().await;
     let of_arriver = waiter.introduction().await;
     assert_eq!(of_waiter.id, of_arriver.id);
@@ -326,9 +282,7 @@ async fn observations_are_answered_on_both_ports() {
 #[tokio::test]
 async fn probe_ports_serve_no_links() {
     let broker = start().await;
-    let mut stream = TcpStream::connect(("127.0.0.1", broker.probe))
-        .await
-        .unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", broker.probe)).await.unwrap();
     let preface = Preface::Link(Pattern::Xx).encode();
     stream.write_all(&preface).await.unwrap();
     closed_silently(&mut stream).await;
@@ -546,13 +500,7 @@ async fn names_that_do_not_resolve_are_only_a_note() {
         server.notes()
     );
     let port = server.addresses()[0].port();
-    assert_eq!(
-        server.advertised(),
-        [
-            format!("nowhere.invalid:{port}"),
-            format!("192.0.2.7:{port}")
-        ]
-    );
+    assert_eq!(server.advertised(), [format!("nowhere.invalid:{port}"), format!("192.0.2.7:{port}")]);
 }
 
 #[tokio::test]
@@ -563,11 +511,7 @@ async fn one_free_port_serves_both_families() {
     assert_ne!(broker.probe, port);
     for address in &broker.addresses {
         assert_eq!(address.port(), port);
-        let loopback = if address.is_ipv4() {
-            format!("127.0.0.1:{port}")
-        } else {
-            format!("[::1]:{port}")
-        };
+        let loopback = if address.is_ipv4() { format!("127.0.0.1:{port}") } else { format!("[::1]:{port}") };
         let own = key(u64::from(address.is_ipv4()));
         let mut client = Client::register(loopback.parse().unwrap(), &own, None).await;
         let (observed, ..) = client.welcome().await;

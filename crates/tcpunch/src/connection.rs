@@ -245,6 +245,15 @@ impl Connection {
     }
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.dropped.store(true, std::sync::atomic::Ordering::Release);
@@ -381,7 +390,8 @@ impl Receiving {
         let mut grant = self.taken;
         // A window that is used up within two round trips is what limits the sender.
         if self.window_taken >= self.window {
-            let quick = self.round_trip.is_some_and(|round_trip| self.window_began.elapsed() < 2 * round_trip);
+            let quick =
+                self.round_trip.is_some_and(|round_trip| self.window_began.elapsed() < 2 * round_trip);
             if quick && self.window < u64::from(WINDOW_MOST) {
                 let grown = (self.window * 2).min(u64::from(WINDOW_MOST));
                 grant += grown - self.window;
@@ -499,7 +509,11 @@ impl Pump {
         let unsent = sending.unsent();
         let said_end = sending.ended;
         let broken = sending.broken.clone();
-        let waker = if unsent < MAX_UNSENT && (sending.credit > 0 || unsent == 0) { sending.waker.take() } else { None };
+        let waker = if unsent < MAX_UNSENT && (sending.credit > 0 || unsent == 0) {
+            sending.waker.take()
+        } else {
+            None
+        };
         drop(sending);
         if let Some(waker) = waker {
             waker.wake();
@@ -585,7 +599,10 @@ impl Pump {
                     }
                 }
                 Kind::Credit => {
-                    let grant = payload.first_chunk::<4>().map(|grant| u32::from_be_bytes(*grant)).ok_or(Lost::Forged)?;
+                    let grant = payload
+                        .first_chunk::<4>()
+                        .map(|grant| u32::from_be_bytes(*grant))
+                        .ok_or(Lost::Forged)?;
                     let mut sending = lock(&self.shared.sending);
                     sending.credit += u64::from(grant);
                     if sending.credit > 2 * u64::from(WINDOW_MOST) {
@@ -605,7 +622,10 @@ impl Pump {
                     }
                 }
                 Kind::Pong => {
-                    let number = payload.first_chunk::<8>().map(|number| u64::from_be_bytes(*number)).ok_or(Lost::Forged)?;
+                    let number = payload
+                        .first_chunk::<8>()
+                        .map(|number| u64::from_be_bytes(*number))
+                        .ok_or(Lost::Forged)?;
                     let mut receiving = lock(&self.shared.receiving);
                     if let Some((expected, since)) = receiving.ping
                         && expected == number

@@ -42,8 +42,7 @@ fn parse_routes(table: &str) -> Vec<IpAddr> {
             let mut columns = line.split_whitespace().skip(1);
             let destination = u32::from_str_radix(columns.next()?, 16).ok()?;
             let gateway = u32::from_str_radix(columns.next()?, 16).ok()?;
-            (destination == 0 && gateway != 0)
-                .then(|| IpAddr::V4(Ipv4Addr::from(gateway.to_ne_bytes())))
+            (destination == 0 && gateway != 0).then(|| IpAddr::V4(Ipv4Addr::from(gateway.to_ne_bytes())))
         })
         .collect()
 }

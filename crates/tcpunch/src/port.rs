@@ -49,7 +49,7 @@ impl Families {
 }
 
 /// A guarded local port with a listener for each family.
-pub struct Port {
+pub(crate) struct Port {
     number: u16,
     v4: Option<TcpListener>,
     v6: Option<TcpListener>,
@@ -61,7 +61,11 @@ impl Port {
     /// # Errors
     ///
     /// The port is taken, or no free one was found.
-    pub fn acquire(wish: Option<u16>, families: Families, rng: &mut impl Rng) -> Result<Self, PortError> {
+    pub(crate) fn acquire(
+        wish: Option<u16>,
+        families: Families,
+        rng: &mut impl Rng,
+    ) -> Result<Self, PortError> {
         if let Some(number) = wish {
             return Self::open(number, families);
         }
@@ -102,7 +106,7 @@ impl Port {
     }
 
     /// The port's number.
-    pub fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
@@ -111,7 +115,7 @@ impl Port {
     /// # Errors
     ///
     /// Those of `accept(2)`; of these EMFILE and ENFILE last, the caller must pause.
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let one = async |listener: &Option<TcpListener>| match listener {
             Some(listener) => listener.accept().await,
             None => std::future::pending().await,
@@ -160,7 +164,7 @@ fn share_port(_socket: &Socket) -> io::Result<()> {
 
 /// A dial that did not connect.
 #[derive(Debug)]
-pub struct DialError {
+pub(crate) struct DialError {
     /// What it means for the puncher.
     pub outcome: Dialled,
     /// What the kernel said.
@@ -174,7 +178,11 @@ pub struct DialError {
 /// # Errors
 ///
 /// Sorted by what they mean for a hole.
-pub async fn dial(source: Option<IpAddr>, port: u16, remote: SocketAddr) -> Result<TcpStream, DialError> {
+pub(crate) async fn dial(
+    source: Option<IpAddr>,
+    port: u16,
+    remote: SocketAddr,
+) -> Result<TcpStream, DialError> {
     let any: IpAddr =
         if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let local = SocketAddr::new(source.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any), port);
@@ -227,12 +235,12 @@ fn later(error: &io::Error) -> Dialled {
 
 /// Closes with a reset, so that the 4-tuple is free at once: a new link from the same port to the
 /// same broker would get EADDRNOTAVAIL while the old one lingers (measured).
-pub fn abort(stream: &TcpStream) {
+pub(crate) fn abort(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Ends the writing half of the TCP connection.
-pub fn finish(stream: &TcpStream) {
+pub(crate) fn finish(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
 }
 

@@ -10,8 +10,8 @@ use rand::Rng;
 use tcpunch_core::candidate::{Scope, scope};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_RETRY_FIRST, LINK_RETRY_MOST, LINK_WITHIN,
-    MAX_FRAME, NEXT_ADDRESS_AFTER,
+    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_RETRY_FIRST, LINK_RETRY_MOST, LINK_WITHIN, MAX_FRAME,
+    NEXT_ADDRESS_AFTER,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
@@ -77,7 +77,11 @@ impl FromStr for BrokerAddress {
 
 impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -95,12 +99,7 @@ impl BrokerAddress {
 /// What the registration tells the endpoint.
 pub(crate) enum Notice {
     /// The first link of a session stands; what the broker kept of an earlier one is gone.
-    Up {
-        broker: BrokerAddress,
-        key: PublicKey,
-        remote: SocketAddr,
-        local: SocketAddr,
-    },
+    Up { broker: BrokerAddress, key: PublicKey, remote: SocketAddr, local: SocketAddr },
     /// One more link of the same session, over the other family.
     Also { remote: SocketAddr, local: SocketAddr },
     /// A message, with the broker's address on whose link it came and the own end of that link.
@@ -162,9 +161,10 @@ pub(crate) async fn register(
     notices: mpsc::Sender<Notice>,
 ) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
     let setup = Arc::new(setup);
-    let (link, others) = tokio::time::timeout(setup.timeout, first_link(&setup))
-        .await
-        .unwrap_or_else(|_| Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())])))?;
+    let (link, others) =
+        tokio::time::timeout(setup.timeout, first_link(&setup)).await.unwrap_or_else(|_| {
+            Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())]))
+        })?;
     let (commands, queue) = mpsc::channel(64);
     let (incoming, messages) = mpsc::channel(256);
     let keeper = Keeper {
@@ -194,8 +194,10 @@ async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
         match found {
             Ok(found) => {
                 // Families alternate, IPv6 first (RFC 8305 section 4).
-                let (v6, v4): (Vec<_>, Vec<_>) =
-                    found.into_iter().filter(|address| setup.families.has(*address)).partition(SocketAddr::is_ipv6);
+                let (v6, v4): (Vec<_>, Vec<_>) = found
+                    .into_iter()
+                    .filter(|address| setup.families.has(*address))
+                    .partition(SocketAddr::is_ipv6);
                 if v6.is_empty() && v4.is_empty() {
                     tried.push((broker.to_string(), "no address of a family in use".to_owned()));
                 }
@@ -211,7 +213,8 @@ async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
                         break;
                     }
                     for address in pair.into_iter().flatten() {
-                        let key = known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
+                        let key =
+                            known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
                         all.push(Target { broker: broker.clone(), address, key });
                     }
                 }
@@ -329,7 +332,9 @@ async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Res
             stream.write_all(&framed(&message)).await?;
         } else {
             let message = read_frame(&mut stream).await.map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => failed("it closed during the handshake; is it a broker?"),
+                std::io::ErrorKind::UnexpectedEof => {
+                    failed("it closed during the handshake; is it a broker?")
+                }
                 _ => OpenError::from(error),
             })?;
             handshake.read(&message).map_err(|_| failed("the handshake failed; is it a broker?"))?;
@@ -357,7 +362,12 @@ async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io
     Ok(frame)
 }
 
-async fn read_messages(mut reader: OwnedReadHalf, mut opener: LinkOpener, number: u64, incoming: mpsc::Sender<(u64, Option<FromBroker>)>) {
+async fn read_messages(
+    mut reader: OwnedReadHalf,
+    mut opener: LinkOpener,
+    number: u64,
+    incoming: mpsc::Sender<(u64, Option<FromBroker>)>,
+) {
     while let Ok(frame) = read_frame(&mut reader).await {
         let Some(message) = opener.open(frame).ok().and_then(|bytes| decode(&bytes).ok()) else { break };
         if incoming.send((number, Some(message))).await.is_err() {

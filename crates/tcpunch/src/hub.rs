@@ -1,0 +1,729 @@
+//! One task for each endpoint that knows its invitations, claims, lobby and attempts, and turns
+//! what the broker says into them.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tcpunch_core::candidate::Surroundings;
+use tcpunch_core::code::{Code, Secret, Verb};
+use tcpunch_core::identity::PublicKey;
+use tcpunch_core::limits::{INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, WRONG_GUESSES};
+use tcpunch_core::plan::{Obstacle, may_tell_hosts};
+use tcpunch_core::profile::{NatProfile, Sample, classify};
+use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
+use tcpunch_core::wire::{
+    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Refusal, Signal, ToBroker,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::attempt::{self, Reach, Secrets, Sources};
+use crate::connection::{Connection, ConnectionHandle};
+use crate::diagnose;
+use crate::endpoint::{EventSink, InviteNews, LobbyNews};
+use crate::error::{BrokerError, ConnectError, Event};
+use crate::gather;
+use crate::listener::Router;
+use crate::port::Families;
+use crate::registration::{BrokerAddress, Notice};
+
+/// What users of an endpoint ask for.
+pub(crate) enum Command {
+    Invite { verb: Verb, reply: mpsc::UnboundedSender<InviteNews>, id: oneshot::Sender<u64> },
+    Withdraw { id: u64 },
+    Connect { code: Code, verb: Verb, reply: Reply, introduced: watch::Sender<bool> },
+    Lobby { news: mpsc::UnboundedSender<LobbyNews> },
+}
+
+type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
+
+/// What a hub needs.
+pub(crate) struct Setup {
+    pub(crate) key: PublicKey,
+    pub(crate) port: u16,
+    pub(crate) families: Families,
+    pub(crate) timeout: Duration,
+    pub(crate) events: EventSink,
+    pub(crate) router: Arc<Router>,
+    pub(crate) link: mpsc::Sender<ToBroker>,
+}
+
+struct Invitation {
+    id: u64,
+    verb: Verb,
+    secret: Secret,
+    number: Option<u32>,
+    pake: Option<Pake>,
+    wrong: u8,
+    accepted: Option<(ClaimId, PeerKeys, Vec<SocketAddr>)>,
+    attempt: Option<AbortHandle>,
+    reply: mpsc::UnboundedSender<InviteNews>,
+}
+
+struct Claim {
+    code: Code,
+    verb: Verb,
+    id: Option<ClaimId>,
+    opening: Option<Opening>,
+    reply: Reply,
+    introduced: watch::Sender<bool>,
+}
+
+struct Lobby {
+    openings: Vec<Option<Opening>>,
+    connected: HashMap<PublicKey, ConnectionHandle>,
+    introductions: VecDeque<Instant>,
+    news: mpsc::UnboundedSender<LobbyNews>,
+}
+
+/// Who waits for the end of an attempt.
+enum For {
+    Invitation(u64),
+    Claim(Reply),
+    Lobby,
+}
+
+struct Link {
+    remote: SocketAddr,
+    local: SocketAddr,
+    observed: Option<SocketAddr>,
+}
+
+struct Running {
+    inbox: mpsc::Sender<attempt::Message>,
+    waits: For,
+    peer: PublicKey,
+}
+
+pub(crate) struct Hub {
+    setup: Setup,
+    broker: Option<(BrokerAddress, PublicKey)>,
+    links: Vec<Link>,
+    advertised: Vec<String>,
+    invitations: Vec<Invitation>,
+    claims: Vec<Claim>,
+    lobby: Option<Lobby>,
+    running: HashMap<IntroductionId, Running>,
+    attempts: JoinSet<(IntroductionId, Result<Connection, Box<Obstacle>>)>,
+    profile: watch::Sender<NatProfile>,
+    profiles: JoinSet<NatProfile>,
+    observations: Option<mpsc::Sender<diagnose::Observed>>,
+    next_id: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Hub {
+            setup,
+            broker: None,
+            links: Vec::new(),
+            advertised: Vec::new(),
+            invitations: Vec::new(),
+            claims: Vec::new(),
+            lobby: None,
+            running: HashMap::new(),
+            attempts: JoinSet::new(),
+            profile: watch::channel(NatProfile::default()).0,
+            profiles: JoinSet::new(),
+            observations: None,
+            next_id: 0,
+        }
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut notices: mpsc::Receiver<Notice>,
+    ) {
+        let mut linked = true;
+        loop {
+            tokio::select! {
+                // Links first: a claim is then written on the link that was just made.
+                biased;
+                notice = notices.recv(), if linked => match notice {
+                    Some(notice) => self.notice(notice).await,
+                    None => {
+                        linked = false;
+                        self.give_up(&BrokerError::Lost);
+                    }
+                },
+                Some(ended) = self.attempts.join_next() => {
+                    if let Ok((id, result)) = ended {
+                        self.ended(id, result);
+                    }
+                }
+                Some(profile) = self.profiles.join_next() => {
+                    if let Ok(profile) = profile {
+                        self.learnt(profile).await;
+                    }
+                }
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn send(&self, message: ToBroker) {
+        // A closed queue means that the links are given up, which a notice says.
+        let _ = self.setup.link.send(message).await;
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Invite { verb, reply, id } => {
+                self.next_id += 1;
+                let _ = id.send(self.next_id);
+                self.invitations.push(Invitation {
+                    id: self.next_id,
+                    verb,
+                    secret: Secret::generate(&mut rand::rng()),
+                    number: None,
+                    pake: None,
+                    wrong: 0,
+                    accepted: None,
+                    attempt: None,
+                    reply,
+                });
+                self.send(ToBroker::Open { verb, again: None }).await;
+            }
+            Command::Withdraw { id } => {
+                if let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) {
+                    let invitation = self.invitations.swap_remove(at);
+                    if let Some(attempt) = invitation.attempt {
+                        attempt.abort();
+                    }
+                    if let Some(number) = invitation.number {
+                        self.send(ToBroker::Withdraw { number }).await;
+                    }
+                }
+            }
+            Command::Connect { code, verb, reply, introduced } => {
+                let number = code.number;
+                self.claims.push(Claim { code, verb, id: None, opening: None, reply, introduced });
+                self.send(ToBroker::Claim { number, verb }).await;
+            }
+            Command::Lobby { news } => {
+                self.lobby = Some(Lobby {
+                    openings: Vec::new(),
+                    connected: HashMap::new(),
+                    introductions: VecDeque::new(),
+                    news,
+                });
+                self.join().await;
+            }
+        }
+    }
+
+    async fn join(&mut self) {
+        let own = self.setup.key;
+        let Some(lobby) = &mut self.lobby else { return };
+        lobby.connected.retain(|_, connection| connection.is_alive());
+        let mut openers = Vec::new();
+        lobby.openings.clear();
+        for _ in 1..LOBBY_MEMBERS_MOST {
+            if let Ok((opening, message)) = Opening::open(&own) {
+                lobby.openings.push(Some(opening));
+                openers.push(message);
+            }
+        }
+        let connected = lobby.connected.keys().copied().collect();
+        self.send(ToBroker::Join { connected, openers }).await;
+    }
+
+    async fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Up { broker, key, remote, local } => {
+                let again = self.broker.is_some();
+                self.broker = Some((broker, key));
+                self.links = vec![Link { remote, local, observed: None }];
+                if again {
+                    self.ask_again().await;
+                }
+            }
+            Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
+            Notice::Message { message, remote, local } => self.message(*message, remote, local).await,
+            Notice::Down => (self.setup.events)(Event::LinkLost),
+            Notice::Refused(error) => self.give_up(&error),
+        }
+    }
+
+    /// What a broker forgot when the last link was lost.
+    async fn ask_again(&mut self) {
+        let open: Vec<(Verb, Option<u32>)> = self
+            .invitations
+            .iter()
+            .filter(|invitation| invitation.attempt.is_none())
+            .map(|invitation| (invitation.verb, invitation.number))
+            .collect();
+        for invitation in self.invitations.iter_mut().filter(|invitation| invitation.attempt.is_none()) {
+            invitation.pake = None;
+            invitation.number = None;
+        }
+        for (verb, again) in open {
+            self.send(ToBroker::Open { verb, again }).await;
+        }
+        let claims: Vec<(u32, Verb)> =
+            self.claims.iter().map(|claim| (claim.code.number, claim.verb)).collect();
+        for (number, verb) in claims {
+            self.send(ToBroker::Claim { number, verb }).await;
+        }
+        if self.lobby.is_some() {
+            self.join().await;
+        }
+    }
+
+    fn give_up(&mut self, error: &BrokerError) {
+        for invitation in self.invitations.drain(..).filter(|invitation| invitation.attempt.is_none()) {
+            let _ = invitation.reply.send(InviteNews::Ended(Err(error.clone().into())));
+        }
+        for claim in self.claims.drain(..) {
+            let _ = claim.reply.send(Err(error.clone().into()));
+        }
+        if let Some(lobby) = &self.lobby {
+            let _ = lobby.news.send(LobbyNews::Refused(error.clone().into()));
+        }
+    }
+
+    async fn message(&mut self, message: FromBroker, remote: SocketAddr, local: SocketAddr) {
+        match message {
+            FromBroker::Welcome { observed, token, advertised, probe_ports } => {
+                self.advertised = advertised;
+                self.welcome(remote, local, observed, token, probe_ports).await;
+            }
+            FromBroker::Observed { question, from } => {
+                if let Some(observations) = &self.observations {
+                    let _ = observations.try_send((question, from));
+                }
+            }
+            FromBroker::Opened { number, .. } => self.opened(number).await,
+            FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
+            FromBroker::Claimed { number, claim, waiter, share } => {
+                self.claimed(number, claim, waiter, &share).await;
+            }
+            FromBroker::Proof { number, claim, peer, share, handshake } => {
+                self.proof(number, claim, peer, &share, &handshake).await;
+            }
+            FromBroker::WrongWords { claim, left } => {
+                self.end_claim(|own| own.id == Some(claim), ConnectError::WrongWords(left));
+            }
+            FromBroker::Gone { claim } => self.gone(claim).await,
+            FromBroker::Introduced(introduction) => self.introduced(introduction).await,
+            FromBroker::SeenAt { introduction, address } => {
+                self.tell(introduction, attempt::Message::SeenAt(address));
+            }
+            FromBroker::ProfileOf { introduction, profile } => {
+                self.tell(introduction, attempt::Message::Profile(profile));
+            }
+            FromBroker::Go { introduction } => self.tell(introduction, attempt::Message::Go),
+            FromBroker::Relayed { introduction, signal } => {
+                self.tell(introduction, attempt::Message::Signal(signal));
+            }
+            FromBroker::Joined { members, capacity, introductions } => {
+                self.lobby_news(LobbyNews::Joined { members, capacity, introductions });
+            }
+            FromBroker::Left { peer } => self.lobby_news(LobbyNews::Left(peer)),
+            FromBroker::Refused { about, refusal } => self.refused(about, refusal),
+            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
+        }
+    }
+
+    fn tell(&self, introduction: IntroductionId, message: attempt::Message) {
+        if let Some(running) = self.running.get(&introduction) {
+            // A full inbox means a flood; the attempt goes on without.
+            let _ = running.inbox.try_send(message);
+        }
+    }
+
+    fn lobby_news(&self, news: LobbyNews) {
+        if let Some(lobby) = &self.lobby {
+            let _ = lobby.news.send(news);
+        }
+    }
+
+    async fn welcome(
+        &mut self,
+        remote: SocketAddr,
+        local: SocketAddr,
+        observed: SocketAddr,
+        token: [u8; 8],
+        probe_ports: Vec<u16>,
+    ) {
+        let first = self.links.iter().all(|link| link.observed.is_none());
+        if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
+            link.observed = Some(observed);
+        }
+        if let Some((_, key)) = &self.broker {
+            let event = Event::Registered { broker: remote, key: *key, local, observed };
+            (self.setup.events)(event);
+        }
+        let door = Sample { local, destination: remote, observed };
+        let translated = classify(&[door]).translated;
+        if first {
+            let known = *self.profile.borrow();
+            self.learnt(NatProfile { translated, ..known }).await;
+        }
+        // Only a translator's mapping is in question.
+        if translated == Some(true) && self.profiles.is_empty() {
+            let (sender, observations) = mpsc::channel(16);
+            self.observations = Some(sender);
+            let ports = std::iter::once(remote.port()).chain(probe_ports).take(4).collect();
+            self.profiles.spawn(diagnose::mapping(door, local.ip(), remote.ip(), ports, token, observations));
+        }
+    }
+
+    async fn learnt(&mut self, profile: NatProfile) {
+        if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
+            (self.setup.events)(Event::Profile(profile));
+            self.send(ToBroker::Profile(profile)).await;
+        }
+    }
+
+    /// `@HOST` of a printed code: where this peer reached the broker, unless that is an address of
+    /// this machine only and the broker knows a better one.
+    fn broker_in_code(&self) -> Option<String> {
+        let (broker, _) = self.broker.as_ref()?;
+        let loopback = self.links.iter().any(|link| link.remote.ip().to_canonical().is_loopback());
+        match self.advertised.first() {
+            Some(advertised) if loopback => Some(advertised.clone()),
+            _ => Some(broker.in_code()),
+        }
+    }
+
+    fn meeting(&self, number: u32, verb: Verb) -> Option<Meeting> {
+        self.broker.as_ref().map(|(_, broker)| Meeting { broker: *broker, number, verb })
+    }
+
+    async fn opened(&mut self, number: u32) {
+        let broker = self.broker_in_code();
+        let waiting = self
+            .invitations
+            .iter_mut()
+            .find(|invitation| invitation.number.is_none() && invitation.attempt.is_none());
+        let Some(invitation) = waiting else { return };
+        invitation.number = Some(number);
+        let code = Code { number, secret: invitation.secret.clone(), broker };
+        let _ = invitation.reply.send(InviteNews::Opened(code));
+        let id = invitation.id;
+        self.wait(id).await;
+    }
+
+    /// Gives the broker a fresh share: one share serves one guess.
+    async fn wait(&mut self, id: u64) {
+        let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) else { return };
+        let Some((number, verb)) =
+            self.invitations.get(at).and_then(|invitation| Some((invitation.number?, invitation.verb)))
+        else {
+            return;
+        };
+        let Some(meeting) = self.meeting(number, verb) else { return };
+        let Some(invitation) = self.invitations.get_mut(at) else { return };
+        let pake = Pake::waiter(&invitation.secret, &meeting);
+        let share = pake.share().clone();
+        invitation.pake = Some(pake);
+        self.send(ToBroker::Wait { number, share }).await;
+    }
+
+    async fn proof(&mut self, number: u32, claim: ClaimId, peer: PublicKey, share: &Share, handshake: &[u8]) {
+        let own = self.setup.key;
+        let hosts = self.own_hosts();
+        let Some(invitation) =
+            self.invitations.iter_mut().find(|invitation| invitation.number == Some(number))
+        else {
+            return;
+        };
+        let Some(pake) = invitation.pake.take() else { return };
+        let answered = pake
+            .finish(share, &own, &peer)
+            .and_then(|key: CodeKey| respond(&own, &peer, Some(&key), handshake, hosts));
+        match answered {
+            Ok((keys, answer, payload)) => {
+                invitation.accepted = Some((claim, keys, payload.hosts));
+                self.send(ToBroker::Accept { claim, handshake: answer }).await;
+            }
+            Err(_) => {
+                invitation.wrong += 1;
+                let left = WRONG_GUESSES.saturating_sub(invitation.wrong);
+                let id = invitation.id;
+                let _ = invitation.reply.send(InviteNews::WrongGuess(left));
+                (self.setup.events)(Event::WrongGuess { left });
+                self.send(ToBroker::Reject { claim, left }).await;
+                if left == 0 {
+                    self.end_invitation(number, ConnectError::Burnt);
+                } else {
+                    self.wait(id).await;
+                }
+            }
+        }
+    }
+
+    async fn gone(&mut self, claim: ClaimId) {
+        let found = self
+            .invitations
+            .iter_mut()
+            .find(|invitation| invitation.accepted.as_ref().is_some_and(|(id, ..)| *id == claim));
+        if let Some(invitation) = found {
+            invitation.accepted = None;
+            let id = invitation.id;
+            self.wait(id).await;
+        }
+    }
+
+    async fn claimed(&mut self, number: u32, id: ClaimId, waiter: PublicKey, share: &Share) {
+        let own = self.setup.key;
+        let hosts = self.own_hosts();
+        let known = self.broker.as_ref().map(|(_, key)| *key);
+        let Some(claim) = self
+            .claims
+            .iter_mut()
+            .find(|claim| claim.code.number == number && (claim.id.is_none() || claim.id == Some(id)))
+        else {
+            return;
+        };
+        let Some(broker) = known else { return };
+        let meeting = Meeting { broker, number, verb: claim.verb.partner() };
+        let pake = Pake::arriver(&claim.code.secret, &meeting);
+        let own_share = pake.share().clone();
+        let opened = pake.finish(share, &waiter, &own).and_then(|key| Opening::with_code(&own, &key, hosts));
+        let Ok((opening, handshake)) = opened else {
+            // A share that is none: the broker or the waiter breaks the protocol.
+            return self.end_claim(|claim| claim.code.number == number, ConnectError::NoAnswer);
+        };
+        claim.id = Some(id);
+        claim.opening = Some(opening);
+        self.send(ToBroker::Prove { claim: id, share: own_share, handshake }).await;
+    }
+
+    fn end_claim(&mut self, which: impl Fn(&Claim) -> bool, error: ConnectError) {
+        if let Some(at) = self.claims.iter().position(which) {
+            let claim = self.claims.swap_remove(at);
+            let _ = claim.reply.send(Err(error));
+        }
+    }
+
+    fn end_invitation(&mut self, number: u32, error: ConnectError) {
+        let found = self
+            .invitations
+            .iter()
+            .position(|invitation| invitation.number == Some(number) && invitation.attempt.is_none());
+        if let Some(at) = found {
+            let invitation = self.invitations.swap_remove(at);
+            let _ = invitation.reply.send(InviteNews::Ended(Err(error)));
+        }
+    }
+
+    fn refused(&mut self, about: About, refusal: Refusal) {
+        let reason = match refusal {
+            Refusal::TooMany => "too much was asked from this address; try again in a minute",
+            Refusal::Full => "it is full",
+            Refusal::LobbyFull => "the lobby is full",
+            Refusal::LobbyOff => "this broker has no lobby; use a code: tcpunch chat --new",
+            Refusal::NoSuchCode | Refusal::OtherVerb(_) | Refusal::OutOfOrder => "it did not understand",
+        };
+        let busy = ConnectError::Broker(BrokerError::Refuses(reason));
+        match about {
+            About::Link => self.give_up(&BrokerError::Refuses(reason)),
+            About::Join => {
+                // One introduction less is no reason to leave.
+                let error = match refusal {
+                    Refusal::LobbyFull | Refusal::LobbyOff => ConnectError::Lobby(reason),
+                    Refusal::OutOfOrder => return,
+                    Refusal::TooMany | Refusal::Full | Refusal::NoSuchCode | Refusal::OtherVerb(_) => busy,
+                };
+                self.lobby_news(LobbyNews::Refused(error));
+            }
+            About::Open => {
+                let waiting = self
+                    .invitations
+                    .iter()
+                    .position(|invitation| invitation.number.is_none() && invitation.attempt.is_none());
+                if let Some(at) = waiting {
+                    let invitation = self.invitations.swap_remove(at);
+                    let _ = invitation.reply.send(InviteNews::Ended(Err(busy)));
+                }
+            }
+            About::Claim(number) => {
+                let error = claim_error(refusal, number, busy);
+                self.end_claim(|claim| claim.code.number == number, error);
+            }
+            About::Proof(id) => {
+                let number =
+                    self.claims.iter().find(|claim| claim.id == Some(id)).map(|claim| claim.code.number);
+                if let Some(number) = number {
+                    let error = claim_error(refusal, number, busy);
+                    self.end_claim(|claim| claim.id == Some(id), error);
+                }
+            }
+        }
+    }
+
+    fn own_hosts(&self) -> Vec<SocketAddr> {
+        gather::hosts(&gather::interfaces(), self.setup.port, self.setup.families)
+    }
+
+    fn observed(&self) -> Vec<SocketAddr> {
+        self.links.iter().filter_map(|link| link.observed).collect()
+    }
+
+    async fn introduced(&mut self, introduction: Introduction) {
+        let now = Instant::now();
+        if introduction.peer == self.setup.key || self.running.contains_key(&introduction.id) {
+            return;
+        }
+        let id = introduction.id;
+        let peer = introduction.peer;
+        let near = may_tell_hosts(&self.observed(), &introduction.addresses);
+        let hosts = if near { self.own_hosts() } else { Vec::new() };
+        let prepared = match &introduction.meeting {
+            Met::LobbyArriver { opener } => self
+                .lobby_arriver(peer, *opener, now)
+                .map(|opening| (Secrets::Opening(Box::new(opening)), Vec::new(), For::Lobby)),
+            Met::LobbyWaiter { opener } => {
+                let own = self.setup.key;
+                match self.admit(peer, now).then(|| respond(&own, &peer, None, opener, hosts.clone())) {
+                    Some(Ok((keys, answer, _))) => {
+                        let signal = Signal::Answer(answer.clone());
+                        self.send(ToBroker::Relay { introduction: id, signal }).await;
+                        Some((Secrets::Keys(keys, answer), Vec::new(), For::Lobby))
+                    }
+                    Some(Err(_)) | None => None,
+                }
+            }
+            Met::CodeArriver { claim, answer } => self.code_arriver(*claim, peer, answer),
+            Met::CodeWaiter { claim } => self.code_waiter(*claim),
+        };
+        let Some((secrets, known_hosts, waits)) = prepared else { return };
+        (self.setup.events)(Event::Introduced { peer, addresses: introduction.addresses.clone() });
+        if matches!(waits, For::Lobby) {
+            self.lobby_news(LobbyNews::Introduced(peer));
+        }
+        let interfaces = gather::interfaces();
+        let source = |v4: bool| self.links.iter().map(|link| link.local.ip()).find(|ip| ip.is_ipv4() == v4);
+        let here = Surroundings {
+            interfaces,
+            port: self.setup.port,
+            observed: self.observed(),
+            brokers: self.links.iter().map(|link| link.remote).collect(),
+            gateways: gather::gateways(),
+        };
+        let reach = Reach {
+            own: self.setup.key,
+            introduction,
+            introduced: now,
+            timeout: self.setup.timeout,
+            hosts: known_hosts,
+            tell: hosts,
+            here,
+            sources: Sources { v4: source(true), v6: source(false) },
+            profile: self.profile.subscribe(),
+            link: self.setup.link.clone(),
+            events: self.setup.events.clone(),
+        };
+        let (inbox, messages) = mpsc::channel(64);
+        let router = self.setup.router.clone();
+        let attempt = attempt::reach(reach, secrets, (inbox.clone(), messages), router);
+        let task = self.attempts.spawn(async move { (id, attempt.await) });
+        if let For::Invitation(own) = &waits
+            && let Some(invitation) = self.invitations.iter_mut().find(|invitation| invitation.id == *own)
+        {
+            invitation.attempt = Some(task);
+        }
+        self.running.insert(id, Running { inbox, waits, peer });
+    }
+
+    /// Whether the lobby takes one more introduction now, and forgets an old connection to the
+    /// same peer: who is introduced again has lost it.
+    fn admit(&mut self, peer: PublicKey, now: Instant) -> bool {
+        if self.running.values().any(|running| running.peer == peer) {
+            return false;
+        }
+        let Some(lobby) = &mut self.lobby else { return false };
+        while lobby.introductions.front().is_some_and(|at| now.duration_since(*at) >= INTRODUCTION_WINDOW) {
+            lobby.introductions.pop_front();
+        }
+        if lobby.introductions.len() >= LOBBY_INTRODUCTIONS {
+            tracing::warn!("the broker introduces more peers than this one takes in a minute");
+            return false;
+        }
+        lobby.introductions.push_back(now);
+        if let Some(old) = lobby.connected.remove(&peer) {
+            old.abort();
+        }
+        true
+    }
+
+    fn lobby_arriver(&mut self, peer: PublicKey, opener: u32, now: Instant) -> Option<Opening> {
+        if !self.admit(peer, now) {
+            return None;
+        }
+        let lobby = self.lobby.as_mut()?;
+        lobby.openings.get_mut(usize::try_from(opener).ok()?)?.take()
+    }
+
+    fn code_arriver(
+        &mut self,
+        id: ClaimId,
+        peer: PublicKey,
+        answer: &[u8],
+    ) -> Option<(Secrets, Vec<SocketAddr>, For)> {
+        let at = self.claims.iter().position(|claim| claim.id == Some(id))?;
+        let claim = self.claims.swap_remove(at);
+        let Some(Ok((keys, payload))) = claim.opening.map(|opening| opening.finish(&peer, answer)) else {
+            // Only who has the words can answer.
+            let _ = claim.reply.send(Err(ConnectError::WrongWords(0)));
+            return None;
+        };
+        let _ = claim.introduced.send(true);
+        Some((Secrets::Keys(keys, Vec::new()), payload.hosts, For::Claim(claim.reply)))
+    }
+
+    fn code_waiter(&mut self, id: ClaimId) -> Option<(Secrets, Vec<SocketAddr>, For)> {
+        let invitation = self
+            .invitations
+            .iter_mut()
+            .find(|invitation| invitation.accepted.as_ref().is_some_and(|(claim, ..)| *claim == id))?;
+        let (_, keys, hosts) = invitation.accepted.take()?;
+        Some((Secrets::Keys(keys, Vec::new()), hosts, For::Invitation(invitation.id)))
+    }
+
+    fn ended(&mut self, id: IntroductionId, result: Result<Connection, Box<Obstacle>>) {
+        let Some(running) = self.running.remove(&id) else { return };
+        match running.waits {
+            For::Claim(reply) => {
+                let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
+            }
+            For::Invitation(own) => {
+                if let Some(at) = self.invitations.iter().position(|invitation| invitation.id == own) {
+                    let invitation = self.invitations.swap_remove(at);
+                    let result = result.map(Box::new).map_err(ConnectError::NoDirectPath);
+                    let _ = invitation.reply.send(InviteNews::Ended(result));
+                }
+            }
+            For::Lobby => {
+                let news = match result {
+                    Ok(connection) => {
+                        if let Some(lobby) = &mut self.lobby {
+                            lobby.connected.insert(running.peer, connection.handle());
+                        }
+                        LobbyNews::Connected(Box::new(connection))
+                    }
+                    Err(obstacle) => LobbyNews::Unreachable(running.peer, obstacle),
+                };
+                self.lobby_news(news);
+            }
+        }
+    }
+}
+
+fn claim_error(refusal: Refusal, number: u32, busy: ConnectError) -> ConnectError {
+    match refusal {
+        Refusal::NoSuchCode => ConnectError::NoSuchCode(number),
+        Refusal::OtherVerb(verb) => ConnectError::OtherVerb(verb),
+        Refusal::LobbyFull | Refusal::LobbyOff | Refusal::TooMany | Refusal::Full | Refusal::OutOfOrder => {
+            busy
+        }
+    }
+}
