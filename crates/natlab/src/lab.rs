@@ -140,9 +140,7 @@ impl Drop for Lab {
             )
         };
         Namespace::remove_all(namespaces.iter().map(Arc::as_ref));
-        for wire in wires {
-            wire.stop();
-        }
+        Wire::stop_all(wires.iter().map(Arc::as_ref));
     }
 }
 
@@ -249,7 +247,9 @@ impl Prefix {
     /// What a gateway on the LAN gets for its own, of 15 such parts; the part 0 holds the LAN and the uplink.
     fn part(self, index: u16) -> Result<Self, Error> {
         if self.length >= 60 || !(1..=15).contains(&index) {
-            return Err(Error::Exhausted("IPv6 prefixes for gateways behind a gateway"));
+            return Err(Error::Exhausted(
+                "IPv6 prefixes for gateways behind a gateway",
+            ));
         }
         let length = self.length + 4;
         Ok(Self {
@@ -307,8 +307,13 @@ fn introduce(
     let near = link.near();
     let (mut inside, mut outside) = (String::new(), String::new());
     let routers = [
-        Some((IpAddr::from(addressing.ipv4), IpAddr::from(addressing.router))),
-        addressing.ipv6.map(|(own, router)| (own.into(), router.into())),
+        Some((
+            IpAddr::from(addressing.ipv4),
+            IpAddr::from(addressing.router),
+        )),
+        addressing
+            .ipv6
+            .map(|(own, router)| (own.into(), router.into())),
     ];
     for (own, router) in routers.into_iter().flatten() {
         let _ = writeln!(
@@ -616,9 +621,10 @@ impl Host {
             "route replace {address}/128 via {own} dev {}\n",
             far.interface
         ))?;
-        inner
-            .namespace
-            .ip(&format!("addr add {address}/128 dev {} nodad\n", near.interface))?;
+        inner.namespace.ip(&format!(
+            "addr add {address}/128 dev {} nodad\n",
+            near.interface
+        ))?;
         Ok(address)
     }
 
@@ -718,7 +724,11 @@ fn attach_to_core(
     };
     let far = End {
         namespace: core.namespace.clone(),
-        interface: format!("{}{}", if gateway { "gw" } else { "host" }, (router.to_bits() & 0xff) >> 2),
+        interface: format!(
+            "{}{}",
+            if gateway { "gw" } else { "host" },
+            (router.to_bits() & 0xff) >> 2
+        ),
         mac: Mac::next(),
     };
     let link = Link::lay(near, far, None, conditions)?;
@@ -727,7 +737,11 @@ fn attach_to_core(
     let ipv6 = ipv6.then(|| (prefix.uplink(2), prefix.uplink(1)));
     if let Some((own, router)) = ipv6 {
         let _ = writeln!(batch, "addr replace {router}/64 dev {port} nodad");
-        let _ = writeln!(batch, "route replace {} via {own} dev {port}", prefix.network());
+        let _ = writeln!(
+            batch,
+            "route replace {} via {own} dev {port}",
+            prefix.network()
+        );
     }
     link.configure_far(&batch)?;
     let addressing = Addressing {
@@ -1008,11 +1022,9 @@ impl Gateway {
             .ipv6()
             .ok_or_else(|| Error::NoIpv6(to.name().to_owned()))?;
         match self.inner.ipv6 {
-            Some(Ipv6Policy::Firewall(_)) => self
-                .node
-                .inner
-                .namespace
-                .nft(&nft::pinhole(port, address)),
+            Some(Ipv6Policy::Firewall(_)) => {
+                self.node.inner.namespace.nft(&nft::pinhole(port, address))
+            }
             Some(Ipv6Policy::Open) => Ok(()),
             None => Err(Error::NoIpv6(self.name().to_owned())),
         }

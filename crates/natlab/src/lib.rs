@@ -44,8 +44,6 @@ mod wire;
 
 pub use availability::{Unavailable, availability};
 pub use error::Error;
-pub use lab::{
-    Gateway, GatewayBuilder, Host, HostBuilder, Lab, Node, SentSyn, SynCount, Traffic,
-};
+pub use lab::{Gateway, GatewayBuilder, Host, HostBuilder, Lab, Node, SentSyn, SynCount, Traffic};
 pub use netns::leftovers;
 pub use nft::{KernelNat, Refusal, Translation, Unreachable};

@@ -52,10 +52,7 @@ impl Link {
         bridge: Option<&str>,
         conditions: Conditions,
     ) -> Result<Self, Error> {
-        let near_up = format!(
-            "link set {} address {} up\n",
-            near.interface, near.mac
-        );
+        let near_up = format!("link set {} address {} up\n", near.interface, near.mac);
         let master = bridge.map_or_else(String::new, |bridge| format!("master {bridge} "));
         let far_up = format!(
             "link set {} address {} {master}up\n",

@@ -15,8 +15,11 @@ pub enum Refusal {
     Reset,
     /// An ICMP error; netfilter's `REJECT` as older routers use it.
     ///
-    /// The kernel limits them to one a second and destination after a burst of about six (`icmp_ratelimit`), here as
-    /// on a real router: the ones beyond are silence.
+    /// The kernel limits them to one a second and destination after a burst of about six (over IPv6 ten a second), here
+    /// as on a real router: the ones beyond are silence.
+    ///
+    /// Over IPv6 give one of the two sites a delay. Else the answer comes while the dialler's `connect` still holds its
+    /// socket, which no real network is quick enough for, and Linux ignores it until the SYN is retransmitted.
     Icmp(Unreachable),
 }
 
@@ -223,6 +226,9 @@ const REMAPPED_TO: u16 = 32768;
 const REMAPPED_BLOCKS: u16 = 2;
 
 /// The commands that make a gateway of a namespace whose interfaces are `wan` and `lan`.
+///
+/// The tables are not named `gateway` because nft 1.0.6 takes that for a keyword after `reject with icmp`. What the
+/// gateway itself sends is not translated: a reset that refuses would else count as the first packet of a mapping.
 pub(crate) fn gateway(
     nat: &KernelNat,
     wan: Ipv4Addr,
@@ -309,6 +315,7 @@ fn ipv4_table(nat: &KernelNat, wan: Ipv4Addr, (lan, prefix): (Ipv4Addr, u8)) -> 
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat; policy accept;
+                ip saddr {wan} return
                 {hairpin_out}
                 {out}
             }}

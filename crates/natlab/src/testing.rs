@@ -24,9 +24,11 @@ pub fn trial(
             test();
             Ok(Completion::Completed)
         }
-        Err(missing) if std::env::var(variable).is_ok_and(|value| value == REQUIRED) => Err(
-            Failed::from(format!("{variable}={REQUIRED}, but the lab can't run here: {missing}")),
-        ),
+        Err(missing) if std::env::var(variable).is_ok_and(|value| value == REQUIRED) => {
+            Err(Failed::from(format!(
+                "{variable}={REQUIRED}, but the lab can't run here: {missing}"
+            )))
+        }
         Err(missing) => Ok(Completion::ignored_with(missing.reason())),
     })
 }

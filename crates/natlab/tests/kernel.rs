@@ -22,8 +22,8 @@ use natlab::testing::trial;
 use natlab::{Error, Gateway, Host, KernelNat, Lab, Node, Refusal, Unreachable};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Set to `required` where these tests must not be skipped.
-const VARIABLE: &str = "NATLAB";
+/// Set to `required` where no test of this workspace that needs a lab may be skipped.
+const VARIABLE: &str = "TCPUNCH_LAB";
 /// Long enough for an answer on a busy machine, short enough for a test of silence.
 const SILENCE: Duration = Duration::from_millis(400);
 /// Long enough for what must come.
@@ -43,7 +43,11 @@ fn main() {
             .is_ok_and(|status| status.success());
     let mut tests = vec![
         trial("a_public_host_has_two_addresses", VARIABLE, public_host),
-        trial("nothing_private_is_reached_over_the_core", VARIABLE, martians),
+        trial(
+            "nothing_private_is_reached_over_the_core",
+            VARIABLE,
+            martians,
+        ),
         trial("masquerade_preserves_ports_and_drops", VARIABLE, masquerade),
         trial("openwrt_resets", VARIABLE, openwrt),
         trial("openwrt_limits_its_resets", VARIABLE, openwrt_limit),
@@ -59,9 +63,21 @@ fn main() {
         trial("forwarded_ports_work_from_outside", VARIABLE, forwards),
         trial("ipv6_is_firewalled_without_nat", VARIABLE, ipv6),
         trial("ipv6_behind_two_gateways", VARIABLE, nested_ipv6),
-        trial("two_dropping_nats_pass_a_simultaneous_open", VARIABLE, punch),
-        trial("remapping_nats_pass_a_simultaneous_open", VARIABLE, punch_remapped),
-        trial("a_nat_can_refuse_simultaneous_open", VARIABLE, no_simultaneous_open),
+        trial(
+            "two_dropping_nats_pass_a_simultaneous_open",
+            VARIABLE,
+            punch,
+        ),
+        trial(
+            "remapping_nats_pass_a_simultaneous_open",
+            VARIABLE,
+            punch_remapped,
+        ),
+        trial(
+            "a_nat_can_refuse_simultaneous_open",
+            VARIABLE,
+            no_simultaneous_open,
+        ),
         trial("delays_are_exact", VARIABLE, delays),
         trial("delays_between_gateways", VARIABLE, nested_delay),
         trial("losses_are_as_many_as_asked", VARIABLE, losses),
@@ -72,10 +88,14 @@ fn main() {
         trial("misuse_is_an_error", VARIABLE, misuse),
     ];
     if stale {
-        tests.push(trial("leftovers_of_dead_processes_are_swept", VARIABLE, || {
-            let _lab = Lab::new().unwrap();
-            assert!(!fs::exists(format!("/run/netns/{STALE}")).unwrap());
-        }));
+        tests.push(trial(
+            "leftovers_of_dead_processes_are_swept",
+            VARIABLE,
+            || {
+                let _lab = Lab::new().unwrap();
+                assert!(!fs::exists(format!("/run/netns/{STALE}")).unwrap());
+            },
+        ));
     }
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -83,7 +103,11 @@ fn main() {
 // Plain sockets, in a host's namespace.
 
 fn socket(local: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(local),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
@@ -304,9 +328,15 @@ fn refusals() {
     for (refusal, seen) in [
         (Refusal::Drop, ErrorKind::TimedOut),
         (Refusal::Reset, ErrorKind::ConnectionRefused),
-        (Refusal::Icmp(Unreachable::Port), ErrorKind::ConnectionRefused),
+        (
+            Refusal::Icmp(Unreachable::Port),
+            ErrorKind::ConnectionRefused,
+        ),
         (Refusal::Icmp(Unreachable::Host), ErrorKind::HostUnreachable),
-        (Refusal::Icmp(Unreachable::Prohibited), ErrorKind::HostUnreachable),
+        (
+            Refusal::Icmp(Unreachable::Prohibited),
+            ErrorKind::HostUnreachable,
+        ),
     ] {
         for nat in [KernelNat::masquerade(), KernelNat::firewall()] {
             let town = town(nat.refusing(refusal));
@@ -318,7 +348,10 @@ fn refusals() {
                 town.gateway.nat()
             );
             if town.host.ipv4().octets()[0] != 192 {
-                assert_eq!(refused(&town.stranger, 30000, v4(town.host.ipv4(), 25000)), seen);
+                assert_eq!(
+                    refused(&town.stranger, 30000, v4(town.host.ipv4(), 25000)),
+                    seen
+                );
             }
             drop(listener);
         }
@@ -423,16 +456,31 @@ fn firewall() {
 fn nested_firewalls() {
     let lab = Lab::new().unwrap();
     let broker = lab.public_host("broker").start().unwrap();
-    let campus = lab.gateway("campus", KernelNat::firewall()).start().unwrap();
-    let faculty = campus.gateway("faculty", KernelNat::firewall()).start().unwrap();
-    let chair = faculty.gateway("chair", KernelNat::firewall()).start().unwrap();
+    let campus = lab
+        .gateway("campus", KernelNat::firewall())
+        .start()
+        .unwrap();
+    let faculty = campus
+        .gateway("faculty", KernelNat::firewall())
+        .start()
+        .unwrap();
+    let chair = faculty
+        .gateway("chair", KernelNat::firewall())
+        .start()
+        .unwrap();
     let alice = chair.host("alice").unwrap();
     let listener = listen(&broker, 7766);
     let (seen, ..) = observe(&alice, 25000, &listener, broker.ipv4());
     assert_eq!(seen, v4(alice.ipv4(), 25000));
 
-    let home = lab.gateway("home", KernelNat::masquerade()).start().unwrap();
-    let guests = home.gateway("guests", KernelNat::firewall()).start().unwrap();
+    let home = lab
+        .gateway("home", KernelNat::masquerade())
+        .start()
+        .unwrap();
+    let guests = home
+        .gateway("guests", KernelNat::firewall())
+        .start()
+        .unwrap();
     let bob = guests.host("bob").unwrap();
     let (seen, ..) = observe(&bob, 25000, &listener, broker.ipv4());
     assert_eq!(seen, v4(home.ipv4(), 25000));
@@ -471,7 +519,10 @@ fn nested() {
         .start()
         .unwrap();
     let neighbour = carrier.host("neighbour").unwrap();
-    let home = carrier.gateway("home", KernelNat::masquerade()).start().unwrap();
+    let home = carrier
+        .gateway("home", KernelNat::masquerade())
+        .start()
+        .unwrap();
     let alice = home.host("alice").unwrap();
 
     let on_the_way = listen(&neighbour, 80);
@@ -500,8 +551,14 @@ fn forwards() {
     }
     let lab = Lab::new().unwrap();
     let stranger = lab.public_host("stranger").start().unwrap();
-    let outer = lab.gateway("outer", KernelNat::masquerade()).start().unwrap();
-    let inner = outer.gateway("inner", KernelNat::masquerade()).start().unwrap();
+    let outer = lab
+        .gateway("outer", KernelNat::masquerade())
+        .start()
+        .unwrap();
+    let inner = outer
+        .gateway("inner", KernelNat::masquerade())
+        .start()
+        .unwrap();
     let host = inner.host("host").unwrap();
     assert!(matches!(
         outer.forward_port(7766, &host),
@@ -518,15 +575,23 @@ fn ipv6() {
     for (refusal, kind) in [
         (Refusal::Drop, ErrorKind::TimedOut),
         (Refusal::Reset, ErrorKind::ConnectionRefused),
-        (Refusal::Icmp(Unreachable::Port), ErrorKind::ConnectionRefused),
+        (
+            Refusal::Icmp(Unreachable::Port),
+            ErrorKind::ConnectionRefused,
+        ),
         (Refusal::Icmp(Unreachable::Host), ErrorKind::HostUnreachable),
-        (Refusal::Icmp(Unreachable::Prohibited), ErrorKind::PermissionDenied),
+        (
+            Refusal::Icmp(Unreachable::Prohibited),
+            ErrorKind::PermissionDenied,
+        ),
     ] {
         let lab = Lab::new().unwrap();
         let broker = lab.public_host("broker").start().unwrap();
         let home = lab
             .gateway("home", KernelNat::symmetric())
             .ipv6(refusal)
+            // An ICMPv6 error must not come before `connect` has let go of its socket.
+            .delay(Duration::from_millis(1))
             .start()
             .unwrap();
         let alice = home.host("alice").unwrap();
@@ -535,7 +600,11 @@ fn ipv6() {
         let (seen, ..) = observe(&alice, 25000, &listener, broker6);
         assert_eq!(seen, SocketAddr::new(alice6.into(), 25000));
         let inside = listen_like(&alice, 25000, alice6);
-        assert_eq!(refused(&broker, 30000, (alice6, 25000)), kind, "{refusal:?}");
+        assert_eq!(
+            refused(&broker, 30000, (alice6, 25000)),
+            kind,
+            "{refusal:?}"
+        );
         home.open_ipv6_port(25000, &alice).unwrap();
         let (seen, ..) = observe(&broker, 30001, &inside, alice6);
         assert_eq!(seen, SocketAddr::new(broker6.into(), 30001));
@@ -562,7 +631,10 @@ fn ipv6() {
     let old = lab.gateway("old", KernelNat::masquerade()).start().unwrap();
     let host = old.host("host").unwrap();
     assert_eq!(host.ipv6(), None);
-    assert_eq!(refused(&host, 25000, (a6, 80)), ErrorKind::NetworkUnreachable);
+    assert_eq!(
+        refused(&host, 25000, (a6, 80)),
+        ErrorKind::NetworkUnreachable
+    );
 }
 
 fn nested_ipv6() {
@@ -592,7 +664,10 @@ fn nested_ipv6() {
     let open = listen_like(&neighbour, 25000, alice6);
     observe(&broker, 30001, &open, neighbour.ipv6().unwrap());
 
-    let plain = lab.gateway("plain", KernelNat::masquerade()).start().unwrap();
+    let plain = lab
+        .gateway("plain", KernelNat::masquerade())
+        .start()
+        .unwrap();
     let asked = plain
         .gateway("asked", KernelNat::masquerade())
         .ipv6(Refusal::Drop)
@@ -616,8 +691,7 @@ fn two_homes(nat: &KernelNat, delay: Duration) -> (Lab, [Host; 2], [SocketAddr; 
         home.host(&format!("host-{name}")).unwrap()
     });
     assert_eq!(hosts[0].ipv4(), hosts[1].ipv4());
-    let seen = [&hosts[0], &hosts[1]]
-        .map(|host| observe(host, 25000, &listener, broker.ipv4()).0);
+    let seen = [&hosts[0], &hosts[1]].map(|host| observe(host, 25000, &listener, broker.ipv4()).0);
     (lab, hosts, seen)
 }
 
@@ -645,8 +719,12 @@ fn no_simultaneous_open() {
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
-/// The median round trip of single bytes.
-fn round_trip(mut near: TcpStream, mut far: TcpStream) -> Duration {
+/// The median round trip of single bytes has to be `expected` milliseconds, to `tolerance` of them.
+///
+/// It can't be less; it may be more while the machine has no CPU to spare, so it is tried again.
+fn round_trip_is(mut near: TcpStream, mut far: TcpStream, expected: u64, tolerance: u64) {
+    let expected = Duration::from_millis(expected);
+    let tolerance = Duration::from_millis(tolerance);
     for stream in [&near, &far] {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -657,27 +735,24 @@ fn round_trip(mut near: TcpStream, mut far: TcpStream) -> Duration {
             far.write_all(&byte).unwrap();
         }
     });
-    let mut times: Vec<Duration> = (0..15)
-        .map(|_| {
+    let mut medians = Vec::new();
+    for _ in 0..10 {
+        let mut times = [(); 11].map(|()| {
             let begin = Instant::now();
             near.write_all(b"x").unwrap();
             near.read_exact(&mut [0]).unwrap();
             begin.elapsed()
-        })
-        .collect();
-    drop(near);
-    echo.join().unwrap();
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-fn close_to(measured: Duration, expected: u64, tolerance: u64) {
-    let expected = Duration::from_millis(expected);
-    let tolerance = Duration::from_millis(tolerance);
-    assert!(
-        measured >= expected && measured <= expected + tolerance,
-        "{measured:?} instead of {expected:?}"
-    );
+        });
+        times.sort_unstable();
+        assert!(times[0] >= expected, "{:?} < {expected:?}", times[0]);
+        medians.push(times[times.len() / 2]);
+        if medians.iter().any(|median| *median <= expected + tolerance) {
+            drop(near);
+            echo.join().unwrap();
+            return;
+        }
+    }
+    panic!("{medians:?} instead of {expected:?}");
 }
 
 fn delays() {
@@ -693,18 +768,21 @@ fn delays() {
         .unwrap();
     let alice = home.host("alice").unwrap();
     // Two milliseconds each way.
-    for (from, to, expected) in [(&distant, &broker, 50), (&alice, &broker, 20), (&alice, &distant, 70)]
-    {
+    for (from, to, expected) in [
+        (&distant, &broker, 50),
+        (&alice, &broker, 20),
+        (&alice, &distant, 70),
+    ] {
         for at in [IpAddr::from(to.ipv4()), to.ipv6().unwrap().into()] {
             let listener = listen_like(to, 7766, at);
             let (_, near, far) = observe(from, 25000, &listener, at);
-            close_to(round_trip(near, far), expected, 4);
+            round_trip_is(near, far, expected, 4);
         }
     }
     let (plain, other) = (lab.public_host("plain").start().unwrap(), &broker);
     let listener = listen(other, 7766);
     let (_, near, far) = observe(&plain, 25000, &listener, other.ipv4());
-    close_to(round_trip(near, far), 0, 4);
+    round_trip_is(near, far, 0, 4);
 }
 
 fn nested_delay() {
@@ -730,10 +808,11 @@ fn nested_delay() {
             let begin = Instant::now();
             let (_, near, far) = observe(&alice, 25000, &listener, at);
             let connected = begin.elapsed();
-            close_to(round_trip(near, far), expected, 4);
+            round_trip_is(near, far, expected, 4);
             if to.name() == "broker" {
-                // Its first packet need not ask for an Ethernet address on a delayed cable.
-                close_to(connected, expected, 9);
+                // Accepted after three ways; to ask for the Ethernet address first would take 20 ms more.
+                let ways = Duration::from_millis(expected * 3 / 2);
+                assert!(connected >= ways && connected < ways + Duration::from_millis(19));
             }
         }
     }
@@ -747,13 +826,17 @@ fn losses() {
         .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000)))
         .unwrap()
         .unwrap();
-    SockRef::from(&receiver).set_recv_buffer_size(1 << 20).unwrap();
+    SockRef::from(&receiver)
+        .set_recv_buffer_size(1 << 20)
+        .unwrap();
     let sender = from
         .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000)))
         .unwrap()
         .unwrap();
     let counting = thread::spawn(move || {
-        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        receiver
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         let mut buffer = [0; 16];
         let mut count = 0;
         while receiver.recv(&mut buffer).is_ok() {
@@ -772,7 +855,11 @@ fn losses() {
 }
 
 fn carrier(node: &Node) -> bool {
-    let interface = if node.ipv4().octets()[0] == 203 { "wan" } else { "eth0" };
+    let interface = if node.ipv4().octets()[0] == 203 {
+        "wan"
+    } else {
+        "eth0"
+    };
     let output = node
         .command("cat")
         .arg(format!("/sys/class/net/{interface}/carrier"))
@@ -796,11 +883,22 @@ fn cable() {
         .start()
         .unwrap();
     let alice = home.host("alice").unwrap();
-    let listeners = [listen(&near, 7766), listen_like(&near, 7766, Ipv6Addr::UNSPECIFIED)];
+    let listeners = [
+        listen(&near, 7766),
+        listen_like(&near, 7766, Ipv6Addr::UNSPECIFIED),
+    ];
     let targets = [IpAddr::from(further), near.ipv6().unwrap().into()];
     for pulled in [&*near, &*far, &*home, &*alice] {
-        let from: &Node = if pulled.name() == "near" { &far } else { pulled };
-        let from = if pulled.name() == "home" { &alice } else { from };
+        let from: &Node = if pulled.name() == "near" {
+            &far
+        } else {
+            pulled
+        };
+        let from = if pulled.name() == "home" {
+            &alice
+        } else {
+            from
+        };
         pulled.link_down().unwrap();
         assert!(!carrier(pulled), "{} has a carrier", pulled.name());
         for target in targets {
@@ -808,7 +906,9 @@ fn cable() {
             assert!(
                 matches!(
                     error,
-                    ErrorKind::TimedOut | ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable
+                    ErrorKind::TimedOut
+                        | ErrorKind::NetworkUnreachable
+                        | ErrorKind::HostUnreachable
                 ),
                 "{error}"
             );
@@ -834,7 +934,10 @@ fn counters() {
         let traffic = node.traffic().unwrap();
         let expected = MEGABYTE as u64..MEGABYTE as u64 * 12 / 10;
         assert!(expected.contains(&traffic.bytes_out), "{traffic:?}");
-        assert!(traffic.bytes_in > 0 && traffic.bytes_in < expected.start, "{traffic:?}");
+        assert!(
+            traffic.bytes_in > 0 && traffic.bytes_in < expected.start,
+            "{traffic:?}"
+        );
         assert!(traffic.packets_in > 0 && traffic.packets_out > 0);
     }
 
@@ -887,7 +990,10 @@ fn cleanup() {
         assert!(names.iter().all(|name| leftovers.contains(name)));
         std::panic::resume_unwind(Box::new("a test that fails"));
     }));
-    assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&"a test that fails"));
+    assert_eq!(
+        outcome.unwrap_err().downcast_ref(),
+        Some(&"a test that fails")
+    );
     for mut child in children {
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
@@ -903,7 +1009,10 @@ fn commands() {
         .host
         .command("bash")
         .arg("-c")
-        .arg(format!("exec 3<>/dev/tcp/{}/7766; echo hello >&3", town.broker.ipv4()))
+        .arg(format!(
+            "exec 3<>/dev/tcp/{}/7766; echo hello >&3",
+            town.broker.ipv4()
+        ))
         .spawn()
         .unwrap();
     let (mut stream, _) = listener.accept().unwrap();
@@ -913,10 +1022,15 @@ fn commands() {
     assert!(child.wait().unwrap().success());
 
     let to = v4(town.broker.ipv4(), 7766);
-    let thread = town.host.spawn(move || TcpStream::connect(to).is_ok()).unwrap();
+    let thread = town
+        .host
+        .spawn(move || TcpStream::connect(to).is_ok())
+        .unwrap();
     assert!(thread.join().unwrap());
     let panic = catch_unwind(AssertUnwindSafe(|| {
-        let _ = town.host.run(|| std::panic::resume_unwind(Box::new("inside")));
+        let _ = town
+            .host
+            .run(|| std::panic::resume_unwind(Box::new("inside")));
     }));
     assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
 }
@@ -928,7 +1042,14 @@ fn misuse() {
         lab.public_host("host").start(),
         Err(Error::NameTaken(_))
     ));
-    for name in ["", "a/b", "a b", "..", "ä", "a-name-that-is-longer-than-names-may-be"] {
+    for name in [
+        "",
+        "a/b",
+        "a b",
+        "..",
+        "ä",
+        "a-name-that-is-longer-than-names-may-be",
+    ] {
         assert!(matches!(lab.public_host(name).start(), Err(Error::Name(_))));
     }
     let lossy = lab.public_host("lossy").loss(1.5, 0).start();
@@ -939,11 +1060,22 @@ fn misuse() {
         .start()
         .unwrap();
     assert_eq!(home.lan_ipv4(), Ipv4Addr::new(10, 0, 0, 73));
-    assert!(matches!(home.forward_port(1, &host), Err(Error::NotInside { .. })));
+    assert!(matches!(
+        home.forward_port(1, &host),
+        Err(Error::NotInside { .. })
+    ));
     for name in ["a", "b", "c", "d", "e"] {
-        assert!(matches!(home.host(name).unwrap().add_ipv4(), Err(Error::NotPublic(_))));
+        assert!(matches!(
+            home.host(name).unwrap().add_ipv4(),
+            Err(Error::NotPublic(_))
+        ));
     }
     assert!(matches!(home.host("f"), Err(Error::Exhausted(_))));
     drop(lab);
-    assert!(host.command("true").stderr(Stdio::null()).status().is_ok_and(|it| !it.success()));
+    assert!(
+        host.command("true")
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|it| !it.success())
+    );
 }
