@@ -32,18 +32,23 @@
 //! # }
 //! ```
 
+mod address;
 mod availability;
 mod error;
+mod gateway;
 mod lab;
 mod link;
 mod netns;
 mod nft;
+mod node;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wire;
 
 pub use availability::{Unavailable, availability};
 pub use error::Error;
-pub use lab::{Gateway, GatewayBuilder, Host, HostBuilder, Lab, Node, SentSyn, SynCount, Traffic};
+pub use gateway::{Gateway, GatewayBuilder};
+pub use lab::Lab;
 pub use netns::leftovers;
 pub use nft::{KernelNat, Refusal, Translation, Unreachable};
+pub use node::{Host, HostBuilder, Node, SentSyn, SynCount, Traffic};

@@ -37,6 +37,22 @@ impl Conditions {
         seed: 0,
     };
 
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        if !(0.0..=1.0).contains(&self.loss) {
+            return Err(Error::OutOfRange(format!(
+                "a loss is a probability from 0.0 to 1.0, not {}",
+                self.loss
+            )));
+        }
+        if self.delay > Duration::from_secs(60) {
+            return Err(Error::OutOfRange(format!(
+                "a delay is at most a minute, not {:?}",
+                self.delay
+            )));
+        }
+        Ok(self)
+    }
+
     pub(crate) fn perfect(&self) -> bool {
         self.delay.is_zero() && self.loss <= 0.0
     }

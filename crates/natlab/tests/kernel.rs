@@ -73,6 +73,7 @@ fn main() {
             VARIABLE,
             punch_remapped,
         ),
+        trial("what_fits_no_connection_does_not_pass", VARIABLE, invalid),
         trial(
             "a_nat_can_refuse_simultaneous_open",
             VARIABLE,
@@ -706,6 +707,19 @@ fn punch() {
 fn punch_remapped() {
     let (_lab, [a, b], [at_a, at_b]) = two_homes(&KernelNat::remapping(), Duration::ZERO);
     simultaneous((&a, 25000, at_b), (&b, 25000, at_a), PATIENCE).unwrap();
+}
+
+fn invalid() {
+    for nat in [KernelNat::masquerade(), KernelNat::remapping()] {
+        let (_lab, [a, b], [at_a, at_b]) = two_homes(&nat, Duration::ZERO);
+        // The hole is opened by a socket that is gone when the other side comes: the listener then answers with a
+        // sequence number that the connection tracking of its own gateway has not seen.
+        assert_eq!(refused(&a, 25000, at_b), ErrorKind::TimedOut);
+        let listener = listen(&a, 25000);
+        assert_eq!(refused(&b, 25000, at_a), ErrorKind::TimedOut);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
 }
 
 fn no_simultaneous_open() {
