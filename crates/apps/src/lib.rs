@@ -1,1 +1,4 @@
-//! Protocols on top of a tcpunch connection: chat and pipe.
+//! Protocols on top of a connection: no terminal, no command line.
+
+pub mod chat;
+pub mod pipe;

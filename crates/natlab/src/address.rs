@@ -61,10 +61,7 @@ impl Plan {
     pub(crate) fn site(&mut self) -> Prefix {
         // 0 is left out so that no site has the prefix of the whole; 64 hosts and 64 gateways can't exhaust the rest.
         self.sites = self.sites.saturating_add(1);
-        Prefix {
-            bits: IPV6.to_bits() | u128::from(self.sites) << 80,
-            length: 48,
-        }
+        Prefix { bits: IPV6.to_bits() | u128::from(self.sites) << 80, length: 48 }
     }
 }
 
@@ -108,15 +105,10 @@ impl Prefix {
     /// What a gateway on the LAN gets for its own, of 15 such parts; the part 0 holds the LAN and the uplink.
     pub(crate) fn part(self, index: u16) -> Result<Self, Error> {
         if self.length >= 60 || !(1..=15).contains(&index) {
-            return Err(Error::Exhausted(
-                "IPv6 prefixes for gateways behind a gateway",
-            ));
+            return Err(Error::Exhausted("IPv6 prefixes for gateways behind a gateway"));
         }
         let length = self.length + 4;
-        Ok(Self {
-            bits: self.bits | u128::from(index) << (128 - length),
-            length,
-        })
+        Ok(Self { bits: self.bits | u128::from(index) << (128 - length), length })
     }
 
     pub(crate) fn network(self) -> String {
@@ -137,12 +129,7 @@ pub(crate) struct Addressing {
 impl Addressing {
     pub(crate) fn batch(&self, link: &Link) -> String {
         let interface = &link.near().interface;
-        let Self {
-            ipv4,
-            length,
-            router,
-            ipv6,
-        } = self;
+        let Self { ipv4, length, router, ipv6 } = self;
         let mut batch = format!(
             "addr add {ipv4}/{length} dev {interface}\nroute add default via {router} dev {interface}\n"
         );
@@ -165,10 +152,7 @@ mod tests {
 
     #[test]
     fn prefixes_of_gateways_behind_gateways_do_not_overlap() {
-        let site = Prefix {
-            bits: IPV6.to_bits() | 1 << 80,
-            length: 48,
-        };
+        let site = Prefix { bits: IPV6.to_bits() | 1 << 80, length: 48 };
         assert_eq!(site.uplink(1).to_string(), "2001:db8:1::1");
         assert_eq!(site.lan(2).to_string(), "2001:db8:1:1::2");
         let first = site.part(1).unwrap();

@@ -34,13 +34,9 @@ pub fn availability() -> Result<(), Unavailable> {
 }
 
 fn probe() -> Result<(), Unavailable> {
-    let missing = |what: &str, error: &Error| Unavailable {
-        reason: format!("{what} ({error})"),
-    };
+    let missing = |what: &str, error: &Error| Unavailable { reason: format!("{what} ({error})") };
     if !nix::unistd::geteuid().is_root() {
-        return Err(Unavailable {
-            reason: "it needs root, to make network namespaces".into(),
-        });
+        return Err(Unavailable { reason: "it needs root, to make network namespaces".into() });
     }
     let name = full_name(&next_lab().to_string(), "probe");
     let namespace = Namespace::create(name, true)
@@ -48,9 +44,7 @@ fn probe() -> Result<(), Unavailable> {
     namespace
         .ip("link add veth0 type veth peer name veth1\nlink add lan type bridge\n")
         .map_err(|error| missing("no veth or bridge devices", &error))?;
-    namespace
-        .nft(&nft::everything())
-        .map_err(|error| missing("no NAT with `nft` of nftables", &error))?;
+    namespace.nft(&nft::everything()).map_err(|error| missing("no NAT with `nft` of nftables", &error))?;
     namespace
         .run(|| wire::open_tap("probe"))
         .and_then(|tap| tap)

@@ -71,9 +71,6 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io {
-            what: what.into(),
-            source: source.into(),
-        }
+        Self::Io { what: what.into(), source: source.into() }
     }
 }

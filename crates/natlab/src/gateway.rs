@@ -52,14 +52,7 @@ pub struct GatewayBuilder {
 
 impl GatewayBuilder {
     pub(crate) fn new(upstream: Upstream, name: &str, nat: KernelNat) -> Self {
-        Self {
-            upstream,
-            name: name.to_owned(),
-            nat,
-            conditions: Conditions::PERFECT,
-            ipv6: None,
-            lan: None,
-        }
+        Self { upstream, name: name.to_owned(), nat, conditions: Conditions::PERFECT, ipv6: None, lan: None }
     }
 
     /// The one-way delay of its uplink; see [`HostBuilder::delay`](crate::HostBuilder::delay).
@@ -111,21 +104,15 @@ impl GatewayBuilder {
                 (Ipv4Addr::from_bits(network.to_bits() & mask), length)
             }
             Some((_, length)) => {
-                return Err(Error::OutOfRange(format!(
-                    "a LAN's prefix length is 16 to 29, not {length}"
-                )));
+                return Err(Error::OutOfRange(format!("a LAN's prefix length is 16 to 29, not {length}")));
             }
             None => (core.plan(|plan| plan.lan(public_lan))?, 24),
         };
         let namespace = core.namespace(&self.name, true)?;
         let wants_ipv6 = self.ipv6.is_some();
         let (link, addressing, prefix) = match &self.upstream {
-            Upstream::Core(core) => {
-                core.attach(&namespace, "wan", self.conditions, true, wants_ipv6)?
-            }
-            Upstream::Gateway(outer) => {
-                outer.attach(&namespace, "wan", self.conditions, wants_ipv6)?
-            }
+            Upstream::Core(core) => core.attach(&namespace, "wan", self.conditions, true, wants_ipv6)?,
+            Upstream::Gateway(outer) => outer.attach(&namespace, "wan", self.conditions, wants_ipv6)?,
         };
 
         let lan_mac = Mac::next();
@@ -150,13 +137,8 @@ impl GatewayBuilder {
         if self.nat.translation() == Translation::None {
             announce(&self.upstream, &node, format!("{lan}/{length}"))?;
         }
-        if let (Upstream::Gateway(_), Some(prefix), Some(own)) =
-            (&self.upstream, prefix, node.ipv6())
-        {
-            node.link().configure_far(&format!(
-                "route replace {} via {own} dev lan\n",
-                prefix.network()
-            ))?;
+        if let (Upstream::Gateway(_), Some(prefix), Some(own)) = (&self.upstream, prefix, node.ipv6()) {
+            node.link().configure_far(&format!("route replace {} via {own} dev lan\n", prefix.network()))?;
         }
         Ok(Gateway {
             node,
@@ -182,10 +164,7 @@ fn announce(upstream: &Upstream, node: &Node, network: String) -> Result<(), Err
         Upstream::Core(_) => link.far().interface.as_str(),
         Upstream::Gateway(_) => "lan",
     };
-    link.configure_far(&format!(
-        "route replace {network} via {} dev {interface}\n",
-        node.ipv4()
-    ))?;
+    link.configure_far(&format!("route replace {network} via {} dev {interface}\n", node.ipv4()))?;
     match upstream {
         Upstream::Gateway(outer) if outer.inner.nat.translation() == Translation::None => {
             announce(&outer.inner.upstream, &outer.node, network)
@@ -278,9 +257,7 @@ impl Gateway {
     /// [`Error::NoIpv6`], [`Error::NotInside`], or a failure of `nft`.
     pub fn open_ipv6_port(&self, port: u16, to: &Node) -> Result<(), Error> {
         self.must_be_inside(to)?;
-        let address = to
-            .ipv6()
-            .ok_or_else(|| Error::NoIpv6(to.name().to_owned()))?;
+        let address = to.ipv6().ok_or_else(|| Error::NoIpv6(to.name().to_owned()))?;
         match self.inner.ipv6 {
             Some(Ipv6Policy::Firewall(_)) => self.node.inside().nft(&nft::pinhole(port, address)),
             Some(Ipv6Policy::Open) => Ok(()),
@@ -293,10 +270,7 @@ impl Gateway {
         if Arc::ptr_eq(&far.namespace, self.node.inside()) {
             Ok(())
         } else {
-            Err(Error::NotInside {
-                node: node.name().to_owned(),
-                gateway: self.name().to_owned(),
-            })
+            Err(Error::NotInside { node: node.name().to_owned(), gateway: self.name().to_owned() })
         }
     }
 
@@ -331,16 +305,10 @@ impl Gateway {
         };
         let number = u32::from(member) + 2;
         let ipv6 = match self.inner.prefix {
-            Some(prefix) if prefix_wanted || !router => {
-                Some((prefix.lan(number.into()), prefix.lan(1)))
-            }
+            Some(prefix) if prefix_wanted || !router => Some((prefix.lan(number.into()), prefix.lan(1))),
             _ => None,
         };
-        let near = End {
-            namespace: namespace.clone(),
-            interface: interface.to_owned(),
-            mac: Mac::next(),
-        };
+        let near = End { namespace: namespace.clone(), interface: interface.to_owned(), mac: Mac::next() };
         let far = End {
             namespace: self.node.inside().clone(),
             interface: format!("port{number}"),
@@ -351,12 +319,7 @@ impl Gateway {
         if let Some(commands) = nft::inside(&self.inner.nat, member, ipv4) {
             self.node.inside().nft(&commands)?;
         }
-        let addressing = Addressing {
-            ipv4,
-            length: self.inner.length,
-            router: self.lan_ipv4(),
-            ipv6,
-        };
+        let addressing = Addressing { ipv4, length: self.inner.length, router: self.lan_ipv4(), ipv6 };
         Ok((link, addressing, prefix))
     }
 }

@@ -16,14 +16,8 @@ use crate::node::HostBuilder;
 use crate::wire::{Conditions, Wire};
 
 /// What no router of the internet has a route to; most drop it without a word.
-const MARTIANS: [&str; 6] = [
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "fc00::/7",
-];
+const MARTIANS: [&str; 6] =
+    ["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,13 +76,7 @@ impl Lab {
             namespaces: vec![namespace.clone()],
             ..State::default()
         };
-        Ok(Self {
-            core: Arc::new(Core {
-                label,
-                namespace,
-                state: Mutex::new(state),
-            }),
-        })
+        Ok(Self { core: Arc::new(Core { label, namespace, state: Mutex::new(state) }) })
     }
 
     /// A host directly on the internet: addresses of its own, no firewall. At most 64.
@@ -110,10 +98,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let (wires, namespaces) = {
             let mut state = locked(&self.core.state);
-            (
-                std::mem::take(&mut state.wires),
-                std::mem::take(&mut state.namespaces),
-            )
+            (std::mem::take(&mut state.wires), std::mem::take(&mut state.namespaces))
         };
         Namespace::remove_all(namespaces.iter().map(Arc::as_ref));
         Wire::stop_all(wires.iter().map(Arc::as_ref));
@@ -122,8 +107,8 @@ impl Drop for Lab {
 
 impl Core {
     pub(crate) fn namespace(&self, name: &str, router: bool) -> Result<Arc<Namespace>, Error> {
-        let valid = (1..=32).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let valid =
+            (1..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if !valid {
             return Err(Error::Name(name.to_owned()));
         }
@@ -155,18 +140,10 @@ impl Core {
         let conditions = conditions.checked()?;
         let (router, ipv4) = self.plan(|plan| plan.uplink(gateway))?;
         let prefix = self.plan(Plan::site);
-        let near = End {
-            namespace: namespace.clone(),
-            interface: interface.to_owned(),
-            mac: Mac::next(),
-        };
+        let near = End { namespace: namespace.clone(), interface: interface.to_owned(), mac: Mac::next() };
         let far = End {
             namespace: self.namespace.clone(),
-            interface: format!(
-                "{}{}",
-                if gateway { "gw" } else { "host" },
-                (router.to_bits() & 0xff) >> 2
-            ),
+            interface: format!("{}{}", if gateway { "gw" } else { "host" }, (router.to_bits() & 0xff) >> 2),
             mac: Mac::next(),
         };
         let link = Link::lay(near, far, None, conditions)?;
@@ -175,19 +152,10 @@ impl Core {
         let ipv6 = ipv6.then(|| (prefix.uplink(2), prefix.uplink(1)));
         if let Some((own, router)) = ipv6 {
             let _ = writeln!(batch, "addr replace {router}/64 dev {port} nodad");
-            let _ = writeln!(
-                batch,
-                "route replace {} via {own} dev {port}",
-                prefix.network()
-            );
+            let _ = writeln!(batch, "route replace {} via {own} dev {port}", prefix.network());
         }
         link.configure_far(&batch)?;
-        let addressing = Addressing {
-            ipv4,
-            length: 30,
-            router,
-            ipv6,
-        };
+        let addressing = Addressing { ipv4, length: 30, router, ipv6 };
         Ok((link, addressing, ipv6.map(|_| prefix)))
     }
 }
@@ -206,13 +174,8 @@ pub(crate) fn introduce(
     let near = link.near();
     let (mut inside, mut outside) = (String::new(), String::new());
     let routers = [
-        Some((
-            IpAddr::from(addressing.ipv4),
-            IpAddr::from(addressing.router),
-        )),
-        addressing
-            .ipv6
-            .map(|(own, router)| (own.into(), router.into())),
+        Some((IpAddr::from(addressing.ipv4), IpAddr::from(addressing.router))),
+        addressing.ipv6.map(|(own, router)| (own.into(), router.into())),
     ];
     for (own, router) in routers.into_iter().flatten() {
         let _ = writeln!(
@@ -220,11 +183,8 @@ pub(crate) fn introduce(
             "neigh replace {router} lladdr {router_mac} dev {} nud permanent",
             near.interface
         );
-        let _ = writeln!(
-            outside,
-            "neigh replace {own} lladdr {} dev {router_interface} nud permanent",
-            near.mac
-        );
+        let _ =
+            writeln!(outside, "neigh replace {own} lladdr {} dev {router_interface} nud permanent", near.mac);
     }
     near.namespace.ip(&inside)?;
     link.configure_far(&outside)

@@ -54,10 +54,7 @@ impl Link {
     ) -> Result<Self, Error> {
         let near_up = format!("link set {} address {} up\n", near.interface, near.mac);
         let master = bridge.map_or_else(String::new, |bridge| format!("master {bridge} "));
-        let far_up = format!(
-            "link set {} address {} {master}up\n",
-            far.interface, far.mac
-        );
+        let far_up = format!("link set {} address {} {master}up\n", far.interface, far.mac);
         let wire = if conditions.perfect() {
             near.namespace.ip(&format!(
                 "link add {} type veth peer name {} netns {}\n{near_up}",
@@ -70,22 +67,13 @@ impl Link {
         } else {
             // The length of the queue is what the wire's thread may lag behind without losing packets of its own accord.
             let queue = |end: &End| format!("link set {} txqueuelen 10000\n", end.interface);
-            let tap = |end: &End| {
-                end.namespace
-                    .run(|| wire::open_tap(&end.interface))
-                    .and_then(|tap| tap)
-            };
+            let tap = |end: &End| end.namespace.run(|| wire::open_tap(&end.interface)).and_then(|tap| tap);
             let (near_tap, far_tap) = (tap(&near)?, tap(&far)?);
             near.namespace.ip(&format!("{}{near_up}", queue(&near)))?;
             far.namespace.ip(&format!("{}{far_up}", queue(&far)))?;
             Some(Arc::new(Wire::start(near_tap, far_tap, conditions)?))
         };
-        Ok(Self {
-            near,
-            far,
-            wire,
-            far_settings: Mutex::new(String::new()),
-        })
+        Ok(Self { near, far, wire, far_settings: Mutex::new(String::new()) })
     }
 
     pub(crate) fn near(&self) -> &End {
@@ -102,10 +90,7 @@ impl Link {
 
     /// Runs `ip` commands at the far end, now and whenever the cable is plugged in again. They must bear repetition.
     pub(crate) fn configure_far(&self, batch: &str) -> Result<(), Error> {
-        let mut settings = self
-            .far_settings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut settings = self.far_settings.lock().unwrap_or_else(PoisonError::into_inner);
         self.far.namespace.ip(batch)?;
         settings.push_str(batch);
         Ok(())
@@ -114,10 +99,7 @@ impl Link {
     /// Pulls the cable: the near end loses its carrier and keeps its addresses and routes.
     pub(crate) fn down(&self) -> Result<(), Error> {
         match &self.wire {
-            None => self
-                .far
-                .namespace
-                .ip(&format!("link set {} down\n", self.far.interface)),
+            None => self.far.namespace.ip(&format!("link set {} down\n", self.far.interface)),
             Some(wire) => {
                 wire.set_cut(true);
                 self.carrier("off")
@@ -129,13 +111,8 @@ impl Link {
     pub(crate) fn up(&self) -> Result<(), Error> {
         match &self.wire {
             None => {
-                let settings = self
-                    .far_settings
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                self.far
-                    .namespace
-                    .ip(&format!("link set {} up\n{settings}", self.far.interface))
+                let settings = self.far_settings.lock().unwrap_or_else(PoisonError::into_inner);
+                self.far.namespace.ip(&format!("link set {} up\n{settings}", self.far.interface))
             }
             Some(wire) => {
                 self.carrier("on")?;
@@ -147,8 +124,7 @@ impl Link {
 
     fn carrier(&self, state: &str) -> Result<(), Error> {
         for end in [&self.near, &self.far] {
-            end.namespace
-                .ip(&format!("link set {} carrier {state}\n", end.interface))?;
+            end.namespace.ip(&format!("link set {} carrier {state}\n", end.interface))?;
         }
         Ok(())
     }

@@ -40,10 +40,7 @@ pub(crate) fn full_name(lab: &str, node: &str) -> String {
 /// Empty once every [`Lab`](crate::Lab) of the process is dropped.
 pub fn leftovers() -> Vec<String> {
     let own = format!("{PREFIX}{}-", process::id());
-    let mut names: Vec<String> = named()
-        .into_iter()
-        .filter(|name| name.starts_with(&own))
-        .collect();
+    let mut names: Vec<String> = named().into_iter().filter(|name| name.starts_with(&own)).collect();
     names.sort();
     names
 }
@@ -80,15 +77,11 @@ fn sweep() {
                     .strip_prefix(PREFIX)
                     .and_then(|rest| rest.split('-').next())
                     .and_then(|pid| pid.parse::<u32>().ok());
-                pid.is_some_and(|pid| {
-                    pid == process::id() || !Path::new(&format!("/proc/{pid}")).exists()
-                })
+                pid.is_some_and(|pid| pid == process::id() || !Path::new(&format!("/proc/{pid}")).exists())
             })
             .collect();
-        let inside: HashSet<Identity> = stale
-            .iter()
-            .filter_map(|name| identity(Path::new(DIRECTORY).join(name)))
-            .collect();
+        let inside: HashSet<Identity> =
+            stale.iter().filter_map(|name| identity(Path::new(DIRECTORY).join(name))).collect();
         kill_inside(&inside);
         for name in stale {
             unname(&Path::new(DIRECTORY).join(name));
@@ -124,9 +117,7 @@ fn processes_in(namespaces: &HashSet<Identity>) -> Vec<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| u32::try_from(*pid) != Ok(process::id()))
-        .filter(|pid| {
-            identity(format!("/proc/{pid}/ns/net")).is_some_and(|it| namespaces.contains(&it))
-        })
+        .filter(|pid| identity(format!("/proc/{pid}/ns/net")).is_some_and(|it| namespaces.contains(&it)))
         .collect()
 }
 
@@ -165,13 +156,7 @@ impl Namespace {
                 return Err(Error::io(format!("open the namespace {name}"), source));
             }
         };
-        let namespace = Self {
-            name,
-            path,
-            file,
-            identity,
-            removed: AtomicBool::new(false),
-        };
+        let namespace = Self { name, path, file, identity, removed: AtomicBool::new(false) };
         namespace.prepare(router)?;
         Ok(namespace)
     }
@@ -214,14 +199,10 @@ impl Namespace {
         thread::scope(|scope| {
             let inside = thread::Builder::new()
                 .name(self.name.clone())
-                .spawn_scoped(scope, move || {
-                    setns(file, CloneFlags::CLONE_NEWNET).map(|()| work())
-                })
+                .spawn_scoped(scope, move || setns(file, CloneFlags::CLONE_NEWNET).map(|()| work()))
                 .map_err(|source| Error::io("start a thread", source))?;
             match inside.join() {
-                Ok(result) => {
-                    result.map_err(|errno| Error::io(format!("enter {}", self.name), errno))
-                }
+                Ok(result) => result.map_err(|errno| Error::io(format!("enter {}", self.name), errno)),
                 Err(panic) => resume_unwind(panic),
             }
         })
@@ -261,10 +242,8 @@ impl Namespace {
     pub(crate) fn nft_json(&self, arguments: &[&str]) -> Result<serde_json::Value, Error> {
         let arguments: Vec<&str> = ["-j"].iter().chain(arguments).copied().collect();
         let answer = self.run(|| tool("nft", &arguments, ""))??;
-        serde_json::from_str(&answer).map_err(|error| Error::Answer {
-            program: "nft",
-            message: error.to_string(),
-        })
+        serde_json::from_str(&answer)
+            .map_err(|error| Error::Answer { program: "nft", message: error.to_string() })
     }
 
     /// Takes the name away and kills what runs inside. The kernel frees the namespace when its last socket closes.
@@ -292,11 +271,7 @@ impl Drop for Namespace {
 }
 
 /// Runs a tool to its end in the caller's namespace, and gives what it wrote.
-pub(crate) fn tool(
-    program: &'static str,
-    arguments: &[&str],
-    input: &str,
-) -> Result<String, Error> {
+pub(crate) fn tool(program: &'static str, arguments: &[&str], input: &str) -> Result<String, Error> {
     let failed = |source: io::Error| Error::Spawn { program, source };
     let mut child = Command::new(program)
         .args(arguments)

@@ -250,11 +250,8 @@ fn ipv4_table(nat: &KernelNat, wan: Ipv4Addr, (lan, prefix): (Ipv4Addr, u8)) -> 
     } else {
         "iifname wan ct direction reply tcp flags & (fin | syn | rst | ack) == syn drop"
     };
-    let invalid = if nat.refuses_invalid {
-        "iifname lan ct state invalid drop"
-    } else {
-        "ct state invalid drop"
-    };
+    let invalid =
+        if nat.refuses_invalid { "iifname lan ct state invalid drop" } else { "ct state invalid drop" };
     let limit = if nat.limits_syns {
         "tcp flags & (fin | syn | rst | ack) == syn limit rate over 25/second burst 50 packets drop"
     } else {
@@ -345,11 +342,8 @@ fn ipv4_table(nat: &KernelNat, wan: Ipv4Addr, (lan, prefix): (Ipv4Addr, u8)) -> 
 
 fn ipv6_table(refusal: Refusal, nat: &KernelNat) -> String {
     let refused = refusal.statements(Family::V6);
-    let invalid = if nat.refuses_invalid {
-        "iifname lan ct state invalid drop"
-    } else {
-        "ct state invalid drop"
-    };
+    let invalid =
+        if nat.refuses_invalid { "iifname lan ct state invalid drop" } else { "ct state invalid drop" };
     format!(
         "table ip6 box {{
             chain openings {{ }}
@@ -458,9 +452,7 @@ mod tests {
         let mut outside = HashSet::new();
         for index in 0..REMAPPED_BLOCKS {
             for nth in 0..REMAPPED_COUNT {
-                let port = REMAPPED_TO
-                    .checked_add(index * REMAPPED_COUNT + scattered(nth))
-                    .unwrap();
+                let port = REMAPPED_TO.checked_add(index * REMAPPED_COUNT + scattered(nth)).unwrap();
                 assert!(!REMAPPED.contains(&port));
                 assert!(outside.insert(port), "port {port} twice");
             }

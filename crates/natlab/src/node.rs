@@ -77,23 +77,12 @@ impl Node {
         core.keep_wire(&link);
         namespace.ip(&addressing.batch(&link))?;
         namespace.nft(nft::SYN_BOOK)?;
-        Ok(Self {
-            inner: Arc::new(NodeInner {
-                core,
-                name,
-                namespace,
-                link,
-                addressing,
-            }),
-        })
+        Ok(Self { inner: Arc::new(NodeInner { core, name, namespace, link, addressing }) })
     }
 
     /// A host in a LAN.
     pub(crate) fn into_lan_host(self) -> Host {
-        Host {
-            node: self,
-            public: false,
-        }
+        Host { node: self, public: false }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -191,10 +180,7 @@ impl Node {
     pub fn syns(&self) -> Result<Vec<SentSyn>, Error> {
         let mut syns = Vec::new();
         for set in ["v4", "v6"] {
-            let answer = self
-                .inner
-                .namespace
-                .nft_json(&["list", "set", "inet", "syns", set])?;
+            let answer = self.inner.namespace.nft_json(&["list", "set", "inet", "syns", set])?;
             syns.extend(parse_syns(&answer)?);
         }
         Ok(syns)
@@ -246,25 +232,13 @@ fn parse_traffic(table: &str, interface: &str) -> Option<Traffic> {
 }
 
 fn parse_syns(answer: &serde_json::Value) -> Result<Vec<SentSyn>, Error> {
-    let unreadable = || Error::Answer {
-        program: "nft",
-        message: "the list of SYNs has another form".into(),
-    };
-    let objects = answer
-        .get("nftables")
-        .and_then(|it| it.as_array())
-        .ok_or_else(unreadable)?;
-    let set = objects
-        .iter()
-        .find_map(|object| object.get("set"))
-        .ok_or_else(unreadable)?;
+    let unreadable = || Error::Answer { program: "nft", message: "the list of SYNs has another form".into() };
+    let objects = answer.get("nftables").and_then(|it| it.as_array()).ok_or_else(unreadable)?;
+    let set = objects.iter().find_map(|object| object.get("set")).ok_or_else(unreadable)?;
     let Some(elements) = set.get("elem").and_then(|it| it.as_array()) else {
         return Ok(Vec::new());
     };
-    elements
-        .iter()
-        .map(|element| parse_syn(element).ok_or_else(unreadable))
-        .collect()
+    elements.iter().map(|element| parse_syn(element).ok_or_else(unreadable)).collect()
 }
 
 fn parse_syn(element: &serde_json::Value) -> Option<SentSyn> {
@@ -311,9 +285,7 @@ impl Host {
             "route replace {address} via {} dev {}\n",
             inner.addressing.ipv4, far.interface
         ))?;
-        inner
-            .namespace
-            .ip(&format!("addr add {address}/32 dev {}\n", near.interface))?;
+        inner.namespace.ip(&format!("addr add {address}/32 dev {}\n", near.interface))?;
         Ok(address)
     }
 
@@ -324,31 +296,20 @@ impl Host {
     pub fn add_ipv6(&self) -> Result<Ipv6Addr, Error> {
         self.must_be_public()?;
         let inner = &self.node.inner;
-        let (own, _) = inner
-            .addressing
-            .ipv6
-            .ok_or_else(|| Error::NoIpv6(inner.name.clone()))?;
+        let (own, _) = inner.addressing.ipv6.ok_or_else(|| Error::NoIpv6(inner.name.clone()))?;
         // Its number in 192.0.2.0/24 is one that no other address of this host has.
         let number = number(inner.core.plan(Plan::further)?);
         let address = Ipv6Addr::from_bits(own.to_bits() + (u128::from(number) << 16));
         let (near, far) = (inner.link.near(), inner.link.far());
-        inner.link.configure_far(&format!(
-            "route replace {address}/128 via {own} dev {}\n",
-            far.interface
-        ))?;
-        inner.namespace.ip(&format!(
-            "addr add {address}/128 dev {} nodad\n",
-            near.interface
-        ))?;
+        inner
+            .link
+            .configure_far(&format!("route replace {address}/128 via {own} dev {}\n", far.interface))?;
+        inner.namespace.ip(&format!("addr add {address}/128 dev {} nodad\n", near.interface))?;
         Ok(address)
     }
 
     fn must_be_public(&self) -> Result<(), Error> {
-        if self.public {
-            Ok(())
-        } else {
-            Err(Error::NotPublic(self.name().to_owned()))
-        }
+        if self.public { Ok(()) } else { Err(Error::NotPublic(self.name().to_owned())) }
     }
 }
 
@@ -364,12 +325,7 @@ pub struct HostBuilder {
 
 impl HostBuilder {
     pub(crate) fn new(core: Arc<Core>, name: &str) -> Self {
-        Self {
-            core,
-            name: name.to_owned(),
-            conditions: Conditions::PERFECT,
-            ipv6: true,
-        }
+        Self { core, name: name.to_owned(), conditions: Conditions::PERFECT, ipv6: true }
     }
 
     /// The one-way delay of its uplink. Two sites are twice the sum of their delays apart, round trip.
@@ -401,8 +357,7 @@ impl HostBuilder {
     pub fn start(self) -> Result<Host, Error> {
         let namespace = self.core.namespace(&self.name, false)?;
         let (link, addressing, _) =
-            self.core
-                .attach(&namespace, "eth0", self.conditions, false, self.ipv6)?;
+            self.core.attach(&namespace, "eth0", self.conditions, false, self.ipv6)?;
         let node = Node::new(self.core, self.name, namespace, link, addressing)?;
         node.introduce_to_core()?;
         Ok(Host { node, public: true })

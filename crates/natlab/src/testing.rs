@@ -14,20 +14,14 @@ pub const REQUIRED: &str = "required";
 /// skipping them.
 ///
 /// The test passes when `test` returns and fails when it panics.
-pub fn trial(
-    name: impl Into<String>,
-    variable: &'static str,
-    test: impl FnOnce() + Send + 'static,
-) -> Trial {
+pub fn trial(name: impl Into<String>, variable: &'static str, test: impl FnOnce() + Send + 'static) -> Trial {
     Trial::ignorable_test(name, move || match availability() {
         Ok(()) => {
             test();
             Ok(Completion::Completed)
         }
         Err(missing) if std::env::var(variable).is_ok_and(|value| value == REQUIRED) => {
-            Err(Failed::from(format!(
-                "{variable}={REQUIRED}, but the lab can't run here: {missing}"
-            )))
+            Err(Failed::from(format!("{variable}={REQUIRED}, but the lab can't run here: {missing}")))
         }
         Err(missing) => Ok(Completion::ignored_with(missing.reason())),
     })

@@ -31,11 +31,7 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    pub(crate) const PERFECT: Self = Self {
-        delay: Duration::ZERO,
-        loss: 0.0,
-        seed: 0,
-    };
+    pub(crate) const PERFECT: Self = Self { delay: Duration::ZERO, loss: 0.0, seed: 0 };
 
     pub(crate) fn checked(self) -> Result<Self, Error> {
         if !(0.0..=1.0).contains(&self.loss) {
@@ -45,10 +41,7 @@ impl Conditions {
             )));
         }
         if self.delay > Duration::from_secs(60) {
-            return Err(Error::OutOfRange(format!(
-                "a delay is at most a minute, not {:?}",
-                self.delay
-            )));
+            return Err(Error::OutOfRange(format!("a delay is at most a minute, not {:?}", self.delay)));
         }
         Ok(self)
     }
@@ -126,8 +119,7 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects two TAP devices; they cease to exist when the wire stops.
     pub(crate) fn start(near: File, far: File, conditions: Conditions) -> Result<Self, Error> {
-        let (stop, stopper) =
-            io::pipe().map_err(|source| Error::io("make a pipe for a wire", source))?;
+        let (stop, stopper) = io::pipe().map_err(|source| Error::io("make a pipe for a wire", source))?;
         let cut = Arc::new(AtomicBool::new(false));
         let carrier = Carrier {
             outward: Direction::new(conditions, 0),
@@ -141,10 +133,7 @@ impl Wire {
             .name("natlab-wire".into())
             .spawn(move || carrier.run())
             .map_err(|source| Error::io("start the thread of a wire", source))?;
-        Ok(Self {
-            cut,
-            running: Mutex::new(Some((stopper, thread))),
-        })
+        Ok(Self { cut, running: Mutex::new(Some((stopper, thread))) })
     }
 
     /// A cut wire loses everything, also what is in flight.
@@ -195,12 +184,8 @@ impl Carrier {
             let cut = self.cut.load(Ordering::Acquire);
             self.outward.deliver(&self.far, cut);
             self.inward.deliver(&self.near, cut);
-            let next = [self.outward.due(), self.inward.due()]
-                .into_iter()
-                .flatten()
-                .min();
-            let timeout =
-                next.map(|due| TimeSpec::from(due.saturating_duration_since(Instant::now())));
+            let next = [self.outward.due(), self.inward.due()].into_iter().flatten().min();
+            let timeout = next.map(|due| TimeSpec::from(due.saturating_duration_since(Instant::now())));
             let mut polled = [
                 PollFd::new(self.near.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.far.as_fd(), PollFlags::POLLIN),
@@ -262,8 +247,7 @@ impl Direction {
                 continue;
             }
             self.bytes += frame.len();
-            self.in_flight
-                .push_back((Instant::now() + self.delay, frame.into()));
+            self.in_flight.push_back((Instant::now() + self.delay, frame.into()));
         }
     }
 

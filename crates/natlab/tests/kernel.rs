@@ -1,16 +1,9 @@
 //! The lab is true: every gateway does what its name says, seen through plain sockets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::print_stderr
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stderr)]
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
@@ -43,11 +36,7 @@ fn main() {
             .is_ok_and(|status| status.success());
     let mut tests = vec![
         trial("a_public_host_has_two_addresses", VARIABLE, public_host),
-        trial(
-            "nothing_private_is_reached_over_the_core",
-            VARIABLE,
-            martians,
-        ),
+        trial("nothing_private_is_reached_over_the_core", VARIABLE, martians),
         trial("masquerade_preserves_ports_and_drops", VARIABLE, masquerade),
         trial("openwrt_resets", VARIABLE, openwrt),
         trial("openwrt_limits_its_resets", VARIABLE, openwrt_limit),
@@ -63,22 +52,10 @@ fn main() {
         trial("forwarded_ports_work_from_outside", VARIABLE, forwards),
         trial("ipv6_is_firewalled_without_nat", VARIABLE, ipv6),
         trial("ipv6_behind_two_gateways", VARIABLE, nested_ipv6),
-        trial(
-            "two_dropping_nats_pass_a_simultaneous_open",
-            VARIABLE,
-            punch,
-        ),
-        trial(
-            "remapping_nats_pass_a_simultaneous_open",
-            VARIABLE,
-            punch_remapped,
-        ),
+        trial("two_dropping_nats_pass_a_simultaneous_open", VARIABLE, punch),
+        trial("remapping_nats_pass_a_simultaneous_open", VARIABLE, punch_remapped),
         trial("what_fits_no_connection_does_not_pass", VARIABLE, invalid),
-        trial(
-            "a_nat_can_refuse_simultaneous_open",
-            VARIABLE,
-            no_simultaneous_open,
-        ),
+        trial("a_nat_can_refuse_simultaneous_open", VARIABLE, no_simultaneous_open),
         trial("delays_are_exact", VARIABLE, delays),
         trial("delays_between_gateways", VARIABLE, nested_delay),
         trial("losses_are_as_many_as_asked", VARIABLE, losses),
@@ -89,14 +66,10 @@ fn main() {
         trial("misuse_is_an_error", VARIABLE, misuse),
     ];
     if stale {
-        tests.push(trial(
-            "leftovers_of_dead_processes_are_swept",
-            VARIABLE,
-            || {
-                let _lab = Lab::new().unwrap();
-                assert!(!fs::exists(format!("/run/netns/{STALE}")).unwrap());
-            },
-        ));
+        tests.push(trial("leftovers_of_dead_processes_are_swept", VARIABLE, || {
+            let _lab = Lab::new().unwrap();
+            assert!(!fs::exists(format!("/run/netns/{STALE}")).unwrap());
+        }));
     }
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -104,11 +77,7 @@ fn main() {
 // Plain sockets, in a host's namespace.
 
 fn socket(local: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(local),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
@@ -137,12 +106,7 @@ fn listen_like(node: &Node, port: u16, like: impl Into<IpAddr>) -> TcpListener {
     .unwrap()
 }
 
-fn dial_for(
-    node: &Node,
-    port: u16,
-    to: impl Into<SocketAddr>,
-    patience: Duration,
-) -> io::Result<TcpStream> {
+fn dial_for(node: &Node, port: u16, to: impl Into<SocketAddr>, patience: Duration) -> io::Result<TcpStream> {
     let to = to.into();
     node.run(|| {
         let socket = socket(any(port, to.ip()))?;
@@ -218,13 +182,7 @@ fn town(nat: KernelNat) -> Town {
     let stranger = lab.public_host("stranger").start().unwrap();
     let gateway = lab.gateway("home", nat).start().unwrap();
     let host = gateway.host("alice").unwrap();
-    Town {
-        _lab: lab,
-        broker,
-        stranger,
-        gateway,
-        host,
-    }
+    Town { _lab: lab, broker, stranger, gateway, host }
 }
 
 fn public_host() {
@@ -244,23 +202,14 @@ fn public_host() {
         };
         assert_eq!(seen, SocketAddr::new(own, 25000));
     }
-    assert_eq!(
-        refused(&other, 25001, v4(broker.ipv4(), 9)),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(refused(&other, 25001, v4(broker.ipv4(), 9)), ErrorKind::ConnectionRefused);
 }
 
 fn martians() {
     let lab = Lab::new().unwrap();
     let host = lab.public_host("host").start().unwrap();
-    assert_eq!(
-        refused(&host, 25000, v4([192, 168, 1, 2].into(), 80)),
-        ErrorKind::TimedOut
-    );
-    assert_eq!(
-        refused(&host, 25000, v4([198, 51, 100, 250].into(), 80)),
-        ErrorKind::NetworkUnreachable
-    );
+    assert_eq!(refused(&host, 25000, v4([192, 168, 1, 2].into(), 80)), ErrorKind::TimedOut);
+    assert_eq!(refused(&host, 25000, v4([198, 51, 100, 250].into(), 80)), ErrorKind::NetworkUnreachable);
 }
 
 /// Mapping and filtering of a NAT that looks endpoint-independent and filters by connection.
@@ -317,10 +266,7 @@ fn openwrt_limit() {
         })
         .unwrap();
     thread::sleep(Duration::from_millis(50));
-    let refused = sockets
-        .iter()
-        .filter(|socket| socket.take_error().unwrap().is_some())
-        .count();
+    let refused = sockets.iter().filter(|socket| socket.take_error().unwrap().is_some()).count();
     let most = 51.0 + 25.0 * begin.elapsed().as_secs_f64();
     assert!(refused >= 50 && refused as f64 <= most, "{refused} of 120");
 }
@@ -329,15 +275,9 @@ fn refusals() {
     for (refusal, seen) in [
         (Refusal::Drop, ErrorKind::TimedOut),
         (Refusal::Reset, ErrorKind::ConnectionRefused),
-        (
-            Refusal::Icmp(Unreachable::Port),
-            ErrorKind::ConnectionRefused,
-        ),
+        (Refusal::Icmp(Unreachable::Port), ErrorKind::ConnectionRefused),
         (Refusal::Icmp(Unreachable::Host), ErrorKind::HostUnreachable),
-        (
-            Refusal::Icmp(Unreachable::Prohibited),
-            ErrorKind::HostUnreachable,
-        ),
+        (Refusal::Icmp(Unreachable::Prohibited), ErrorKind::HostUnreachable),
     ] {
         for nat in [KernelNat::masquerade(), KernelNat::firewall()] {
             let town = town(nat.refusing(refusal));
@@ -349,10 +289,7 @@ fn refusals() {
                 town.gateway.nat()
             );
             if town.host.ipv4().octets()[0] != 192 {
-                assert_eq!(
-                    refused(&town.stranger, 30000, v4(town.host.ipv4(), 25000)),
-                    seen
-                );
+                assert_eq!(refused(&town.stranger, 30000, v4(town.host.ipv4(), 25000)), seen);
             }
             drop(listener);
         }
@@ -373,10 +310,7 @@ fn full_cone() {
     assert_eq!(seen, outside);
     let (seen, ..) = observe(&town.stranger, 30000, &inside, outside.ip());
     assert_eq!(seen, v4(town.stranger.ipv4(), 30000));
-    assert_eq!(
-        refused(&town.stranger, 30000, v4(town.gateway.ipv4(), 25001)),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(refused(&town.stranger, 30000, v4(town.gateway.ipv4(), 25001)), ErrorKind::ConnectionRefused);
 }
 
 fn full_cone_clash() {
@@ -457,31 +391,16 @@ fn firewall() {
 fn nested_firewalls() {
     let lab = Lab::new().unwrap();
     let broker = lab.public_host("broker").start().unwrap();
-    let campus = lab
-        .gateway("campus", KernelNat::firewall())
-        .start()
-        .unwrap();
-    let faculty = campus
-        .gateway("faculty", KernelNat::firewall())
-        .start()
-        .unwrap();
-    let chair = faculty
-        .gateway("chair", KernelNat::firewall())
-        .start()
-        .unwrap();
+    let campus = lab.gateway("campus", KernelNat::firewall()).start().unwrap();
+    let faculty = campus.gateway("faculty", KernelNat::firewall()).start().unwrap();
+    let chair = faculty.gateway("chair", KernelNat::firewall()).start().unwrap();
     let alice = chair.host("alice").unwrap();
     let listener = listen(&broker, 7766);
     let (seen, ..) = observe(&alice, 25000, &listener, broker.ipv4());
     assert_eq!(seen, v4(alice.ipv4(), 25000));
 
-    let home = lab
-        .gateway("home", KernelNat::masquerade())
-        .start()
-        .unwrap();
-    let guests = home
-        .gateway("guests", KernelNat::firewall())
-        .start()
-        .unwrap();
+    let home = lab.gateway("home", KernelNat::masquerade()).start().unwrap();
+    let guests = home.gateway("guests", KernelNat::firewall()).start().unwrap();
     let bob = guests.host("bob").unwrap();
     let (seen, ..) = observe(&bob, 25000, &listener, broker.ipv4());
     assert_eq!(seen, v4(home.ipv4(), 25000));
@@ -514,16 +433,10 @@ fn hairpin() {
 fn nested() {
     let lab = Lab::new().unwrap();
     let broker = lab.public_host("broker").start().unwrap();
-    let carrier = lab
-        .gateway("carrier", KernelNat::remapping())
-        .lan([100, 64, 0, 0].into(), 16)
-        .start()
-        .unwrap();
+    let carrier =
+        lab.gateway("carrier", KernelNat::remapping()).lan([100, 64, 0, 0].into(), 16).start().unwrap();
     let neighbour = carrier.host("neighbour").unwrap();
-    let home = carrier
-        .gateway("home", KernelNat::masquerade())
-        .start()
-        .unwrap();
+    let home = carrier.gateway("home", KernelNat::masquerade()).start().unwrap();
     let alice = home.host("alice").unwrap();
 
     let on_the_way = listen(&neighbour, 80);
@@ -552,19 +465,10 @@ fn forwards() {
     }
     let lab = Lab::new().unwrap();
     let stranger = lab.public_host("stranger").start().unwrap();
-    let outer = lab
-        .gateway("outer", KernelNat::masquerade())
-        .start()
-        .unwrap();
-    let inner = outer
-        .gateway("inner", KernelNat::masquerade())
-        .start()
-        .unwrap();
+    let outer = lab.gateway("outer", KernelNat::masquerade()).start().unwrap();
+    let inner = outer.gateway("inner", KernelNat::masquerade()).start().unwrap();
     let host = inner.host("host").unwrap();
-    assert!(matches!(
-        outer.forward_port(7766, &host),
-        Err(Error::NotInside { .. })
-    ));
+    assert!(matches!(outer.forward_port(7766, &host), Err(Error::NotInside { .. })));
     outer.forward_port(7766, &inner).unwrap();
     inner.forward_port(7766, &host).unwrap();
     let inside = listen(&host, 7766);
@@ -576,15 +480,9 @@ fn ipv6() {
     for (refusal, kind) in [
         (Refusal::Drop, ErrorKind::TimedOut),
         (Refusal::Reset, ErrorKind::ConnectionRefused),
-        (
-            Refusal::Icmp(Unreachable::Port),
-            ErrorKind::ConnectionRefused,
-        ),
+        (Refusal::Icmp(Unreachable::Port), ErrorKind::ConnectionRefused),
         (Refusal::Icmp(Unreachable::Host), ErrorKind::HostUnreachable),
-        (
-            Refusal::Icmp(Unreachable::Prohibited),
-            ErrorKind::PermissionDenied,
-        ),
+        (Refusal::Icmp(Unreachable::Prohibited), ErrorKind::PermissionDenied),
     ] {
         let lab = Lab::new().unwrap();
         let broker = lab.public_host("broker").start().unwrap();
@@ -601,11 +499,7 @@ fn ipv6() {
         let (seen, ..) = observe(&alice, 25000, &listener, broker6);
         assert_eq!(seen, SocketAddr::new(alice6.into(), 25000));
         let inside = listen_like(&alice, 25000, alice6);
-        assert_eq!(
-            refused(&broker, 30000, (alice6, 25000)),
-            kind,
-            "{refusal:?}"
-        );
+        assert_eq!(refused(&broker, 30000, (alice6, 25000)), kind, "{refusal:?}");
         home.open_ipv6_port(25000, &alice).unwrap();
         let (seen, ..) = observe(&broker, 30001, &inside, alice6);
         assert_eq!(seen, SocketAddr::new(broker6.into(), 30001));
@@ -615,64 +509,36 @@ fn ipv6() {
     assert_eq!(broker.ipv6(), None);
     assert!(matches!(broker.add_ipv6(), Err(Error::NoIpv6(_))));
     let homes = ["a", "b"].map(|name| {
-        let home = lab
-            .gateway(name, KernelNat::masquerade())
-            .ipv6(Refusal::Drop)
-            .start()
-            .unwrap();
+        let home = lab.gateway(name, KernelNat::masquerade()).ipv6(Refusal::Drop).start().unwrap();
         home.host(&format!("host-{name}")).unwrap()
     });
     let [a6, b6] = [&homes[0], &homes[1]].map(|host| host.ipv6().unwrap());
-    simultaneous(
-        (&homes[0], 25000, (b6, 25000).into()),
-        (&homes[1], 25000, (a6, 25000).into()),
-        PATIENCE,
-    )
-    .unwrap();
+    simultaneous((&homes[0], 25000, (b6, 25000).into()), (&homes[1], 25000, (a6, 25000).into()), PATIENCE)
+        .unwrap();
     let old = lab.gateway("old", KernelNat::masquerade()).start().unwrap();
     let host = old.host("host").unwrap();
     assert_eq!(host.ipv6(), None);
-    assert_eq!(
-        refused(&host, 25000, (a6, 80)),
-        ErrorKind::NetworkUnreachable
-    );
+    assert_eq!(refused(&host, 25000, (a6, 80)), ErrorKind::NetworkUnreachable);
 }
 
 fn nested_ipv6() {
     let lab = Lab::new().unwrap();
     let broker = lab.public_host("broker").start().unwrap();
-    let carrier = lab
-        .gateway("carrier", KernelNat::remapping())
-        .ipv6_open()
-        .start()
-        .unwrap();
-    let home = carrier
-        .gateway("home", KernelNat::masquerade())
-        .ipv6(Refusal::Reset)
-        .start()
-        .unwrap();
+    let carrier = lab.gateway("carrier", KernelNat::remapping()).ipv6_open().start().unwrap();
+    let home = carrier.gateway("home", KernelNat::masquerade()).ipv6(Refusal::Reset).start().unwrap();
     let alice = home.host("alice").unwrap();
     let neighbour = carrier.host("neighbour").unwrap();
     let (broker6, alice6) = (broker.ipv6().unwrap(), alice.ipv6().unwrap());
     let listener = listen_like(&broker, 7766, broker6);
     let (seen, ..) = observe(&alice, 25000, &listener, broker6);
     assert_eq!(seen, SocketAddr::new(alice6.into(), 25000));
-    assert_eq!(
-        refused(&broker, 30000, (alice6, 25000)),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(refused(&broker, 30000, (alice6, 25000)), ErrorKind::ConnectionRefused);
     // Nothing is in the way to who sits directly behind the carrier.
     let open = listen_like(&neighbour, 25000, alice6);
     observe(&broker, 30001, &open, neighbour.ipv6().unwrap());
 
-    let plain = lab
-        .gateway("plain", KernelNat::masquerade())
-        .start()
-        .unwrap();
-    let asked = plain
-        .gateway("asked", KernelNat::masquerade())
-        .ipv6(Refusal::Drop)
-        .start();
+    let plain = lab.gateway("plain", KernelNat::masquerade()).start().unwrap();
+    let asked = plain.gateway("asked", KernelNat::masquerade()).ipv6(Refusal::Drop).start();
     assert!(matches!(asked, Err(Error::NoIpv6(_))));
 }
 
@@ -698,8 +564,7 @@ fn two_homes(nat: &KernelNat, delay: Duration) -> (Lab, [Host; 2], [SocketAddr; 
 
 fn punch() {
     for delay in [0, 10] {
-        let (_lab, [a, b], [at_a, at_b]) =
-            two_homes(&KernelNat::masquerade(), Duration::from_millis(delay));
+        let (_lab, [a, b], [at_a, at_b]) = two_homes(&KernelNat::masquerade(), Duration::from_millis(delay));
         simultaneous((&a, 25000, at_b), (&b, 25000, at_a), PATIENCE).unwrap();
     }
 }
@@ -725,11 +590,7 @@ fn invalid() {
 fn no_simultaneous_open() {
     let nat = KernelNat::masquerade().simultaneous_open(false);
     let (_lab, [a, b], [at_a, at_b]) = two_homes(&nat, Duration::ZERO);
-    let outcome = simultaneous(
-        (&a, 25000, at_b),
-        (&b, 25000, at_a),
-        Duration::from_millis(2500),
-    );
+    let outcome = simultaneous((&a, 25000, at_b), (&b, 25000, at_a), Duration::from_millis(2500));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
@@ -782,11 +643,7 @@ fn delays() {
         .unwrap();
     let alice = home.host("alice").unwrap();
     // Two milliseconds each way.
-    for (from, to, expected) in [
-        (&distant, &broker, 50),
-        (&alice, &broker, 20),
-        (&alice, &distant, 70),
-    ] {
+    for (from, to, expected) in [(&distant, &broker, 50), (&alice, &broker, 20), (&alice, &distant, 70)] {
         for at in [IpAddr::from(to.ipv4()), to.ipv6().unwrap().into()] {
             let listener = listen_like(to, 7766, at);
             let (_, near, far) = observe(from, 25000, &listener, at);
@@ -836,21 +693,11 @@ fn losses() {
     let lab = Lab::new().unwrap();
     let from = lab.public_host("from").loss(0.2, 1).start().unwrap();
     let to = lab.public_host("to").start().unwrap();
-    let receiver = to
-        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000)))
-        .unwrap()
-        .unwrap();
-    SockRef::from(&receiver)
-        .set_recv_buffer_size(1 << 20)
-        .unwrap();
-    let sender = from
-        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000)))
-        .unwrap()
-        .unwrap();
+    let receiver = to.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000))).unwrap().unwrap();
+    SockRef::from(&receiver).set_recv_buffer_size(1 << 20).unwrap();
+    let sender = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5000))).unwrap().unwrap();
     let counting = thread::spawn(move || {
-        receiver
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut buffer = [0; 16];
         let mut count = 0;
         while receiver.recv(&mut buffer).is_ok() {
@@ -869,16 +716,8 @@ fn losses() {
 }
 
 fn carrier(node: &Node) -> bool {
-    let interface = if node.ipv4().octets()[0] == 203 {
-        "wan"
-    } else {
-        "eth0"
-    };
-    let output = node
-        .command("cat")
-        .arg(format!("/sys/class/net/{interface}/carrier"))
-        .output()
-        .unwrap();
+    let interface = if node.ipv4().octets()[0] == 203 { "wan" } else { "eth0" };
+    let output = node.command("cat").arg(format!("/sys/class/net/{interface}/carrier")).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim() == "1"
 }
 
@@ -886,33 +725,14 @@ fn cable() {
     let lab = Lab::new().unwrap();
     let near = lab.public_host("near").start().unwrap();
     let further = near.add_ipv4().unwrap();
-    let far = lab
-        .public_host("far")
-        .delay(Duration::from_millis(1))
-        .start()
-        .unwrap();
-    let home = lab
-        .gateway("home", KernelNat::masquerade())
-        .ipv6(Refusal::Drop)
-        .start()
-        .unwrap();
+    let far = lab.public_host("far").delay(Duration::from_millis(1)).start().unwrap();
+    let home = lab.gateway("home", KernelNat::masquerade()).ipv6(Refusal::Drop).start().unwrap();
     let alice = home.host("alice").unwrap();
-    let listeners = [
-        listen(&near, 7766),
-        listen_like(&near, 7766, Ipv6Addr::UNSPECIFIED),
-    ];
+    let listeners = [listen(&near, 7766), listen_like(&near, 7766, Ipv6Addr::UNSPECIFIED)];
     let targets = [IpAddr::from(further), near.ipv6().unwrap().into()];
     for pulled in [&*near, &*far, &*home, &*alice] {
-        let from: &Node = if pulled.name() == "near" {
-            &far
-        } else {
-            pulled
-        };
-        let from = if pulled.name() == "home" {
-            &alice
-        } else {
-            from
-        };
+        let from: &Node = if pulled.name() == "near" { &far } else { pulled };
+        let from = if pulled.name() == "home" { &alice } else { from };
         pulled.link_down().unwrap();
         assert!(!carrier(pulled), "{} has a carrier", pulled.name());
         for target in targets {
@@ -920,9 +740,7 @@ fn cable() {
             assert!(
                 matches!(
                     error,
-                    ErrorKind::TimedOut
-                        | ErrorKind::NetworkUnreachable
-                        | ErrorKind::HostUnreachable
+                    ErrorKind::TimedOut | ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable
                 ),
                 "{error}"
             );
@@ -948,10 +766,7 @@ fn counters() {
         let traffic = node.traffic().unwrap();
         let expected = MEGABYTE as u64..MEGABYTE as u64 * 12 / 10;
         assert!(expected.contains(&traffic.bytes_out), "{traffic:?}");
-        assert!(
-            traffic.bytes_in > 0 && traffic.bytes_in < expected.start,
-            "{traffic:?}"
-        );
+        assert!(traffic.bytes_in > 0 && traffic.bytes_in < expected.start, "{traffic:?}");
         assert!(traffic.packets_in > 0 && traffic.packets_out > 0);
     }
 
@@ -963,10 +778,7 @@ fn counters() {
     let patience = Duration::from_millis(1500);
     dial_for(&town.stranger, 30002, silent, patience).unwrap_err();
     dial(&town.stranger, 30003, v4(town.broker.ipv4(), 7766));
-    let others = town
-        .stranger
-        .syns_sent(|to| to.ip() != town.broker.ipv4())
-        .unwrap();
+    let others = town.stranger.syns_sent(|to| to.ip() != town.broker.ipv4()).unwrap();
     assert_eq!(others.first, 3);
     assert_eq!(others.total, 4);
     assert_eq!(town.stranger.syns_sent(|_| true).unwrap().first, 4);
@@ -1004,10 +816,7 @@ fn cleanup() {
         assert!(names.iter().all(|name| leftovers.contains(name)));
         std::panic::resume_unwind(Box::new("a test that fails"));
     }));
-    assert_eq!(
-        outcome.unwrap_err().downcast_ref(),
-        Some(&"a test that fails")
-    );
+    assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&"a test that fails"));
     for mut child in children {
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
@@ -1023,10 +832,7 @@ fn commands() {
         .host
         .command("bash")
         .arg("-c")
-        .arg(format!(
-            "exec 3<>/dev/tcp/{}/7766; echo hello >&3",
-            town.broker.ipv4()
-        ))
+        .arg(format!("exec 3<>/dev/tcp/{}/7766; echo hello >&3", town.broker.ipv4()))
         .spawn()
         .unwrap();
     let (mut stream, _) = listener.accept().unwrap();
@@ -1036,15 +842,10 @@ fn commands() {
     assert!(child.wait().unwrap().success());
 
     let to = v4(town.broker.ipv4(), 7766);
-    let thread = town
-        .host
-        .spawn(move || TcpStream::connect(to).is_ok())
-        .unwrap();
+    let thread = town.host.spawn(move || TcpStream::connect(to).is_ok()).unwrap();
     assert!(thread.join().unwrap());
     let panic = catch_unwind(AssertUnwindSafe(|| {
-        let _ = town
-            .host
-            .run(|| std::panic::resume_unwind(Box::new("inside")));
+        let _ = town.host.run(|| std::panic::resume_unwind(Box::new("inside")));
     }));
     assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
 }
@@ -1052,44 +853,19 @@ fn commands() {
 fn misuse() {
     let lab = Lab::new().unwrap();
     let host = lab.public_host("host").start().unwrap();
-    assert!(matches!(
-        lab.public_host("host").start(),
-        Err(Error::NameTaken(_))
-    ));
-    for name in [
-        "",
-        "a/b",
-        "a b",
-        "..",
-        "ä",
-        "a-name-that-is-longer-than-names-may-be",
-    ] {
+    assert!(matches!(lab.public_host("host").start(), Err(Error::NameTaken(_))));
+    for name in ["", "a/b", "a b", "..", "ä", "a-name-that-is-longer-than-names-may-be"] {
         assert!(matches!(lab.public_host(name).start(), Err(Error::Name(_))));
     }
     let lossy = lab.public_host("lossy").loss(1.5, 0).start();
     assert!(matches!(lossy, Err(Error::OutOfRange(_))));
-    let home = lab
-        .gateway("home", KernelNat::masquerade())
-        .lan([10, 0, 0, 77].into(), 29)
-        .start()
-        .unwrap();
+    let home = lab.gateway("home", KernelNat::masquerade()).lan([10, 0, 0, 77].into(), 29).start().unwrap();
     assert_eq!(home.lan_ipv4(), Ipv4Addr::new(10, 0, 0, 73));
-    assert!(matches!(
-        home.forward_port(1, &host),
-        Err(Error::NotInside { .. })
-    ));
+    assert!(matches!(home.forward_port(1, &host), Err(Error::NotInside { .. })));
     for name in ["a", "b", "c", "d", "e"] {
-        assert!(matches!(
-            home.host(name).unwrap().add_ipv4(),
-            Err(Error::NotPublic(_))
-        ));
+        assert!(matches!(home.host(name).unwrap().add_ipv4(), Err(Error::NotPublic(_))));
     }
     assert!(matches!(home.host("f"), Err(Error::Exhausted(_))));
     drop(lab);
-    assert!(
-        host.command("true")
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|it| !it.success())
-    );
+    assert!(host.command("true").stderr(Stdio::null()).status().is_ok_and(|it| !it.success()));
 }

@@ -122,7 +122,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// Reads and writes bytes ([`AsyncRead`], [`AsyncWrite`]). Shutting the writing half down tells the
 /// peer that no more will come; it may go on sending. An end of file without the peer's end is an
-/// error of kind [`io::ErrorKind::UnexpectedEof`]. Dropping a connection before both sides have
+/// error of kind [`io::ErrorKind::UnexpectedEof`]. A shared reference reads and writes as well, so that
+/// one task can read while another writes; each direction has one user at a time. Dropping a connection before both sides have
 /// ended looks like that to the peer; [`Connection::close`] ends it well.
 pub struct Connection {
     shared: Arc<Shared>,
@@ -225,12 +226,12 @@ impl Connection {
     /// The connection was lost before, or the peer did not end within
     /// [`CLOSE_WITHIN`].
     pub async fn close(mut self) -> io::Result<()> {
-        poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await?;
+        poll_fn(|cx| self.shutdown(cx)).await?;
         let mut drain = [0; 4096];
         let rest = async {
             loop {
                 let mut buffer = ReadBuf::new(&mut drain);
-                poll_fn(|cx| Pin::new(&mut self).poll_read(cx, &mut buffer)).await?;
+                poll_fn(|cx| self.read(cx, &mut buffer)).await?;
                 if buffer.filled().is_empty() {
                     return io::Result::Ok(());
                 }
@@ -261,8 +262,8 @@ impl Drop for Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl Connection {
+    fn read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut receiving = lock(&self.shared.receiving);
         if receiving.chunks.is_empty() {
             if receiving.ended || buf.remaining() == 0 {
@@ -297,8 +298,8 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+impl Connection {
+    fn write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut sending = lock(&self.shared.sending);
         if let Some(lost) = lock(&self.shared.lost).clone() {
             return Poll::Ready(Err(lost.into()));
@@ -332,11 +333,7 @@ impl AsyncWrite for Connection {
         Poll::Ready(Ok(part.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_sent(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sending = lock(&self.shared.sending);
         if !sending.ended {
             sending.ended = true;
@@ -346,6 +343,41 @@ impl AsyncWrite for Connection {
         self.shared.poll_sent(cx)
     }
 }
+
+macro_rules! halves {
+    ($($kind:ty),*) => {$(
+        impl AsyncRead for $kind {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                Connection::read(&self, cx, buf)
+            }
+        }
+
+        impl AsyncWrite for $kind {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                data: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Connection::write(&self, cx, data)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.shared.poll_sent(cx)
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Connection::shutdown(&self, cx)
+            }
+        }
+    )*};
+}
+
+// Like std's `Read for &TcpStream`: one task may read while another writes.
+halves!(Connection, &Connection);
 
 impl Sending {
     fn record(&mut self, kind: Kind, payload: &[u8]) {
