@@ -1,0 +1,66 @@
+//! `tcpunch listen`: print a code, wait, then a pipe.
+
+use serde_json::json;
+use tcpunch::{Code, ConnectError, Connection, Endpoint, InviteNews, Verb};
+use tcpunch_core::limits::CODE_LIFE;
+use tokio::time::Instant;
+
+use crate::args::{Common, Pipe};
+use crate::exit::Failure;
+use crate::setup;
+use crate::term::Talk;
+
+pub(crate) async fn run(common: &Common, pipe: &Pipe, talk: &Talk) -> Result<u8, Failure> {
+    let endpoint = setup::endpoint(common, None, talk).await?;
+    let connection = wait(&endpoint, common, talk, Verb::Listen).await?;
+    super::connect::pipe(connection, pipe, talk).await
+}
+
+/// Opens a code, tells it, and waits for the other side.
+pub(crate) async fn wait(
+    endpoint: &Endpoint,
+    common: &Common,
+    talk: &Talk,
+    verb: Verb,
+) -> Result<Connection, Failure> {
+    let mut invite = endpoint.invite_for(verb).await?;
+    tell(invite.code(), verb, talk);
+    let mut code = invite.code().clone();
+    let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
+    loop {
+        let news = tokio::select! {
+            news = invite.news() => news,
+            () = tokio::time::sleep_until(deadline) => return Err(ConnectError::NobodyCame.into()),
+        };
+        match news {
+            InviteNews::Opened(again) if again == code => {}
+            InviteNews::Opened(again) => {
+                talk.must_say("the broker forgot the code; this one takes its place");
+                tell(&again, verb, talk);
+                code = again;
+            }
+            InviteNews::WrongGuess(left) => {
+                let guesses = if left == 1 { "guess" } else { "guesses" };
+                talk.event(
+                    "error",
+                    json!({ "kind": "wrong-words", "exit": 5, "fatal": false, "left": left,
+                            "message": "somebody tried wrong words", "hint": null }),
+                );
+                talk.must_say(format!(
+                    "somebody tried wrong words; {left} more {guesses} until the code is burnt"
+                ));
+            }
+            InviteNews::Ended(result) => return Ok(*result?),
+        }
+    }
+}
+
+fn tell(code: &Code, verb: Verb, talk: &Talk) {
+    let command = format!("tcpunch {} {code}", verb.partner().command());
+    talk.event(
+        "code",
+        json!({ "code": code.to_string(), "command": command, "expires_s": CODE_LIFE.as_secs() }),
+    );
+    talk.must_say(format!("code  {code}"));
+    talk.say(format!("on the other computer type:  {command}"));
+}

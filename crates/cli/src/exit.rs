@@ -1,0 +1,94 @@
+//! How a command ends: what it says, and its exit code.
+
+use tcpunch::{BindError, BrokerError, ConnectError};
+
+/// Exit codes, as documented in the README.
+pub(crate) mod code {
+    pub(crate) const OK: u8 = 0;
+    pub(crate) const INTERNAL: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const BROKER: u8 = 3;
+    pub(crate) const NOBODY: u8 = 4;
+    pub(crate) const WRONG_WORDS: u8 = 5;
+    pub(crate) const NO_PATH: u8 = 6;
+    pub(crate) const REFUSED: u8 = 7;
+    pub(crate) const LOST: u8 = 8;
+    pub(crate) const LOCAL: u8 = 9;
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// For programs.
+    pub(crate) kind: &'static str,
+    pub(crate) exit: u8,
+    /// For people.
+    pub(crate) message: String,
+    /// What would help.
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: &'static str, exit: u8, message: impl std::fmt::Display) -> Self {
+        Failure { kind, exit, message: message.to_string(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn internal(error: impl std::fmt::Display) -> Self {
+        Failure::new("internal", code::INTERNAL, error)
+    }
+
+    pub(crate) fn local(error: impl std::fmt::Display) -> Self {
+        Failure::new("local", code::LOCAL, error)
+    }
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::Port(error) => {
+                Failure::new("port", code::LOCAL, error).hint("choose another port with --bind, or none")
+            }
+            BindError::Broker(error) => error.into(),
+            BindError::Store(error) => Failure::local(error),
+        }
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        match &error {
+            BrokerError::Unreachable(_) => Failure::new("broker", code::BROKER, &error)
+                .hint("start one with: tcpunch broker, or name another with --broker HOST"),
+            BrokerError::KeyChanged { .. } => Failure::new("broker-key", code::BROKER, &error),
+            BrokerError::Refuses(_) | BrokerError::Lost => Failure::new("broker", code::BROKER, &error),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match &error {
+            ConnectError::Broker(broker) => broker.clone().into(),
+            ConnectError::NoSuchCode(_) => Failure::new("no-such-code", code::NOBODY, &error)
+                .hint("ask the other side for a fresh code; the number is the one they see"),
+            ConnectError::NobodyCame => Failure::new("nobody", code::NOBODY, &error),
+            ConnectError::NoAnswer => Failure::new("no-answer", code::NOBODY, &error),
+            ConnectError::OtherVerb(_) => Failure::new("other-verb", code::REFUSED, &error),
+            ConnectError::WrongWords(_) => Failure::new("wrong-words", code::WRONG_WORDS, &error)
+                .hint("compare the words with what the other side sees"),
+            ConnectError::Burnt => {
+                Failure::new("burnt", code::WRONG_WORDS, &error).hint("start again for a fresh code")
+            }
+            ConnectError::NoDirectPath(obstacle) => {
+                Failure::new("no-direct-path", code::NO_PATH, &error).hint(obstacle.remedy())
+            }
+            ConnectError::Lobby(_) => Failure::new("lobby", code::REFUSED, &error),
+        }
+    }
+}

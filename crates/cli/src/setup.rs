@@ -1,0 +1,115 @@
+//! From flags to an endpoint.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tcpunch::store::Store;
+use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families};
+
+use crate::args::Common;
+use crate::exit::{Failure, code};
+use crate::term::Talk;
+
+/// The soft limit of descriptors is small for old programs' sake; this one needs many sockets.
+pub(crate) fn raise_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// The state directory, or none with a word about it.
+pub(crate) fn store(common: &Common, talk: &Talk) -> Store {
+    if common.ephemeral {
+        return Store::ephemeral();
+    }
+    let opened = Store::open(common.state.clone()).and_then(|store| {
+        // Made on first use; contacts will need it.
+        store.identity(&mut rand::random)?;
+        Ok(store)
+    });
+    opened.unwrap_or_else(|error| {
+        talk.say(format!("nothing is kept on disk: {error}"));
+        Store::ephemeral()
+    })
+}
+
+/// An endpoint at the broker that the flags, or the code, name.
+pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Endpoint, Failure> {
+    let families = Families { v4: !common.ipv6, v6: !common.ipv4 };
+    let mut builder = Endpoint::builder()
+        .families(families)
+        .timeout(common.timeout)
+        .store(store(common, talk))
+        .on_event(events(talk.clone()));
+    for broker in brokers(common, code)? {
+        builder = builder.broker(broker);
+    }
+    if let Some(port) = common.bind {
+        builder = builder.port(port);
+    }
+    Ok(talk.waiting("the broker", builder.bind()).await?)
+}
+
+/// A code names its broker; a pinned key that the flags give for it is used.
+fn brokers(common: &Common, code: Option<&Code>) -> Result<Vec<BrokerAddress>, Failure> {
+    let named: Vec<BrokerAddress> = common.broker.iter().map(|broker| broker.0.clone()).collect();
+    let Some(broker) = code.and_then(|code| code.broker.as_ref()) else { return Ok(named) };
+    let mut broker: BrokerAddress =
+        broker.parse().map_err(|error| Failure::new("usage", code::USAGE, error))?;
+    broker.key = named
+        .iter()
+        .find(|other| other.host == broker.host && other.port == broker.port)
+        .and_then(|other| other.key);
+    Ok(vec![broker])
+}
+
+fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
+    let talk = Arc::new(talk);
+    move |event| match event {
+        Event::Registered { broker, key, local, observed } => {
+            talk.step(
+                "registered",
+                json!({
+                    "broker": broker.to_string(),
+                    "key": key.to_string(),
+                    "local": local.to_string(),
+                    "observed": observed.to_string(),
+                }),
+            );
+            talk.detail(format!("registered at {broker} from {local}, seen there as {observed}"));
+        }
+        Event::LinkLost => {
+            talk.event("waiting", json!({ "for": "the broker" }));
+            talk.say("the link to the broker is lost; it is being made again (connections go on)");
+        }
+        Event::WrongGuess { .. } => {}
+        Event::Introduced { peer, addresses } => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            talk.step("introduced", json!({ "peer": peer.to_string(), "addresses": addresses }));
+            talk.detail(format!("introduced to {} at {}", peer.nickname(), addresses.join(", ")));
+        }
+        Event::Fired { peer, port, remote } => {
+            talk.step("syn", json!({ "peer": peer.to_string(), "port": port, "remote": remote.to_string() }));
+            talk.detail(format!("SYN from port {port} to {remote}"));
+        }
+        Event::Profile(profile) => {
+            talk.step("network", json!({ "words": profile.to_string() }));
+            talk.detail(format!("this network: {profile}"));
+        }
+    }
+}
+
+/// The code of an argument, the environment, or a question on the terminal.
+pub(crate) fn code(who: Option<String>) -> Result<Code, Failure> {
+    let text = match who {
+        Some(who) => who,
+        None => crate::term::ask("Code: ").map_err(|error| {
+            Failure::new("usage", code::USAGE, format!("there is no terminal to ask for the code: {error}"))
+                .hint("give it as an argument, or in TCPUNCH_CODE")
+        })?,
+    };
+    text.parse().map_err(|error| Failure::new("usage", code::USAGE, error))
+}
