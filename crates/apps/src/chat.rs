@@ -60,8 +60,10 @@ pub enum ChatEvent {
         peer: PublicKey,
         /// As it called itself.
         name: String,
-        /// Why, if it did not leave by itself.
+        /// Why, if it was lost.
         lost: Option<String>,
+        /// Whether this side left, not the other.
+        by_us: bool,
         /// Bytes received and sent.
         traffic: (u64, u64),
     },
@@ -89,6 +91,15 @@ pub enum ChatEnd {
     PeerLeft,
     /// The only peer was lost.
     PeerLost(String),
+}
+
+/// What the user of a chat does.
+#[derive(Debug)]
+pub enum Input {
+    /// Says a line.
+    Line(String),
+    /// Leaves now: what was said to who is there is delivered, nobody else is waited for.
+    Leave,
 }
 
 /// Where members come from.
@@ -120,12 +131,13 @@ struct Chat<F> {
     number: u64,
     tasks: JoinSet<()>,
     reports: (mpsc::Sender<FromMember>, mpsc::Receiver<FromMember>),
+    leaving: bool,
     on_event: F,
 }
 
 /// Runs a chat until the input ends and everything was delivered, or, in private, the peer leaves.
 ///
-/// `lines` is what the user types. With nobody ever there, the end of input waits `patience` more.
+/// With nobody ever there, the end of `lines` waits `patience` more.
 ///
 /// # Errors
 ///
@@ -133,7 +145,7 @@ struct Chat<F> {
 pub async fn run(
     room: Room,
     own_name: &str,
-    mut lines: mpsc::Receiver<String>,
+    mut lines: mpsc::Receiver<Input>,
     patience: Duration,
     on_event: impl FnMut(ChatEvent),
 ) -> Result<ChatEnd, ConnectError> {
@@ -147,6 +159,7 @@ pub async fn run(
         number: 0,
         tasks: JoinSet::new(),
         reports: mpsc::channel(256),
+        leaving: false,
         on_event,
     };
     let mut lobby = match room {
@@ -171,7 +184,12 @@ pub async fn run(
         }
         tokio::select! {
             line = lines.recv(), if open => match line {
-                Some(line) => chat.say(line),
+                Some(Input::Line(line)) => chat.say(line),
+                Some(Input::Leave) if chat.ever => {
+                    chat.leave().await;
+                    return Ok(ChatEnd::Delivered);
+                }
+                Some(Input::Leave) => return Ok(ChatEnd::Undelivered(chat.backlog)),
                 None => open = false,
             },
             Some(report) = chat.reports.1.recv() => {
@@ -282,7 +300,8 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                 if self.members.get(&peer).is_some_and(|(current, _)| *current == number) {
                     self.members.remove(&peer);
                 }
-                (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), traffic });
+                let by_us = self.leaving;
+                (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), by_us, traffic });
                 private.then(|| lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost))
             }
         }
@@ -294,6 +313,7 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
 
     /// Ends all conversations, and waits until the others have heard everything.
     async fn leave(&mut self) {
+        self.leaving = true;
         self.members.clear();
         let over = async {
             while !self.tasks.is_empty() {

@@ -79,7 +79,7 @@ impl From<ConnectError> for Failure {
                 .hint("ask the other side for a fresh code; the number is the one they see"),
             ConnectError::NobodyCame => Failure::new("nobody", code::NOBODY, &error),
             ConnectError::NoAnswer => Failure::new("no-answer", code::NOBODY, &error),
-            ConnectError::OtherVerb(_) => Failure::new("other-verb", code::REFUSED, &error),
+            ConnectError::OtherVerb { .. } => Failure::new("other-verb", code::REFUSED, &error),
             ConnectError::WrongWords(_) => Failure::new("wrong-words", code::WRONG_WORDS, &error)
                 .hint("compare the words with what the other side sees"),
             ConnectError::Burnt => {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tcpunch_core::code::Verb;
+use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::plan::Obstacle;
 use tcpunch_core::sanitize::sanitize_line;
@@ -68,8 +68,13 @@ pub enum ConnectError {
     #[error("nobody waits under {0}: the number is mistyped, or its code has expired or was used")]
     NoSuchCode(u32),
     /// The other side runs something else.
-    #[error("the other side runs {}; type: tcpunch {} CODE", .0.command(), .0.partner().command())]
-    OtherVerb(Verb),
+    #[error("the other side runs {}; type: tcpunch {} {code}", verb.command(), verb.partner().command())]
+    OtherVerb {
+        /// What it runs.
+        verb: Verb,
+        /// The code, which is as good as before.
+        code: Box<Code>,
+    },
     /// The words are wrong; so many guesses are left.
     #[error("wrong words{}", left(*.0))]
     WrongWords(u8),

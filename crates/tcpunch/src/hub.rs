@@ -545,19 +545,25 @@ impl Hub {
                     let _ = invitation.reply.send(InviteNews::Ended(Err(busy)));
                 }
             }
-            About::Claim(number) => {
-                let error = claim_error(refusal, number, busy);
-                self.end_claim(|claim| claim.code.number == number, error);
-            }
-            About::Proof(id) => {
-                let number =
-                    self.claims.iter().find(|claim| claim.id == Some(id)).map(|claim| claim.code.number);
-                if let Some(number) = number {
-                    let error = claim_error(refusal, number, busy);
-                    self.end_claim(|claim| claim.id == Some(id), error);
-                }
-            }
+            About::Claim(number) => self.refuse_claim(|claim| claim.code.number == number, refusal, busy),
+            About::Proof(id) => self.refuse_claim(|claim| claim.id == Some(id), refusal, busy),
         }
+    }
+
+    fn refuse_claim(&mut self, which: impl Fn(&Claim) -> bool, refusal: Refusal, busy: ConnectError) {
+        let Some(code) = self.claims.iter().find(|claim| which(claim)).map(|claim| claim.code.clone()) else {
+            return;
+        };
+        let error = match refusal {
+            Refusal::NoSuchCode => ConnectError::NoSuchCode(code.number),
+            Refusal::OtherVerb(verb) => ConnectError::OtherVerb { verb, code: Box::new(code) },
+            Refusal::LobbyFull
+            | Refusal::LobbyOff
+            | Refusal::TooMany
+            | Refusal::Full
+            | Refusal::OutOfOrder => busy,
+        };
+        self.end_claim(which, error);
     }
 
     fn own_hosts(&self) -> Vec<SocketAddr> {
@@ -714,16 +720,6 @@ impl Hub {
                 };
                 self.lobby_news(news);
             }
-        }
-    }
-}
-
-fn claim_error(refusal: Refusal, number: u32, busy: ConnectError) -> ConnectError {
-    match refusal {
-        Refusal::NoSuchCode => ConnectError::NoSuchCode(number),
-        Refusal::OtherVerb(verb) => ConnectError::OtherVerb(verb),
-        Refusal::LobbyFull | Refusal::LobbyOff | Refusal::TooMany | Refusal::Full | Refusal::OutOfOrder => {
-            busy
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tcpunch::Verb;
-use tcpunch_apps::chat::{self, ChatEnd, ChatEvent, Room};
+use tcpunch_apps::chat::{self, ChatEnd, ChatEvent, Input, Room};
 use tcpunch_core::candidate::{Scope, scope};
 use tokio::sync::mpsc;
 
@@ -76,21 +76,22 @@ fn read_lines(typed: &mpsc::Sender<String>) {
     }
 }
 
-/// On Ctrl-C the input ends: what was typed is delivered, and the others see this side leave.
+/// On Ctrl-C the user leaves: what was typed is delivered, and the others see this side leave.
 fn until_interrupted(
     mut lines: mpsc::Receiver<String>,
     stop: tokio::sync::watch::Sender<bool>,
-) -> mpsc::Receiver<String> {
+) -> mpsc::Receiver<Input> {
     let (forward, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 line = lines.recv() => match line {
-                    Some(line) => if forward.send(line).await.is_err() { return },
+                    Some(line) => if forward.send(Input::Line(line)).await.is_err() { return },
                     None => return,
                 },
                 _ = tokio::signal::ctrl_c() => {
                     stop.send_replace(true);
+                    let _ = forward.send(Input::Leave).await;
                     // A second Ctrl-C, or a peer that does not answer, must not hold the user.
                     tokio::spawn(async {
                         let patience = tokio::time::sleep(Duration::from_secs(2));
@@ -124,16 +125,17 @@ fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             talk.event("message", json!({ "peer": peer.to_string(), "name": name, "text": text }));
             talk.print(format!("{name}: {text}"));
         }
-        ChatEvent::Gone { peer, name, lost, traffic } => {
+        ChatEvent::Gone { peer, name, lost, by_us, traffic } => {
             let reason = lost.as_deref().map_or_else(|| "left".to_owned(), clean);
             talk.event(
                 "closed",
                 json!({ "peer": peer.to_string(), "reason": reason, "bytes_in": traffic.0, "bytes_out": traffic.1 }),
             );
-            talk.say(match lost {
-                None => format!("* {name} left"),
-                Some(_) => format!("* {name} is lost: {reason}"),
-            });
+            match lost {
+                Some(_) => talk.say(format!("* {name} is lost: {reason}")),
+                None if !by_us => talk.say(format!("* {name} left")),
+                None => {}
+            }
         }
         ChatEvent::Unreachable { peer, obstacle } => {
             talk.event(
