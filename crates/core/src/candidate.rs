@@ -147,12 +147,17 @@ pub fn may_dial(
     if loopback && !both_on_loopback {
         return Err(Forbidden::Loopback);
     }
+    if here.gateways.contains(&ip) {
+        return Err(Forbidden::Gateway);
+    }
+    // What a broker calls the peer's address must not make this machine knock in its own network.
+    let own_side = here.observed.iter().any(|own| scope(own.ip()) <= Scope::Private);
+    if candidate.kind == Kind::Reflexive && scope(ip) == Scope::Private && !own_side {
+        return Err(Forbidden::Elsewhere);
+    }
     if candidate.kind == Kind::Host {
         if address.port() < LOWEST_DIALLED_PORT {
             return Err(Forbidden::Port);
-        }
-        if here.gateways.contains(&ip) {
-            return Err(Forbidden::Gateway);
         }
         let in_own_network = here.interfaces.iter().any(|(own, prefix)| shares_prefix(ip, *own, *prefix));
         let near = here.observed.iter().any(|own| {
@@ -273,6 +278,15 @@ mod tests {
         assert_eq!(judge("10.9.9.9:30000", Kind::Host, other), Err(Forbidden::Elsewhere));
         assert_eq!(judge("8.8.8.8:30000", Kind::Host, same), Err(Forbidden::Elsewhere));
         assert_eq!(judge("192.168.1.7:443", Kind::Host, same), Err(Forbidden::Port));
+    }
+
+    #[test]
+    fn a_broker_cannot_make_a_peer_knock_in_its_own_network() {
+        assert_eq!(judge("192.168.1.7:443", Kind::Reflexive, "192.168.1.7:443"), Err(Forbidden::Elsewhere));
+        assert_eq!(judge("192.168.1.1:443", Kind::Reflexive, "192.168.1.1:443"), Err(Forbidden::Gateway));
+        let beside = Surroundings { observed: vec!["192.168.1.5:23456".parse().unwrap()], ..here() };
+        let candidate = Candidate { address: "192.168.1.7:30000".parse().unwrap(), kind: Kind::Reflexive };
+        assert_eq!(may_dial(candidate, &beside, &[candidate.address]), Ok(()));
     }
 
     proptest! {

@@ -123,12 +123,19 @@ pub const BROKER_LINKS_PER_ADDRESS: usize = 128;
 pub const CODES_PER_SESSION: usize = 8;
 /// Codes open at a time, of all sessions.
 pub const BROKER_CODES: usize = 4096;
-/// Claims of codes from one address within [`CLAIM_WINDOW`].
+/// Claims of codes, and openings of codes, from one address within [`CLAIM_WINDOW`].
 pub const CLAIMS_PER_ADDRESS: usize = 60;
 /// The window of [`CLAIMS_PER_ADDRESS`].
 pub const CLAIM_WINDOW: Duration = Duration::from_secs(60);
 /// Claims that wait for the owner's next share at once, a code.
 pub const CLAIMS_PER_CODE: usize = 4;
+/// Changes of its profile that a session may tell: it learns a few things after the registration,
+/// and more would be a way to talk through the broker.
+pub const PROFILES_PER_SESSION: u8 = 16;
+/// Proofs that one claim makes: a fresh share comes when another's guess used up the last one.
+/// Each proof lets a hostile broker test one pair of words, so there are no more than a waiter
+/// allows.
+pub const PROOFS_PER_CLAIM: u8 = 3;
 /// A claim that is not proven within this is forgotten: the arriver proves at once, without a
 /// person in between.
 pub const CLAIM_LIFE: Duration = Duration::from_secs(30);
@@ -145,8 +152,6 @@ pub const RATE_ENTRIES: usize = 16_384;
 pub const LINK_QUEUE: usize = 256;
 /// From accepting a connection to its registration.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a session's observation tokens are honoured after its last link went.
-pub const SESSION_LINGER: Duration = Duration::from_secs(0);
 /// Longest delay that Go gets to align two sides: beyond it the measured round trips are wrong.
 pub const GO_DELAY_MOST: Duration = Duration::from_millis(400);
 /// Round trip assumed for a link that was not measured.
@@ -194,6 +199,12 @@ pub const LANE_PACE: Duration = Duration::from_millis(5);
 pub const UNKNOWN_ACCEPTED: usize = 64;
 /// See [`UNKNOWN_ACCEPTED`].
 pub const UNKNOWN_ACCEPTED_PER_ADDRESS: usize = 4;
+/// Connections with a known tag that one attempt authenticates at once: each lane has one, and a
+/// tag seen on the way can be copied.
+pub const ARRIVALS: usize = 32;
+/// Added to the deadline of the connection that this side has nominated: the peer may be using it
+/// already, and a lost segment costs its first retransmission.
+pub const NOMINATED_WITHIN: Duration = Duration::from_secs(3);
 /// An accepted socket without a tag is dropped after this: two round trips of a satellite link.
 pub const TAG_WITHIN: Duration = Duration::from_millis(2500);
 /// Bound of the round trip between the peers is never taken to be less: the broker's measurement
@@ -201,6 +212,7 @@ pub const TAG_WITHIN: Duration = Duration::from_millis(2500);
 pub const ROUND_TRIP_LEAST: Duration = Duration::from_millis(20);
 /// Nor more: it would make a lost lane wait for as long.
 pub const ROUND_TRIP_MOST: Duration = Duration::from_secs(3);
-/// Introductions that a member of a lobby takes within [`INTRODUCTION_WINDOW`]; more is a hostile
+/// Introductions that a member of a lobby takes within [`INTRODUCTION_WINDOW`]: a full lobby that
+/// comes back at once after its broker was started again, and as many newcomers. More is a hostile
 /// broker or a flood.
-pub const LOBBY_INTRODUCTIONS: usize = 40;
+pub const LOBBY_INTRODUCTIONS: usize = 2 * LOBBY_MEMBERS;

@@ -67,13 +67,18 @@ pub fn first_candidates(addresses: &[SocketAddr], public: &[IpAddr], here: &Surr
     filtered(observed.chain(predicted), addresses, here)
 }
 
-/// The peer's host candidates that may be dialled.
+/// The peer's host candidates that may be dialled. All have one port, the peer's own: a list of
+/// ports of one machine would be a scan.
 pub fn host_candidates(
     hosts: &[SocketAddr],
     addresses: &[SocketAddr],
     here: &Surroundings,
 ) -> Vec<Candidate> {
-    let hosts = hosts.iter().map(|address| Candidate { address: canonical(*address), kind: Kind::Host });
+    let port = hosts.first().map(SocketAddr::port);
+    let hosts = hosts
+        .iter()
+        .filter(|address| Some(address.port()) == port)
+        .map(|address| Candidate { address: canonical(*address), kind: Kind::Host });
     filtered(hosts, addresses, here)
 }
 
@@ -93,8 +98,8 @@ fn filtered(
 }
 
 /// Whether two peers that the broker saw at these addresses may tell each other their interface
-/// addresses though neither proved anything: both at one public address, or both on the broker's
-/// own side.
+/// addresses though neither proved anything: both at one public address, or one of them on the
+/// broker's own side, where the broker's view of it is of no use to the other.
 pub fn may_tell_hosts(own: &[SocketAddr], peer: &[SocketAddr]) -> bool {
     own.iter().any(|own| {
         peer.iter().any(|peer| {

@@ -13,8 +13,8 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER,
-    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST,
+    ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
 
 /// Names a socket within one attempt.
@@ -391,8 +391,11 @@ impl<R: RngCore> Puncher<R> {
         match outcome {
             Dialled::Connected => {
                 let remote = lane.report.candidate.address;
+                // Another machine may have the peer's address in this network: it must show first
+                // that it is the peer. The round trip there is small.
+                let known = lane.report.candidate.kind != Kind::Host;
                 lane.state = LaneState::Open(socket);
-                self.authenticate(now, socket, remote);
+                self.authenticate(now, socket, remote, known);
                 return;
             }
             Dialled::Refused => {
@@ -436,13 +439,14 @@ impl<R: RngCore> Puncher<R> {
                 }
             }
         }
-        self.authenticate(now, socket, remote);
+        self.authenticate(now, socket, remote, true);
     }
 
-    fn authenticate(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
-        let until = now + 2 * self.round_trip + AUTHENTICATE_WITHIN;
+    fn authenticate(&mut self, now: Instant, socket: SocketId, remote: SocketAddr, may_nominate: bool) {
+        let nominate = may_nominate && self.config.controlling && self.nominated.is_none();
+        let patience = if nominate { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
+        let until = now + 2 * self.round_trip + patience;
         self.open.push(Open { socket, remote, verified: false, until });
-        let nominate = self.config.controlling && self.nominated.is_none();
         if nominate {
             self.nominated = Some(socket);
         }

@@ -15,7 +15,7 @@ use crate::limits::{
     BROKER_CODES, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE, CLAIM_WINDOW, CLAIMS_PER_ADDRESS,
     CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION, GO_DELAY_MOST, INTRODUCTION_LIFE, INTRODUCTION_WINDOW,
     INTRODUCTIONS_PER_ADDRESS, LINK_DEAD_AFTER, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED,
-    NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
+    NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, PROFILES_PER_SESSION, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
@@ -147,6 +147,7 @@ struct Session {
     profile: NatProfile,
     in_lobby: bool,
     claims: u32,
+    profiles: u8,
 }
 
 struct Code {
@@ -156,6 +157,8 @@ struct Code {
     generation: u32,
     checking: Option<ClaimId>,
     waiting: VecDeque<ClaimId>,
+    /// Its timer, which goes when the code goes.
+    expires: (Instant, u64),
 }
 
 struct Claim {
@@ -184,7 +187,7 @@ impl Introduced {
 
 enum Timer {
     Go { introduction: IntroductionId, peer: PublicKey },
-    CodeExpires { number: u32, owner: PublicKey },
+    CodeExpires { number: u32 },
     ClaimExpires { claim: ClaimId },
     IntroductionExpires { introduction: IntroductionId },
     Sweep,
@@ -217,8 +220,12 @@ impl Rates {
                 *entry = (now, 1);
                 true
             }
-            None if full => false,
             None => {
+                // Forgetting one is better than shutting newcomers out.
+                let forgotten = full.then(|| self.seen.keys().next().copied()).flatten();
+                if let Some(forgotten) = forgotten {
+                    self.seen.remove(&forgotten);
+                }
                 self.seen.insert(subscriber(address), (now, 1));
                 true
             }
@@ -336,9 +343,11 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.links.len()
     }
 
-    fn at(&mut self, when: Instant, timer: Timer) {
+    fn at(&mut self, when: Instant, timer: Timer) -> (Instant, u64) {
         self.timer_number += 1;
-        self.timers.insert((when, self.timer_number), timer);
+        let key = (when, self.timer_number);
+        self.timers.insert(key, timer);
+        key
     }
 
     fn send(&mut self, link: LinkId, message: FromBroker) {
@@ -379,6 +388,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             profile: NatProfile::default(),
             in_lobby: false,
             claims: 0,
+            profiles: 0,
         });
         let first = session.links.is_empty();
         session.links.push(link);
@@ -500,9 +510,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
 
     fn profile(&mut self, peer: PublicKey, profile: NatProfile) {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
-        if session.profile == profile {
+        if session.profile == profile || session.profiles >= PROFILES_PER_SESSION {
             return;
         }
+        session.profiles += 1;
         session.profile = profile;
         let others: Vec<(IntroductionId, PublicKey)> = self
             .introductions
@@ -549,6 +560,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         };
         self.send(link, joined);
         for (index, (waiter, opener)) in others.into_iter().zip(openers).enumerate() {
+            if !self.may_introduce(now, &peer, &waiter) {
+                self.send(link, FromBroker::Refused { about: About::Join, refusal: Refusal::TooMany });
+                return;
+            }
             if opener.len() <= MAX_HANDSHAKE {
                 let arriver_met = Met::LobbyArriver { opener: count(index) };
                 self.introduce(now, (peer, arriver_met), (waiter, Met::LobbyWaiter { opener }));
@@ -557,22 +572,40 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn open(&mut self, now: Instant, link: LinkId, peer: PublicKey, verb: Verb, again: Option<u32>) {
-        let own = self.codes.values().filter(|code| code.owner == peer).count();
-        if own >= CODES_PER_SESSION {
-            return self.send(link, FromBroker::Refused { about: About::Open, refusal: Refusal::TooMany });
+        // The link was made again before the old one was known to be lost: the code is still here.
+        if let Some(number) = again
+            && self.codes.get(&number).is_some_and(|code| code.owner == peer && code.verb == verb)
+        {
+            self.remove_code(number);
         }
-        if self.codes.len() >= BROKER_CODES {
-            return self.send(link, FromBroker::Refused { about: About::Open, refusal: Refusal::Full });
+        let Some(observed) = self.links.get(&link).map(|link| link.observed) else { return };
+        let own = self.codes.values().filter(|code| code.owner == peer).count();
+        let refusal = if own >= CODES_PER_SESSION || !self.claim_rates.allow(now, observed.ip()) {
+            Some(Refusal::TooMany)
+        } else if self.codes.len() >= BROKER_CODES {
+            Some(Refusal::Full)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.send(link, FromBroker::Refused { about: About::Open, refusal });
         }
         let number = again
             .filter(|number| {
                 (NUMBER_FIRST..=NUMBER_LAST).contains(number) && !self.codes.contains_key(number)
             })
             .unwrap_or_else(|| self.free_number());
-        let code =
-            Code { owner: peer, verb, share: None, generation: 0, checking: None, waiting: VecDeque::new() };
+        let expires = self.at(now + CODE_LIFE, Timer::CodeExpires { number });
+        let code = Code {
+            owner: peer,
+            verb,
+            share: None,
+            generation: 0,
+            checking: None,
+            waiting: VecDeque::new(),
+            expires,
+        };
         self.codes.insert(number, code);
-        self.at(now + CODE_LIFE, Timer::CodeExpires { number, owner: peer });
         let expires_s = u32::try_from(CODE_LIFE.as_secs()).unwrap_or(u32::MAX);
         self.send(link, FromBroker::Opened { number, expires_s });
     }
@@ -700,7 +733,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             self.send_to(peer, FromBroker::Gone { claim: id });
             return;
         };
-        if handshake.len() > MAX_HANDSHAKE {
+        if handshake.len() > MAX_HANDSHAKE || !self.may_introduce(now, &arriver, &peer) {
+            self.send_to(arriver, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::TooMany });
+            self.send_to(peer, FromBroker::Gone { claim: id });
             return;
         }
         self.remove_code(number);
@@ -738,9 +773,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn remove_code(&mut self, number: u32) {
-        if self.codes.remove(&number).is_none() {
-            return;
-        }
+        let Some(code) = self.codes.remove(&number) else { return };
+        self.timers.remove(&code.expires);
         let orphans: Vec<ClaimId> =
             self.claims.iter().filter(|(_, claim)| claim.number == number).map(|(id, _)| *id).collect();
         for id in orphans {
@@ -788,23 +822,19 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .unwrap_or(UNKNOWN_ROUND_TRIP)
     }
 
+    /// Whether neither side's public address is told of too many others. Toward private addresses
+    /// there is nobody to protect from this broker's peers.
+    fn may_introduce(&mut self, now: Instant, arriver: &PublicKey, waiter: &PublicKey) -> bool {
+        let addresses = [self.observed(arriver), self.observed(waiter)].concat();
+        addresses
+            .iter()
+            .filter(|address| scope(address.ip()) == Scope::Global)
+            .all(|address| self.introduction_rates.allow(now, address.ip()))
+    }
+
     fn introduce(&mut self, now: Instant, arriver: (PublicKey, Met), waiter: (PublicKey, Met)) {
         let ((arriver, arriver_met), (waiter, waiter_met)) = (arriver, waiter);
         let (seen_arriver, seen_waiter) = (self.observed(&arriver), self.observed(&waiter));
-        // Toward private addresses there is nobody to protect from this broker's peers.
-        let allowed = seen_arriver
-            .iter()
-            .chain(&seen_waiter)
-            .filter(|address| scope(address.ip()) == Scope::Global)
-            .all(|address| self.introduction_rates.allow(now, address.ip()));
-        if !allowed {
-            let about = match arriver_met {
-                Met::CodeArriver { claim, .. } | Met::CodeWaiter { claim } => About::Proof(claim),
-                Met::LobbyArriver { .. } | Met::LobbyWaiter { .. } => About::Join,
-            };
-            self.send_to(arriver, FromBroker::Refused { about, refusal: Refusal::TooMany });
-            return;
-        }
         let id: IntroductionId = self.rng.random();
         let nonce: [u8; 16] = self.rng.random();
         let (near, far) = (self.round_trip(&arriver), self.round_trip(&waiter));
@@ -859,8 +889,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             Timer::Go { introduction, peer } => {
                 self.send_to(peer, FromBroker::Go { introduction });
             }
-            Timer::CodeExpires { number, owner } => {
-                if self.codes.get(&number).is_some_and(|code| code.owner == owner) {
+            Timer::CodeExpires { number } => {
+                if let Some(owner) = self.codes.get(&number).map(|code| code.owner) {
                     self.remove_code(number);
                     self.send_to(owner, FromBroker::Expired { number });
                 }

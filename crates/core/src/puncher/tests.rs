@@ -226,7 +226,7 @@ fn if_the_nominated_one_dies_a_verified_one_takes_its_place() {
     rig.dialled(dials[0], Dialled::Connected);
     rig.dialled(dials[1], Dialled::Connected);
     rig.input(Input::Verified { socket: dials[1], nominated: false });
-    rig.until(rig.start + 2 * 50 * MS + AUTHENTICATE_WITHIN + MS);
+    rig.until(rig.start + 2 * 50 * MS + NOMINATED_WITHIN + MS);
     assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
     assert!(rig.outputs.contains(&Output::Nominate { socket: dials[1] }));
     assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[1]);
@@ -248,6 +248,27 @@ fn the_controlled_side_takes_what_is_nominated() {
     assert!(rig.finished().is_none(), "it did not verify");
     rig.input(Input::Nominated { socket: dials[0] });
     assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[0]);
+}
+
+#[test]
+fn a_machine_of_the_own_network_is_not_nominated_before_it_has_shown_who_it_is() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.input(Input::Candidate(Candidate { address: remote(1), kind: Kind::Host }));
+    rig.lane(2);
+    rig.input(Input::Go);
+    let dials = rig.dials();
+    rig.dialled(dials[0], Dialled::Connected);
+    rig.dialled(dials[1], Dialled::Connected);
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[1], nominate: true }));
+    let mut alone = Rig::new(true, 50 * MS);
+    alone.input(Input::Candidate(Candidate { address: remote(1), kind: Kind::Host }));
+    alone.input(Input::Go);
+    let socket = alone.dials()[0];
+    alone.dialled(socket, Dialled::Connected);
+    alone.input(Input::Verified { socket, nominated: false });
+    assert!(alone.outputs.contains(&Output::Nominate { socket }));
+    assert_eq!(alone.finished().unwrap().winner.unwrap().socket, socket);
 }
 
 #[test]

@@ -286,6 +286,72 @@ fn a_lost_code_gets_its_number_again() {
 }
 
 #[test]
+fn a_link_made_again_before_the_old_one_is_missed_keeps_the_number() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "203.0.113.2:2222");
+    let number = world.code(1);
+    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: "198.51.100.7:1".parse().unwrap() });
+    world.next(9);
+    world.say(9, ToBroker::Open { verb: Verb::Listen, again: Some(number) });
+    assert!(matches!(world.next(9), Some(FromBroker::Opened { number: same, .. }) if same == number));
+    world.say(9, ToBroker::Wait { number, share: vec![5; SHARE] });
+    world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
+    assert!(matches!(world.next(2), Some(FromBroker::Claimed { share, .. }) if share == vec![5; SHARE]));
+}
+
+#[test]
+fn an_introduction_that_is_refused_burns_nothing() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "203.0.113.2:2222");
+    let number = world.code(1);
+    let claim = world.claimed(2, number);
+    world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
+    world.next(1);
+    for _ in 0..=INTRODUCTIONS_PER_ADDRESS {
+        world.broker.may_introduce(world.now, &key(1), &key(2));
+    }
+    world.say(1, ToBroker::Accept { claim, handshake: vec![] });
+    assert_eq!(world.refusal(2), Some(Refusal::TooMany));
+    assert_eq!(world.next(1), Some(FromBroker::Gone { claim }), "the waiter goes on with a fresh share");
+    world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
+    world.claimed(2, number);
+}
+
+#[test]
+fn opening_and_withdrawing_leaves_nothing_behind() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    let before = world.broker.timers.len();
+    let mut opened = 0;
+    for _ in 0..200 {
+        world.say(1, ToBroker::Open { verb: Verb::Listen, again: None });
+        if let Some(FromBroker::Opened { number, .. }) = world.next(1) {
+            opened += 1;
+            world.say(1, ToBroker::Withdraw { number });
+        }
+    }
+    assert_eq!(opened, CLAIMS_PER_ADDRESS);
+    assert_eq!(world.broker.timers.len(), before);
+}
+
+#[test]
+fn a_profile_is_no_channel() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "203.0.113.2:2222");
+    world.say(1, join());
+    world.say(2, join());
+    world.inbox.clear();
+    for n in 0..100 {
+        let profile = NatProfile { translated: Some(n % 2 == 0), ..NatProfile::default() };
+        world.say(1, ToBroker::Profile(profile));
+    }
+    assert_eq!(world.inbox[&link(2)].len(), usize::from(PROFILES_PER_SESSION));
+}
+
+#[test]
 fn relayed_signals_are_counted_and_bounded() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");

@@ -129,8 +129,9 @@ impl Opening {
     ///
     /// # Errors
     ///
-    /// It does not verify: the other side has another key, or somebody changed it.
-    pub fn finish(mut self, peer: &PublicKey, answer: &[u8]) -> Result<(PeerKeys, Payload), SecureError> {
+    /// It does not verify: the other side has another key, or somebody changed it. The true answer
+    /// can still be taken after a false one.
+    pub fn finish(&mut self, peer: &PublicKey, answer: &[u8]) -> Result<(PeerKeys, Payload), SecureError> {
         let payload = read(&mut self.state, answer)?;
         let suite = self.features.suite(payload.features);
         Ok((split(&mut self.state, &self.own, peer, suite), payload))
@@ -227,9 +228,12 @@ mod tests {
 
     #[test]
     fn the_lobby_agrees_on_keys() {
-        let (opening, first) = Opening::open(&A).unwrap();
+        let (mut opening, first) = Opening::open(&A).unwrap();
         let (theirs, second, payload) = respond(&B, &A, None, &first, hosts()).unwrap();
         assert!(payload.hosts.is_empty(), "the first message of a lobby is not sealed");
+        let mut forged = second.clone();
+        forged[40] ^= 1;
+        assert_eq!(opening.finish(&B, &forged).err(), Some(SecureError::Forged));
         let (ours, payload) = opening.finish(&B, &second).unwrap();
         assert_eq!(payload.hosts, hosts());
         assert_eq!(ours.send, theirs.receive);
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn another_session_key_gives_other_keys() {
-        let (opening, first) = Opening::open(&A).unwrap();
+        let (mut opening, first) = Opening::open(&A).unwrap();
         let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
         let (ours, _) = opening.finish(&PublicKey([3; 32]), &second).unwrap();
         assert_ne!(ours.send, theirs.receive);
@@ -262,7 +266,7 @@ mod tests {
     #[test]
     fn a_code_seals_both_candidate_lists() {
         let (waiter, arriver) = code_keys("412-abandon-zoo", "412-abandon-zoo");
-        let (opening, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
+        let (mut opening, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
         let (theirs, second, payload) = respond(&B, &A, Some(&waiter), &first, hosts()).unwrap();
         assert_eq!(payload.hosts, hosts());
         let (ours, payload) = opening.finish(&B, &second).unwrap();
@@ -283,7 +287,7 @@ mod tests {
         for message in [&[][..], &[0; 31], &[0; 32], &[7; 80], &[7; MAX_HANDSHAKE + 1]] {
             assert!(respond(&B, &A, Some(&waiter), message, vec![]).is_err());
         }
-        let (opening, _) = Opening::open(&A).unwrap();
+        let (mut opening, _) = Opening::open(&A).unwrap();
         assert!(opening.finish(&B, &[0; 60]).is_err());
     }
 }

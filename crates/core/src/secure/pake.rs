@@ -1,4 +1,5 @@
-//! SPAKE2 (RFC 9382, on Ed25519) over the words of a code.
+//! SPAKE2 on Ed25519 over the words of a code, as the crate `spake2` and python-spake2 do it: the
+//! protocol of RFC 9382 with other constants and another transcript.
 
 use spake2::{Ed25519Group, Identity, Password, Spake2};
 use zeroize::Zeroizing;
