@@ -186,7 +186,12 @@ async fn begin(
 ) -> Result<Begun, Fault> {
     let mut preface = [0; PREFACE];
     reader.read_exact(&mut preface).await?;
-    match (Preface::decode(preface)?, door) {
+    let preface_of = Preface::decode(preface);
+    if matches!(preface_of, Err(BadPreface::Version(_))) {
+        // A peer of another version learns which one this is.
+        writer.write_all(&Preface::Link(Pattern::Xx).encode()).await?;
+    }
+    match (preface_of?, door) {
         (Preface::Observe, Door::Main | Door::Probe) => {
             let mut token = ObservationToken::default();
             reader.read_exact(&mut token).await?;

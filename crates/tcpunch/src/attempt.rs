@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::SYMMETRIC_WITHIN;
+use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
 use tcpunch_core::plan::{Obstacle, Path, first_candidates, host_candidates};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Finished, Input, Output, Puncher, SocketId};
@@ -245,7 +245,9 @@ impl Attempt {
             Message::Signal(Signal::Answer(answer)) => self.answer(&answer),
             Message::Signal(Signal::Sealed(record)) => self.sealed(record),
             Message::SeenAt(address) => {
-                self.reach.introduction.addresses.push(address);
+                if self.reach.introduction.addresses.len() < MAX_OBSERVED {
+                    self.reach.introduction.addresses.push(address);
+                }
                 let found = first_candidates(&[address], &[], &self.reach.here);
                 self.candidates(found);
             }
@@ -253,6 +255,7 @@ impl Attempt {
                 self.peer_profile = profile;
                 self.judge();
             }
+            Message::Arrived(_) if self.connected.len() + self.lanes.len() >= ARRIVALS => {}
             Message::Arrived(arrival) => {
                 let socket = self.puncher.name_socket();
                 let remote = arrival.remote;
@@ -266,11 +269,12 @@ impl Attempt {
 
     /// The responder's handshake message, from wherever it comes first.
     fn answer(&mut self, answer: &[u8]) {
-        let Some(opening) = self.opening.take() else { return };
+        let Some(opening) = &mut self.opening else { return };
         let Ok((keys, payload)) = opening.finish(&self.reach.introduction.peer, answer) else {
             tracing::warn!("the answer to the handshake does not verify");
             return;
         };
+        self.opening = None;
         let nonce = self.reach.introduction.nonce;
         let (mut sealer, opener) = signal_keys(&keys, &nonce);
         self.keys.send_replace(Some(LaneKeys::new(keys, nonce)));

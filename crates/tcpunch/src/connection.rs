@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, WINDOW_FIRST, WINDOW_MOST,
@@ -74,6 +74,9 @@ impl From<Lost> for io::Error {
     }
 }
 
+/// Records that together are no longer than this are kept as one piece, in bytes.
+const SMALL_CHUNK: usize = 4096;
+
 struct Sending {
     sealer: Sealer,
     /// Sealed bytes that the socket has not taken.
@@ -88,7 +91,7 @@ struct Sending {
 }
 
 struct Receiving {
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<BytesMut>,
     buffered: u64,
     /// Bytes that the peer may still send.
     granted: u64,
@@ -615,7 +618,7 @@ impl Pump {
                 Kind::Data => {
                     record.advance(1);
                     record.truncate(payload_length);
-                    data.push(record.freeze());
+                    data.push(record);
                 }
                 Kind::End => {
                     self.deliver(&mut data)?;
@@ -673,7 +676,7 @@ impl Pump {
         self.deliver(&mut data)
     }
 
-    fn deliver(&self, data: &mut Vec<Bytes>) -> Result<(), Lost> {
+    fn deliver(&self, data: &mut Vec<BytesMut>) -> Result<(), Lost> {
         if data.is_empty() {
             return Ok(());
         }
@@ -685,7 +688,13 @@ impl Pump {
         receiving.granted -= bytes;
         receiving.buffered += bytes;
         receiving.payload += bytes;
-        receiving.chunks.extend(data.drain(..).filter(|chunk| !chunk.is_empty()));
+        for chunk in data.drain(..).filter(|chunk| !chunk.is_empty()) {
+            match receiving.chunks.back_mut() {
+                // Many small records must not cost more memory than what they carry.
+                Some(last) if last.len() + chunk.len() <= SMALL_CHUNK => last.extend_from_slice(&chunk),
+                _ => receiving.chunks.push_back(chunk),
+            }
+        }
         let waker = receiving.waker.take();
         drop(receiving);
         if let Some(waker) = waker {

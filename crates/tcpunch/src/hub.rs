@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, WRONG_GUESSES};
+use tcpunch_core::limits::{
+    INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED, PROOFS_PER_CLAIM,
+    WRONG_GUESSES,
+};
 use tcpunch_core::plan::{Obstacle, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
@@ -57,9 +60,17 @@ struct Invitation {
     number: Option<u32>,
     pake: Option<Pake>,
     wrong: u8,
-    accepted: Option<(ClaimId, PeerKeys, Vec<SocketAddr>)>,
+    accepted: Option<Accepted>,
     attempt: Option<AbortHandle>,
     reply: mpsc::UnboundedSender<InviteNews>,
+}
+
+/// Somebody showed that it has the words; the broker is to introduce it.
+struct Accepted {
+    claim: ClaimId,
+    peer: PublicKey,
+    keys: PeerKeys,
+    hosts: Vec<SocketAddr>,
 }
 
 struct Claim {
@@ -67,6 +78,7 @@ struct Claim {
     verb: Verb,
     id: Option<ClaimId>,
     opening: Option<Opening>,
+    proofs: u8,
     reply: Reply,
     introduced: watch::Sender<bool>,
 }
@@ -167,9 +179,11 @@ impl Hub {
         }
     }
 
-    async fn send(&self, message: ToBroker) {
-        // A closed queue means that the links are given up, which a notice says.
-        let _ = self.setup.link.send(message).await;
+    /// Never waits: the keeper of the links waits for this task in turn.
+    fn send(&self, message: ToBroker) {
+        if self.setup.link.try_send(message).is_err() {
+            tracing::warn!("a message to the broker is dropped: more wait than a link can take");
+        }
     }
 
     async fn command(&mut self, command: Command) {
@@ -188,7 +202,7 @@ impl Hub {
                     attempt: None,
                     reply,
                 });
-                self.send(ToBroker::Open { verb, again: None }).await;
+                self.send(ToBroker::Open { verb, again: None });
             }
             Command::Withdraw { id } => {
                 if let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) {
@@ -197,14 +211,14 @@ impl Hub {
                         attempt.abort();
                     }
                     if let Some(number) = invitation.number {
-                        self.send(ToBroker::Withdraw { number }).await;
+                        self.send(ToBroker::Withdraw { number });
                     }
                 }
             }
             Command::Connect { code, verb, reply, introduced } => {
                 let number = code.number;
-                self.claims.push(Claim { code, verb, id: None, opening: None, reply, introduced });
-                self.send(ToBroker::Claim { number, verb }).await;
+                self.claims.push(Claim { code, verb, id: None, opening: None, proofs: 0, reply, introduced });
+                self.send(ToBroker::Claim { number, verb });
             }
             Command::Lobby { news } => {
                 self.lobby = Some(Lobby {
@@ -231,7 +245,7 @@ impl Hub {
             }
         }
         let connected = lobby.connected.keys().copied().collect();
-        self.send(ToBroker::Join { connected, openers }).await;
+        self.send(ToBroker::Join { connected, openers });
     }
 
     async fn notice(&mut self, notice: Notice) {
@@ -264,12 +278,16 @@ impl Hub {
             invitation.number = None;
         }
         for (verb, again) in open {
-            self.send(ToBroker::Open { verb, again }).await;
+            self.send(ToBroker::Open { verb, again });
+        }
+        for claim in &mut self.claims {
+            claim.id = None;
+            claim.opening = None;
         }
         let claims: Vec<(u32, Verb)> =
             self.claims.iter().map(|claim| (claim.code.number, claim.verb)).collect();
         for (number, verb) in claims {
-            self.send(ToBroker::Claim { number, verb }).await;
+            self.send(ToBroker::Claim { number, verb });
         }
         if self.lobby.is_some() {
             self.join().await;
@@ -277,9 +295,13 @@ impl Hub {
     }
 
     fn give_up(&mut self, error: &BrokerError) {
-        for invitation in self.invitations.drain(..).filter(|invitation| invitation.attempt.is_none()) {
-            let _ = invitation.reply.send(InviteNews::Ended(Err(error.clone().into())));
-        }
+        // An attempt that runs needs no broker any more.
+        self.invitations.retain(|invitation| {
+            if invitation.attempt.is_none() {
+                let _ = invitation.reply.send(InviteNews::Ended(Err(error.clone().into())));
+            }
+            invitation.attempt.is_some()
+        });
         for claim in self.claims.drain(..) {
             let _ = claim.reply.send(Err(error.clone().into()));
         }
@@ -289,6 +311,8 @@ impl Hub {
     }
 
     async fn message(&mut self, message: FromBroker, remote: SocketAddr, local: SocketAddr) {
+        // Who asked may have stopped waiting.
+        self.claims.retain(|claim| !claim.reply.is_closed());
         match message {
             FromBroker::Welcome { observed, token, advertised, probe_ports } => {
                 self.advertised = advertised;
@@ -378,7 +402,7 @@ impl Hub {
     async fn learnt(&mut self, profile: NatProfile) {
         if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
             (self.setup.events)(Event::Profile(profile));
-            self.send(ToBroker::Profile(profile)).await;
+            self.send(ToBroker::Profile(profile));
         }
     }
 
@@ -424,7 +448,7 @@ impl Hub {
         let pake = Pake::waiter(&invitation.secret, &meeting);
         let share = pake.share().clone();
         invitation.pake = Some(pake);
-        self.send(ToBroker::Wait { number, share }).await;
+        self.send(ToBroker::Wait { number, share });
     }
 
     async fn proof(&mut self, number: u32, claim: ClaimId, peer: PublicKey, share: &Share, handshake: &[u8]) {
@@ -441,8 +465,8 @@ impl Hub {
             .and_then(|key: CodeKey| respond(&own, &peer, Some(&key), handshake, hosts));
         match answered {
             Ok((keys, answer, payload)) => {
-                invitation.accepted = Some((claim, keys, payload.hosts));
-                self.send(ToBroker::Accept { claim, handshake: answer }).await;
+                invitation.accepted = Some(Accepted { claim, peer, keys, hosts: payload.hosts });
+                self.send(ToBroker::Accept { claim, handshake: answer });
             }
             Err(_) => {
                 invitation.wrong += 1;
@@ -450,7 +474,7 @@ impl Hub {
                 let id = invitation.id;
                 let _ = invitation.reply.send(InviteNews::WrongGuess(left));
                 (self.setup.events)(Event::WrongGuess { left });
-                self.send(ToBroker::Reject { claim, left }).await;
+                self.send(ToBroker::Reject { claim, left });
                 if left == 0 {
                     self.end_invitation(number, ConnectError::Burnt);
                 } else {
@@ -464,7 +488,7 @@ impl Hub {
         let found = self
             .invitations
             .iter_mut()
-            .find(|invitation| invitation.accepted.as_ref().is_some_and(|(id, ..)| *id == claim));
+            .find(|invitation| invitation.accepted.as_ref().is_some_and(|accepted| accepted.claim == claim));
         if let Some(invitation) = found {
             invitation.accepted = None;
             let id = invitation.id;
@@ -484,6 +508,10 @@ impl Hub {
             return;
         };
         let Some(broker) = known else { return };
+        claim.proofs += 1;
+        if claim.proofs > PROOFS_PER_CLAIM {
+            return self.end_claim(|claim| claim.code.number == number, ConnectError::NoAnswer);
+        }
         let meeting = Meeting { broker, number, verb: claim.verb.partner() };
         let pake = Pake::arriver(&claim.code.secret, &meeting);
         let own_share = pake.share().clone();
@@ -494,7 +522,7 @@ impl Hub {
         };
         claim.id = Some(id);
         claim.opening = Some(opening);
-        self.send(ToBroker::Prove { claim: id, share: own_share, handshake }).await;
+        self.send(ToBroker::Prove { claim: id, share: own_share, handshake });
     }
 
     fn end_claim(&mut self, which: impl Fn(&Claim) -> bool, error: ConnectError) {
@@ -530,8 +558,11 @@ impl Hub {
                 // One introduction less is no reason to leave.
                 let error = match refusal {
                     Refusal::LobbyFull | Refusal::LobbyOff => ConnectError::Lobby(reason),
-                    Refusal::OutOfOrder => return,
-                    Refusal::TooMany | Refusal::Full | Refusal::NoSuchCode | Refusal::OtherVerb(_) => busy,
+                    Refusal::OutOfOrder | Refusal::TooMany => {
+                        tracing::warn!("an introduction was refused: {reason}");
+                        return;
+                    }
+                    Refusal::Full | Refusal::NoSuchCode | Refusal::OtherVerb(_) => busy,
                 };
                 self.lobby_news(LobbyNews::Refused(error));
             }
@@ -574,7 +605,9 @@ impl Hub {
         self.links.iter().filter_map(|link| link.observed).collect()
     }
 
-    async fn introduced(&mut self, introduction: Introduction) {
+    async fn introduced(&mut self, mut introduction: Introduction) {
+        introduction.addresses.truncate(MAX_OBSERVED);
+        introduction.public.truncate(MAX_OBSERVED);
         let now = Instant::now();
         if introduction.peer == self.setup.key || self.running.contains_key(&introduction.id) {
             return;
@@ -592,14 +625,14 @@ impl Hub {
                 match self.admit(peer, now).then(|| respond(&own, &peer, None, opener, hosts.clone())) {
                     Some(Ok((keys, answer, _))) => {
                         let signal = Signal::Answer(answer.clone());
-                        self.send(ToBroker::Relay { introduction: id, signal }).await;
+                        self.send(ToBroker::Relay { introduction: id, signal });
                         Some((Secrets::Keys(keys, answer), Vec::new(), For::Lobby))
                     }
                     Some(Err(_)) | None => None,
                 }
             }
             Met::CodeArriver { claim, answer } => self.code_arriver(*claim, peer, answer),
-            Met::CodeWaiter { claim } => self.code_waiter(*claim),
+            Met::CodeWaiter { claim } => self.code_waiter(*claim, peer),
         };
         let Some((secrets, known_hosts, waits)) = prepared else { return };
         (self.setup.events)(Event::Introduced { peer, addresses: introduction.addresses.clone() });
@@ -640,8 +673,9 @@ impl Hub {
         self.running.insert(id, Running { inbox, waits, peer });
     }
 
-    /// Whether the lobby takes one more introduction now, and forgets an old connection to the
-    /// same peer: who is introduced again has lost it.
+    /// Whether the lobby takes one more introduction now. A connection to the same peer that still
+    /// seems to stand is left alone: if the peer has really lost it, its SYN makes the kernels end
+    /// it (RFC 5961 section 4), and if the broker lies, nothing is lost.
     fn admit(&mut self, peer: PublicKey, now: Instant) -> bool {
         if self.running.values().any(|running| running.peer == peer) {
             return false;
@@ -655,9 +689,6 @@ impl Hub {
             return false;
         }
         lobby.introductions.push_back(now);
-        if let Some(old) = lobby.connected.remove(&peer) {
-            old.abort();
-        }
         true
     }
 
@@ -677,7 +708,7 @@ impl Hub {
     ) -> Option<(Secrets, Vec<SocketAddr>, For)> {
         let at = self.claims.iter().position(|claim| claim.id == Some(id))?;
         let claim = self.claims.swap_remove(at);
-        let Some(Ok((keys, payload))) = claim.opening.map(|opening| opening.finish(&peer, answer)) else {
+        let Some(Ok((keys, payload))) = claim.opening.map(|mut opening| opening.finish(&peer, answer)) else {
             // Only who has the words can answer.
             let _ = claim.reply.send(Err(ConnectError::WrongWords(0)));
             return None;
@@ -686,12 +717,11 @@ impl Hub {
         Some((Secrets::Keys(keys, Vec::new()), payload.hosts, For::Claim(claim.reply)))
     }
 
-    fn code_waiter(&mut self, id: ClaimId) -> Option<(Secrets, Vec<SocketAddr>, For)> {
-        let invitation = self
-            .invitations
-            .iter_mut()
-            .find(|invitation| invitation.accepted.as_ref().is_some_and(|(claim, ..)| *claim == id))?;
-        let (_, keys, hosts) = invitation.accepted.take()?;
+    fn code_waiter(&mut self, id: ClaimId, peer: PublicKey) -> Option<(Secrets, Vec<SocketAddr>, For)> {
+        let fits = |accepted: &Accepted| accepted.claim == id && accepted.peer == peer;
+        let invitation =
+            self.invitations.iter_mut().find(|invitation| invitation.accepted.as_ref().is_some_and(fits))?;
+        let Accepted { keys, hosts, .. } = invitation.accepted.take()?;
         Some((Secrets::Keys(keys, Vec::new()), hosts, For::Invitation(invitation.id)))
     }
 

@@ -10,12 +10,12 @@ use rand::Rng;
 use tcpunch_core::candidate::{Scope, scope};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_RETRY_FIRST, LINK_RETRY_MOST, LINK_WITHIN, MAX_FRAME,
-    NEXT_ADDRESS_AFTER,
+    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_QUEUE, LINK_RETRY_FIRST, LINK_RETRY_MOST,
+    LINK_WITHIN, MAX_FRAME, NEXT_ADDRESS_AFTER,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
-use tcpunch_core::wire::{FromBroker, Preface, ToBroker, decode, encode};
+use tcpunch_core::wire::{FromBroker, PREFACE, Preface, ToBroker, VERSION, decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -161,11 +161,11 @@ pub(crate) async fn register(
     notices: mpsc::Sender<Notice>,
 ) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
     let setup = Arc::new(setup);
-    let (link, others) =
+    let (link, rest) =
         tokio::time::timeout(setup.timeout, first_link(&setup)).await.unwrap_or_else(|_| {
             Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())]))
         })?;
-    let (commands, queue) = mpsc::channel(64);
+    let (commands, queue) = mpsc::channel(LINK_QUEUE);
     let (incoming, messages) = mpsc::channel(256);
     let keeper = Keeper {
         setup,
@@ -177,7 +177,7 @@ pub(crate) async fn register(
         next_number: 0,
         profile: NatProfile::default(),
     };
-    tokio::spawn(keeper.run(link, others));
+    tokio::spawn(keeper.run(link, rest));
     Ok(commands)
 }
 
@@ -225,12 +225,42 @@ async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
     if all.is_empty() { Err(BrokerError::Unreachable(tried)) } else { Ok(all) }
 }
 
-/// Races the addresses; the others of the winner's broker are returned for a second link.
-async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Vec<Target>), BrokerError> {
-    let targets = targets(setup).await?;
+type Race = JoinSet<(SocketAddr, Result<Link, OpenError>)>;
+
+/// What is left of a race when a link stands: tries of the other family that are under way, and
+/// addresses of it that were not tried.
+struct Rest {
+    broker: BrokerAddress,
+    race: Race,
+    targets: Vec<Target>,
+    family_v4: bool,
+}
+
+impl Rest {
+    /// The first link of the other family, over what is under way or else afresh.
+    async fn other_family(mut self, setup: Arc<Setup>) -> Option<Link> {
+        while let Some(ended) = self.race.join_next().await {
+            if let Ok((_, Ok(link))) = ended
+                && link.remote.is_ipv4() != self.family_v4
+                && link.broker == self.broker
+            {
+                return Some(link);
+            }
+        }
+        for target in self.targets {
+            if let Ok(Ok(link)) = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await {
+                return Some(link);
+            }
+        }
+        None
+    }
+}
+
+/// Races the addresses of all brokers.
+async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Rest), BrokerError> {
     let mut tried = Vec::new();
-    let mut race = JoinSet::new();
-    let mut waiting = targets.clone().into_iter();
+    let mut race: Race = JoinSet::new();
+    let mut waiting = targets(setup).await?.into_iter();
     loop {
         if let Some(target) = waiting.next() {
             let setup = setup.clone();
@@ -249,12 +279,12 @@ async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Vec<Target>), BrokerErr
         };
         match ended {
             Some(Ok((_, Ok(link)))) => {
-                let family = link.remote.is_ipv4();
-                let others = targets
-                    .into_iter()
-                    .filter(|other| other.broker == link.broker && other.address.is_ipv4() != family)
+                let family_v4 = link.remote.is_ipv4();
+                let targets = waiting
+                    .filter(|other| other.broker == link.broker && other.address.is_ipv4() != family_v4)
                     .collect();
-                return Ok((link, others));
+                let broker = link.broker.clone();
+                return Ok((link, Rest { broker, race, targets, family_v4 }));
             }
             Some(Ok((_, Err(OpenError::KeyChanged(error))))) => return Err(error),
             Some(Ok((address, Err(OpenError::Failed(what))))) => tried.push((address.to_string(), what)),
@@ -353,7 +383,16 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
-    let length = usize::from(stream.read_u16().await?);
+    let length = stream.read_u16().await?;
+    // A broker of another version answers with its own preface, in the clear.
+    if length.to_be_bytes() == *b"tc" {
+        let mut rest = [0; PREFACE - 2];
+        stream.read_exact(&mut rest).await?;
+        let version = rest.get(PREFACE - 4).copied().unwrap_or(0);
+        let what = format!("it speaks version {version} of the protocol, this is version {VERSION}");
+        return Err(std::io::Error::other(what));
+    }
+    let length = usize::from(length);
     if length > MAX_FRAME {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
@@ -389,9 +428,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, link: Link, others: Vec<Target>) {
-        let mut next = Some((link, others));
-        while let Some((link, others)) = next {
+    async fn run(mut self, link: Link, rest: Rest) {
+        let mut next = Some((link, rest));
+        while let Some((link, rest)) = next {
             let up = Notice::Up {
                 broker: link.broker.clone(),
                 key: link.key,
@@ -402,7 +441,7 @@ impl Keeper {
             if self.notices.send(up).await.is_err() {
                 return;
             }
-            if !self.keep(others).await {
+            if !self.keep(rest).await {
                 return;
             }
             if self.notices.send(Notice::Down).await.is_err() {
@@ -437,19 +476,9 @@ impl Keeper {
     }
 
     /// Runs until the last link is gone (true) or nobody wants links any more (false).
-    async fn keep(&mut self, others: Vec<Target>) -> bool {
+    async fn keep(&mut self, rest: Rest) -> bool {
         let mut second = JoinSet::new();
-        if !others.is_empty() {
-            let setup = self.setup.clone();
-            second.spawn(async move {
-                for target in others {
-                    if let Ok(Ok(link)) = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await {
-                        return Some(link);
-                    }
-                }
-                None
-            });
-        }
+        second.spawn(rest.other_family(self.setup.clone()));
         while !self.slots.is_empty() {
             let wake = self
                 .slots
@@ -555,7 +584,7 @@ impl Keeper {
         }
     }
 
-    async fn again(&mut self) -> Result<(Link, Vec<Target>), BrokerError> {
+    async fn again(&mut self) -> Result<(Link, Rest), BrokerError> {
         let mut pause = LINK_RETRY_FIRST;
         loop {
             let jitter: f64 = rand::rng().random_range(0.5..1.5);
