@@ -9,16 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
-use tcpunch_core::limits::{CLOSE_WITHIN, MAX_LINE, MAX_NAME};
+use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME};
 use tcpunch_core::sanitize::sanitize_line;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Lines that wait for the first member; more than that, and the oldest go.
-const BACKLOG: usize = 256;
-/// Lines that wait for one slow member; then it is given up.
-const QUEUE: usize = 256;
 /// A line of this many bytes and what stands around it.
 const MAX_FRAME: usize = MAX_LINE + 64;
 
@@ -242,7 +238,7 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
 
     fn welcome(&mut self, connection: Connection) {
         let peer = connection.peer();
-        let (lines, queue) = mpsc::channel(QUEUE);
+        let (lines, queue) = mpsc::channel(CHAT_QUEUE);
         for line in &self.backlog {
             let _ = lines.try_send(line.clone());
         }
@@ -269,7 +265,7 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
             line.pop();
         }
         if !self.ever || !self.settled() {
-            if self.backlog.len() >= BACKLOG {
+            if self.backlog.len() >= CHAT_BACKLOG {
                 self.backlog.remove(0);
             }
             self.backlog.push(line.clone());

@@ -4,9 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use if_addrs::{IfOperStatus, get_if_addrs};
-use tcpunch_core::limits::BROKER_PORT;
-
-use crate::server::{ADVERTISED_BYTES, ADVERTISED_MOST};
+use tcpunch_core::limits::{BROKER_ADVERTISED_BYTES, BROKER_ADVERTISED_MOST, BROKER_PORT};
 
 /// A host and its port, if it names one: `host`, `host:port`, `2001:db8::1`, `[2001:db8::1]:port`.
 pub(crate) fn host_and_port(text: &str) -> (&str, Option<u16>) {
@@ -62,7 +60,9 @@ pub(crate) fn advertised(public: &[String], bound: &[SocketAddr], interfaces: &[
     let mut chosen: Vec<String> = Vec::new();
     let mut bytes = 0;
     for text in all {
-        if chosen.len() < ADVERTISED_MOST && bytes + text.len() <= ADVERTISED_BYTES && !chosen.contains(&text)
+        if chosen.len() < BROKER_ADVERTISED_MOST
+            && bytes + text.len() <= BROKER_ADVERTISED_BYTES
+            && !chosen.contains(&text)
         {
             bytes += text.len();
             chosen.push(text);
@@ -170,6 +170,6 @@ mod tests {
     fn what_is_advertised_fits_into_a_welcome() {
         let public: Vec<String> = (0..99).map(|n| format!("{n}{}", "x".repeat(250))).collect();
         let chosen = advertised(&public, &bound(&["0.0.0.0:1"]), &[]);
-        assert!(!chosen.is_empty() && chosen.concat().len() <= ADVERTISED_BYTES);
+        assert!(!chosen.is_empty() && chosen.concat().len() <= BROKER_ADVERTISED_BYTES);
     }
 }

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{HANDSHAKE_WITHIN, LINK_QUEUE, MAX_FRAME};
+use tcpunch_core::limits::{
+    BROKER_CLOSED_WITHIN, BROKER_OBSERVATION_HELD, BROKER_READ_BUFFER, BROKER_WRITE_BATCH,
+    BROKER_WRITE_WITHIN, HANDSHAKE_WITHIN, LINK_HANDSHAKE_MESSAGE, LINK_QUEUE, MAX_FRAME,
+};
 use tcpunch_core::rendezvous::LinkId;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern, SecureError};
 use tcpunch_core::wire::{
@@ -21,9 +24,7 @@ use tokio::time::timeout;
 
 use crate::gate::{Gate, Pass};
 use crate::listen::{forget_unsent, least_round_trip};
-use crate::server::{
-    CLOSED_WITHIN, HANDSHAKE_MESSAGE, OBSERVATION_HELD, READ_BUFFER, WRITE_BATCH, WRITE_WITHIN,
-};
+
 use crate::traffic::Traffic;
 
 /// What every connection needs.
@@ -109,7 +110,7 @@ enum Fault {
     Message(#[from] BadMessage),
     #[error("links are not served at this port")]
     OnlyObservations,
-    #[error("nothing could be written for {}s", WRITE_WITHIN.as_secs())]
+    #[error("nothing could be written for {}s", BROKER_WRITE_WITHIN.as_secs())]
     Stalled,
     #[error("too slow with its handshake")]
     TooSlow,
@@ -155,7 +156,7 @@ async fn connection(
 ) -> Result<(), Fault> {
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
+    let mut reader = BufReader::with_capacity(BROKER_READ_BUFFER, reader);
     let begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, door))
         .await
         .map_err(|_| Fault::TooSlow)??;
@@ -166,7 +167,7 @@ async fn connection(
             shared.report(report).await?;
             if let Some(_held) = shared.observers.enter(from.ip()) {
                 // A peer that holds the connection open holds its NAT's mapping with it.
-                let _ = timeout(OBSERVATION_HELD, reader.read(&mut [0])).await;
+                let _ = timeout(BROKER_OBSERVATION_HELD, reader.read(&mut [0])).await;
             }
             Ok(())
         }
@@ -225,7 +226,7 @@ async fn shake_hands(
             shared.traffic.sent(bytes.len());
             written = Instant::now();
         } else {
-            let message = read_block(shared, reader, HANDSHAKE_MESSAGE).await?;
+            let message = read_block(shared, reader, LINK_HANDSHAKE_MESSAGE).await?;
             handshake.read(&message)?;
         }
     }
@@ -272,14 +273,14 @@ async fn run(
                     // Reading goes on: closing with bytes unread is a reset, which can take away
                     // from the other side what was just sent.
                     let rest = async { tokio::join!(&mut writing, &mut reading) };
-                    let in_time = timeout(CLOSED_WITHIN, rest).await.is_ok();
+                    let in_time = timeout(BROKER_CLOSED_WITHIN, rest).await.is_ok();
                     (Ok(()), !in_time)
                 }
                 Ok(End::AtOnce) | Err(_) => (Ok(()), true),
             },
             result = &mut writing => match result {
                 Ok(()) => {
-                    let in_time = timeout(CLOSED_WITHIN, &mut reading).await.is_ok();
+                    let in_time = timeout(BROKER_CLOSED_WITHIN, &mut reading).await.is_ok();
                     (Ok(()), !in_time)
                 }
                 Err(fault) => (Err(fault), true),
@@ -317,14 +318,15 @@ async fn write_messages(
 ) -> Result<(), Fault> {
     let mut batch = Vec::new();
     let mut bytes = Vec::new();
-    while messages.recv_many(&mut batch, WRITE_BATCH).await > 0 {
+    while messages.recv_many(&mut batch, BROKER_WRITE_BATCH).await > 0 {
         bytes.clear();
         for message in batch.drain(..) {
             bytes.append(&mut sealer.seal(wire::encode(&message)?)?);
         }
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let written = timeout(WRITE_WITHIN, writer.write(rest)).await.map_err(|_| Fault::Stalled)??;
+            let written =
+                timeout(BROKER_WRITE_WITHIN, writer.write(rest)).await.map_err(|_| Fault::Stalled)??;
             shared.traffic.sent(written);
             rest = rest.get(written..).unwrap_or_default();
             if written == 0 {

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+use tcpunch_core::limits::{BROKER_BACKLOG, BROKER_PORT_CHOICES};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-
-use crate::server::{BACKLOG, PORT_CHOICES};
 
 /// The address that could not be listened on.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(crate) struct Failed {
 /// Listens on an address; an unspecified one means both families, each on its own socket, and port
 /// 0 means one free port for all of them.
 pub(crate) fn listen(address: SocketAddr) -> Result<Vec<TcpListener>, Failed> {
-    let mut tries = PORT_CHOICES;
+    let mut tries = BROKER_PORT_CHOICES;
     loop {
         tries -= 1;
         match listen_once(address) {
@@ -71,7 +70,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BROKER_BACKLOG)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
 }

@@ -7,14 +7,18 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rand_core::OsError;
 use rand::rngs::OsRng;
 use rand_chacha::ChaCha20Rng;
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{BROKER_PORT, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT};
+use tcpunch_core::limits::{
+    ACCEPT_PAUSE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED, BROKER_HANDSHAKES,
+    BROKER_HANDSHAKES_PER_ADDRESS, BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT,
+    BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES,
+    PROBE_PORT,
+};
 use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::mpsc;
@@ -26,59 +30,6 @@ use crate::gate::Gate;
 use crate::link::{Door, Handle, Report, Shared, serve};
 use crate::listen::{Failed, canonical, concerns_one_connection, listen, most_descriptors};
 use crate::traffic::Traffic;
-
-/// Connections that the kernel accepts ahead of the broker: a lobby's worth of peers that come
-/// back at once after the broker was started again.
-pub(crate) const BACKLOG: i32 = 1024;
-/// Ports tried where any free one will do and both families must have it: the second is taken as
-/// rarely as any port is.
-pub(crate) const PORT_CHOICES: u32 = 20;
-/// Longest message of a link's handshake, in bytes: the longest is under 200, and what comes
-/// before the handshake is done costs memory for strangers.
-pub(crate) const HANDSHAKE_MESSAGE: usize = 1024;
-/// Connections that have not shown who they are, in all: each costs a descriptor and a few
-/// kilobytes for up to [`tcpunch_core::limits::HANDSHAKE_WITHIN`].
-const HANDSHAKES: usize = 512;
-/// And from one IPv4 address or IPv6 /64: a classroom that starts at once behind one address.
-const HANDSHAKES_PER_ADDRESS: usize = 32;
-/// Observations whose connection is held open, in all. The answer goes out in any case; beyond
-/// this only the holding is refused.
-const OBSERVERS: usize = 1024;
-/// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
-/// ports.
-const OBSERVERS_PER_ADDRESS: usize = 64;
-/// How long an observation's connection is held open: longer than an attempt to connect lasts, and
-/// as long as NATs were seen to keep an idle mapping.
-pub(crate) const OBSERVATION_HELD: Duration = Duration::from_secs(30);
-/// Descriptors that connections never use: listeners, resolving, the state on disk, the log, and
-/// what the program around the broker opens.
-const DESCRIPTORS_RESERVED: usize = 64;
-/// Connections that are taken even where the system allows next to no descriptors.
-const CONNECTIONS_LEAST: usize = 16;
-/// Pause of accepting after the system refused one: descriptors come back when links close, not
-/// by asking again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Reports from connections that wait for the owner of the rendezvous; a connection that finds no
-/// room stops reading, and TCP passes that on to the peer.
-const REPORTS: usize = 1024;
-/// What is read from a link at once, in bytes: most messages are far smaller, and each link has
-/// such a buffer.
-pub(crate) const READ_BUFFER: usize = 1024;
-/// Messages that one write may carry: an introduction comes with its Go, a join with many of both.
-pub(crate) const WRITE_BATCH: usize = 32;
-/// A link whose other side takes not a byte for this long is closed.
-pub(crate) const WRITE_WITHIN: Duration = Duration::from_secs(10);
-/// From the end of a link to its close: for what was queued to be sent and for the other side to
-/// close as well.
-pub(crate) const CLOSED_WITHIN: Duration = Duration::from_secs(2);
-/// Resolving one of the broker's own public names: it is not to hold up the start where there is
-/// no name server.
-const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
-/// Advertised names: people read the first, programs race them all.
-pub(crate) const ADVERTISED_MOST: usize = 8;
-/// Bytes of all advertised names: half of [`tcpunch_core::limits::MAX_MESSAGE`], because all of
-/// them go into one message.
-pub(crate) const ADVERTISED_BYTES: usize = 1024;
 
 /// How a broker is run.
 #[derive(Clone, Debug)]
@@ -284,16 +235,17 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
         let rng = ChaCha20Rng::try_from_rng(&mut OsRng).map_err(ServerError::Randomness)?;
-        let most_connections =
-            most_descriptors().saturating_sub(DESCRIPTORS_RESERVED + self.doors.len()).max(CONNECTIONS_LEAST);
-        let (reports, mut reported) = mpsc::channel(REPORTS);
+        let most_connections = most_descriptors()
+            .saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len())
+            .max(BROKER_CONNECTIONS_LEAST);
+        let (reports, mut reported) = mpsc::channel(BROKER_REPORTS);
         let shared = Arc::new(Shared {
             key: self.key,
             traffic: self.traffic.clone(),
             reports,
-            observers: Gate::new(OBSERVERS, OBSERVERS_PER_ADDRESS),
+            observers: Gate::new(BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS),
         });
-        let handshakes = Gate::new(HANDSHAKES, HANDSHAKES_PER_ADDRESS);
+        let handshakes = Gate::new(BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS);
         let mut hub = Hub {
             rendezvous: Rendezvous::new(self.config, rng),
             links: HashMap::new(),
@@ -345,7 +297,7 @@ async fn resolve(public: &[String], notes: &mut Vec<Note>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for text in public {
         let (host, port) = host_and_port(text);
-        let looked_up = timeout(RESOLVED_WITHIN, lookup_host((host, port.unwrap_or(0))));
+        let looked_up = timeout(BROKER_RESOLVED_WITHIN, lookup_host((host, port.unwrap_or(0))));
         let addresses = match looked_up.await {
             Ok(Ok(addresses)) => addresses,
             Ok(Err(error)) => {

@@ -1,12 +1,10 @@
 //! Peers' addresses in a broker's log: a keyed hash, unless the operator asks for more.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use tcpunch_core::limits::LOG_KEY_LIFE;
 use tcpunch_core::rendezvous::subscriber;
-
-/// After this the key is drawn anew, so that days can't be linked.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Shows addresses, or hides them.
 pub(crate) struct Addresses {
@@ -24,7 +22,7 @@ impl Addresses {
         if self.plain {
             return address.to_string();
         }
-        if self.since.elapsed() >= KEY_LIFE {
+        if self.since.elapsed() >= LOG_KEY_LIFE {
             *self = Addresses::new(false);
         }
         let bytes = match subscriber(address.ip()) {

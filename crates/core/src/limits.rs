@@ -157,6 +157,61 @@ pub const GO_DELAY_MOST: Duration = Duration::from_millis(400);
 /// Round trip assumed for a link that was not measured.
 pub const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(100);
 
+// --- The broker's sockets ---
+
+/// Connections that the kernel accepts ahead of the broker: a lobby's worth of peers that come
+/// back at once after the broker was started again.
+pub const BROKER_BACKLOG: i32 = 1024;
+/// Ports tried where any free one will do and both families must have it: the second is taken as
+/// rarely as any port is.
+pub const BROKER_PORT_CHOICES: u32 = 20;
+/// Longest message of a link's handshake, in bytes: the longest is under 200, and what comes
+/// before the handshake is done costs memory for strangers.
+pub const LINK_HANDSHAKE_MESSAGE: usize = 1024;
+/// Connections that have not shown who they are, in all: each costs a descriptor and a few
+/// kilobytes for up to [`HANDSHAKE_WITHIN`].
+pub const BROKER_HANDSHAKES: usize = 512;
+/// And from one IPv4 address or IPv6 /64: a classroom that starts at once behind one address.
+pub const BROKER_HANDSHAKES_PER_ADDRESS: usize = 32;
+/// Observations whose connection is held open, in all. The answer goes out in any case; beyond
+/// this only the holding is refused.
+pub const BROKER_OBSERVERS: usize = 1024;
+/// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
+/// ports.
+pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 64;
+/// How long an observation's connection is held open: longer than an attempt to connect lasts, and
+/// as long as NATs were seen to keep an idle mapping.
+pub const BROKER_OBSERVATION_HELD: Duration = Duration::from_secs(30);
+/// Descriptors that connections never use: listeners, resolving, the state on disk, the log, and
+/// what the program around the broker opens.
+pub const BROKER_DESCRIPTORS_RESERVED: usize = 64;
+/// Connections that are taken even where the system allows next to no descriptors.
+pub const BROKER_CONNECTIONS_LEAST: usize = 16;
+/// Pause of accepting after the system refused one: descriptors come back when links close, not
+/// by asking again.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reports from connections that wait for the owner of the rendezvous; a connection that finds no
+/// room stops reading, and TCP passes that on to the peer.
+pub const BROKER_REPORTS: usize = 1024;
+/// What is read from a link at once, in bytes: most messages are far smaller, and each link has
+/// such a buffer.
+pub const BROKER_READ_BUFFER: usize = 1024;
+/// Messages that one write may carry: an introduction comes with its Go, a join with many of both.
+pub const BROKER_WRITE_BATCH: usize = 32;
+/// A link whose other side takes not a byte for this long is closed.
+pub const BROKER_WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// From the end of a link to its close: for what was queued to be sent and for the other side to
+/// close as well.
+pub const BROKER_CLOSED_WITHIN: Duration = Duration::from_secs(2);
+/// Resolving one of the broker's own public names: it is not to hold up the start where there is
+/// no name server.
+pub const BROKER_RESOLVED_WITHIN: Duration = Duration::from_secs(3);
+/// Advertised names: people read the first, programs race them all.
+pub const BROKER_ADVERTISED_MOST: usize = 8;
+/// Bytes of all advertised names: half of [`MAX_MESSAGE`], because all of
+/// them go into one message.
+pub const BROKER_ADVERTISED_BYTES: usize = 1024;
+
 // --- Punching ---
 
 /// Broker plus punching, from the introduction; also the default of `--timeout`.
@@ -216,3 +271,18 @@ pub const ROUND_TRIP_MOST: Duration = Duration::from_secs(3);
 /// comes back at once after its broker was started again, and as many newcomers. More is a hostile
 /// broker or a flood.
 pub const LOBBY_INTRODUCTIONS: usize = 2 * LOBBY_MEMBERS;
+
+// --- Programs ---
+
+/// Records that together are no longer than this are kept as one piece by the receiver, in bytes:
+/// many small records must not cost more memory than what they carry.
+pub const SMALL_CHUNK: usize = 4096;
+/// Lines of chat that wait for the first member; beyond it the oldest go.
+pub const CHAT_BACKLOG: usize = 256;
+/// Lines of chat that wait for one slow member; then it is given up.
+pub const CHAT_QUEUE: usize = 256;
+/// How long the demonstration may take in all.
+pub const DEMO_WITHIN: Duration = Duration::from_secs(5);
+/// The key that hides addresses in a broker's log is drawn anew after this, so that days can't be
+/// linked.
+pub const LOG_KEY_LIFE: Duration = Duration::from_secs(24 * 3600);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, WINDOW_FIRST, WINDOW_MOST,
+    CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, SMALL_CHUNK, WINDOW_FIRST, WINDOW_MOST,
 };
 use tcpunch_core::plan::Path;
 use tcpunch_core::secure::{HEADER, Kind, OVERHEAD, Opener, Sealer};
@@ -73,9 +73,6 @@ impl From<Lost> for io::Error {
         io::Error::new(kind, lost)
     }
 }
-
-/// Records that together are no longer than this are kept as one piece, in bytes.
-const SMALL_CHUNK: usize = 4096;
 
 struct Sending {
     sealer: Sealer,
@@ -690,7 +687,6 @@ impl Pump {
         receiving.payload += bytes;
         for chunk in data.drain(..).filter(|chunk| !chunk.is_empty()) {
             match receiving.chunks.back_mut() {
-                // Many small records must not cost more memory than what they carry.
                 Some(last) if last.len() + chunk.len() <= SMALL_CHUNK => last.extend_from_slice(&chunk),
                 _ => receiving.chunks.push_back(chunk),
             }

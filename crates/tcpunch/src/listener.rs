@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tcpunch_core::limits::{TAG_WITHIN, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS};
+use tcpunch_core::limits::{ACCEPT_PAUSE, TAG_WITHIN, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS};
 use tcpunch_core::secure::{PREAMBLE, SALT, Tag, parse_preamble};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -68,7 +67,7 @@ impl Router {
                 accepted = port.accept() => {
                     let Ok((stream, remote)) = accepted else {
                         // Out of descriptors, or of memory: trying at once again would spin.
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     };
                     let ip = remote.ip();

@@ -1,22 +1,20 @@
 //! `tcpunch demo`: a broker and two chats, three real processes, told step by step.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
+use tcpunch_core::limits::DEMO_WITHIN;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::exit::{Failure, code};
 use crate::term::Talk;
 
-/// How long the whole may take.
-const WITHIN: Duration = Duration::from_secs(5);
 const HELLO: &str = "hello, directly";
 
 pub(crate) async fn run(talk: &Talk) -> Result<u8, Failure> {
     let late = |_| Failure::new("demo", code::INTERNAL, "the demo did not end within 5 s");
-    tokio::time::timeout(WITHIN, steps(talk)).await.map_err(late)??;
+    tokio::time::timeout(DEMO_WITHIN, steps(talk)).await.map_err(late)??;
     Ok(code::OK)
 }
 
