@@ -1,10 +1,12 @@
 //! The command line of tcpunch.
 
 mod args;
+mod child;
 mod commands;
 mod exit;
 mod masked;
 mod setup;
+mod show;
 mod term;
 mod visible;
 

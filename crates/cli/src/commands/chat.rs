@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use tcpunch::Verb;
-use tcpunch_apps::chat::{self, ChatEnd, ChatEvent, Input, Room};
+use tcpunch_apps::chat::{self, ChatEnd, Input, Room};
 use tcpunch_core::candidate::{Scope, scope};
 use tokio::sync::mpsc;
 
 use crate::args::{Chat, Common};
 use crate::exit::{Failure, code};
 use crate::setup;
-use crate::term::{Talk, clean, millis, path_fields, path_line};
+use crate::show::chat::show;
+use crate::term::{Talk, clean};
 
 pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8, Failure> {
     let who = flags.who.map(|who| setup::code(Some(who))).transpose()?;
@@ -104,47 +104,4 @@ fn until_interrupted(
         }
     });
     receiver
-}
-
-fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
-    match event {
-        ChatEvent::Joined { members: 0 } => {}
-        ChatEvent::Joined { members } => talk.say(format!("{members} in the lobby; connecting ...")),
-        ChatEvent::Waiting => {
-            talk.event("waiting", json!({ "for": "somebody to come" }));
-            talk.say("you are the first here; waiting for somebody to come ...");
-        }
-        ChatEvent::Here { peer, name, info } => {
-            talk.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": auth, "words": null }));
-            talk.event("path", path_fields(peer, info));
-            talk.say(path_line(info));
-            let path = info.path;
-            talk.say(format!("* {name} is here ({path}, {}, not through the broker)", millis(info.elapsed)));
-        }
-        ChatEvent::Line { peer, name, text } => {
-            talk.event("message", json!({ "peer": peer.to_string(), "name": name, "text": text }));
-            talk.print(format!("{name}: {text}"));
-        }
-        ChatEvent::Gone { peer, name, lost, by_us, traffic } => {
-            let reason = lost.as_deref().map_or_else(|| "left".to_owned(), clean);
-            talk.event(
-                "closed",
-                json!({ "peer": peer.to_string(), "reason": reason, "bytes_in": traffic.0, "bytes_out": traffic.1 }),
-            );
-            match lost {
-                Some(_) => talk.say(format!("* {name} is lost: {reason}")),
-                None if !by_us => talk.say(format!("* {name} left")),
-                None => {}
-            }
-        }
-        ChatEvent::Unreachable { peer, obstacle } => {
-            talk.event(
-                "error",
-                json!({ "kind": "no-direct-path", "exit": code::NO_PATH, "message": obstacle.to_string(),
-                        "hint": obstacle.remedy(), "fatal": false, "peer": peer.to_string() }),
-            );
-            talk.say(format!("* {} can't be reached: {obstacle}", peer.nickname()));
-        }
-        ChatEvent::Nobody => talk.say("nobody is here to hear that"),
-    }
 }

@@ -1,0 +1,4 @@
+//! How events look to people and programs.
+
+pub(crate) mod broker;
+pub(crate) mod chat;
