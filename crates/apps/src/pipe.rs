@@ -23,18 +23,18 @@ pub enum PipeError {
 }
 
 /// Copies `input` to the peer and what the peer sends to `output`, until both directions have
-/// ended and everything was delivered. Returns the bytes received and sent.
+/// ended and everything was delivered.
 ///
 /// # Errors
 ///
 /// The first that occurs on any of the three.
 pub async fn run(
-    connection: Connection,
+    connection: &Connection,
     mut input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
-) -> Result<(u64, u64), PipeError> {
+) -> Result<(), PipeError> {
     let send = async {
-        let mut half = &connection;
+        let mut half = connection;
         let mut buffer = vec![0; CHUNK];
         loop {
             let length = input.read(&mut buffer).await.map_err(PipeError::Input)?;
@@ -45,7 +45,7 @@ pub async fn run(
         }
     };
     let receive = async {
-        let mut half = &connection;
+        let mut half = connection;
         let mut buffer = vec![0; CHUNK];
         loop {
             let length = half.read(&mut buffer).await.map_err(PipeError::Lost)?;
@@ -58,7 +58,5 @@ pub async fn run(
         }
     };
     tokio::try_join!(send, receive)?;
-    let traffic = connection.traffic();
-    connection.close().await.map_err(PipeError::Lost)?;
-    Ok(traffic)
+    connection.close().await.map_err(PipeError::Lost)
 }

@@ -281,6 +281,8 @@ pub const SMALL_CHUNK: usize = 4096;
 pub const CHAT_BACKLOG: usize = 256;
 /// Lines of chat that wait for one slow member; then it is given up.
 pub const CHAT_QUEUE: usize = 256;
+/// An arriver that waits asks for its code this often: below the broker's limit of claims.
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long the demonstration may take in all.
 pub const DEMO_WITHIN: Duration = Duration::from_secs(5);
 /// The key that hides addresses in a broker's log is drawn anew after this, so that days can't be

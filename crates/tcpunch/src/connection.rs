@@ -225,7 +225,7 @@ impl Connection {
     ///
     /// The connection was lost before, or the peer did not end within
     /// [`CLOSE_WITHIN`].
-    pub async fn close(mut self) -> io::Result<()> {
+    pub async fn close(&self) -> io::Result<()> {
         poll_fn(|cx| self.shutdown(cx)).await?;
         let mut drain = [0; 4096];
         let rest = async {
@@ -241,7 +241,8 @@ impl Connection {
             Ok(result) => result?,
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }
-        let _ = tokio::time::timeout(CLOSE_WITHIN, self.finished.wait_for(|done| *done)).await;
+        let mut finished = self.finished.clone();
+        let _ = tokio::time::timeout(CLOSE_WITHIN, finished.wait_for(|done| *done)).await;
         self.lost().map_or(Ok(()), |lost| Err(lost.into()))
     }
 }

@@ -161,10 +161,7 @@ pub(crate) async fn register(
     notices: mpsc::Sender<Notice>,
 ) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
     let setup = Arc::new(setup);
-    let (link, rest) =
-        tokio::time::timeout(setup.timeout, first_link(&setup)).await.unwrap_or_else(|_| {
-            Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())]))
-        })?;
+    let (link, rest) = first_link(&setup, setup.timeout).await?;
     let (commands, queue) = mpsc::channel(LINK_QUEUE);
     let (incoming, messages) = mpsc::channel(256);
     let keeper = Keeper {
@@ -181,15 +178,19 @@ pub(crate) async fn register(
     Ok(commands)
 }
 
-async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
+async fn targets(setup: &Setup, within: Duration) -> Result<Vec<Target>, BrokerError> {
     let mut all = Vec::new();
     let mut tried = Vec::new();
     for broker in &setup.brokers {
         let found = match broker.host.parse::<IpAddr>() {
             Ok(ip) => Ok(vec![SocketAddr::new(ip, broker.port)]),
-            Err(_) => tokio::net::lookup_host((broker.host.as_str(), broker.port))
-                .await
-                .map(|found| found.collect::<Vec<_>>()),
+            Err(_) => {
+                let lookup = tokio::net::lookup_host((broker.host.as_str(), broker.port));
+                match tokio::time::timeout(within, lookup).await {
+                    Ok(found) => found.map(Iterator::collect::<Vec<_>>),
+                    Err(_) => Err(std::io::Error::other("the name server does not answer")),
+                }
+            }
         };
         match found {
             Ok(found) => {
@@ -256,17 +257,18 @@ impl Rest {
     }
 }
 
-/// Races the addresses of all brokers.
-async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Rest), BrokerError> {
+/// Races the addresses of all brokers; each may take that long.
+async fn first_link(setup: &Arc<Setup>, within: Duration) -> Result<(Link, Rest), BrokerError> {
+    let within = LINK_WITHIN.min(within);
     let mut tried = Vec::new();
     let mut race: Race = JoinSet::new();
-    let mut waiting = targets(setup).await?.into_iter();
+    let mut waiting = targets(setup, within).await?.into_iter();
     loop {
         if let Some(target) = waiting.next() {
             let setup = setup.clone();
             race.spawn(async move {
                 let address = target.address;
-                let result = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await;
+                let result = tokio::time::timeout(within, open(&setup, target)).await;
                 (address, result.unwrap_or_else(|_| Err(OpenError::Failed("no answer in time".into()))))
             });
         } else if race.is_empty() {
@@ -602,7 +604,7 @@ impl Keeper {
                     Some(_) = self.messages.recv() => {}
                 }
             }
-            match first_link(&self.setup).await {
+            match first_link(&self.setup, LINK_WITHIN).await {
                 Ok(found) => return Ok(found),
                 Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
                 Err(_) => pause = (pause * 2).min(LINK_RETRY_MOST),

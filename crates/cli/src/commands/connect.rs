@@ -1,8 +1,12 @@
 //! `tcpunch connect`: connect to who listens, then a pipe.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
-use tcpunch::Connection;
+use tcpunch::{Code, ConnectError, Connection, Endpoint};
 use tcpunch_apps::pipe::{self, PipeError};
+
+use tcpunch_core::limits::ASK_AGAIN_AFTER;
 
 use crate::args::{Common, Connect, Pipe};
 use crate::exit::{Failure, code};
@@ -13,8 +17,27 @@ use crate::visible::Visible;
 pub(crate) async fn run(common: &Common, connect: Connect, talk: &Talk) -> Result<u8, Failure> {
     let code = setup::code(connect.who)?;
     let endpoint = setup::endpoint(common, Some(&code), talk).await?;
-    let connection = talk.waiting("the other side", endpoint.connect(code)).await?;
+    let connection = talk.waiting("the other side", arrive(&endpoint, &code, common.wait)).await?;
+    // The broker has done its part.
+    drop(endpoint);
     pipe(connection, &connect.pipe, talk).await
+}
+
+/// Connects; with `--wait` also to who is not there yet.
+async fn arrive(
+    endpoint: &Endpoint,
+    code: &Code,
+    wait: Option<Duration>,
+) -> Result<Connection, ConnectError> {
+    let give_up = Instant::now() + wait.unwrap_or_default();
+    loop {
+        match endpoint.connect(code.clone()).await {
+            Err(ConnectError::NoSuchCode(_)) if Instant::now() + ASK_AGAIN_AFTER < give_up => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Says how the connection runs, and moves bytes until both sides have ended.
@@ -28,22 +51,21 @@ pub(crate) async fn pipe(connection: Connection, flags: &Pipe, talk: &Talk) -> R
     talk.say(path_line(connection.info()));
     let input = tokio::io::stdin();
     let result = if stdout_is_terminal() && !flags.raw {
-        pipe::run(connection, input, Visible::new(tokio::io::stdout())).await
+        pipe::run(&connection, input, Visible::new(tokio::io::stdout())).await
     } else {
-        pipe::run(connection, input, tokio::io::stdout()).await
+        pipe::run(&connection, input, tokio::io::stdout()).await
     };
-    let (reason, traffic, failure) = match result {
-        Ok(traffic) => ("ended", traffic, None),
+    let (bytes_in, bytes_out) = connection.traffic();
+    let (reason, failure) = match result {
+        Ok(()) => ("ended", None),
         Err(error @ PipeError::Lost(_)) => {
-            ("lost", (0, 0), Some(Failure::new("lost", code::LOST, format!("connection lost: {error}"))))
+            ("lost", Some(Failure::new("lost", code::LOST, format!("connection lost: {error}"))))
         }
-        Err(error @ (PipeError::Input(_) | PipeError::Output(_))) => {
-            ("local", (0, 0), Some(Failure::local(error)))
-        }
+        Err(error @ (PipeError::Input(_) | PipeError::Output(_))) => ("local", Some(Failure::local(error))),
     };
     talk.event(
         "closed",
-        json!({ "peer": peer.to_string(), "reason": reason, "bytes_in": traffic.0, "bytes_out": traffic.1 }),
+        json!({ "peer": peer.to_string(), "reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out }),
     );
     failure.map_or(Ok(code::OK), Err)
 }

@@ -13,6 +13,7 @@ use crate::term::Talk;
 pub(crate) async fn run(common: &Common, pipe: &Pipe, talk: &Talk) -> Result<u8, Failure> {
     let endpoint = setup::endpoint(common, None, talk).await?;
     let connection = wait(&endpoint, common, talk, Verb::Listen).await?;
+    drop(endpoint);
     super::connect::pipe(connection, pipe, talk).await
 }
 
