@@ -161,10 +161,7 @@ pub(crate) async fn register(
     notices: mpsc::Sender<Notice>,
 ) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
     let setup = Arc::new(setup);
-    let (link, others) =
-        tokio::time::timeout(setup.timeout, first_link(&setup)).await.unwrap_or_else(|_| {
-            Err(BrokerError::Unreachable(vec![("all".into(), "no answer in time".into())]))
-        })?;
+    let (link, others) = first_link(&setup, Some(Instant::now() + setup.timeout)).await?;
     let (commands, queue) = mpsc::channel(64);
     let (incoming, messages) = mpsc::channel(256);
     let keeper = Keeper {
@@ -181,15 +178,18 @@ pub(crate) async fn register(
     Ok(commands)
 }
 
-async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
+async fn targets(setup: &Setup, until: Option<Instant>) -> Result<Vec<Target>, BrokerError> {
     let mut all = Vec::new();
     let mut tried = Vec::new();
     for broker in &setup.brokers {
         let found = match broker.host.parse::<IpAddr>() {
             Ok(ip) => Ok(vec![SocketAddr::new(ip, broker.port)]),
-            Err(_) => tokio::net::lookup_host((broker.host.as_str(), broker.port))
-                .await
-                .map(|found| found.collect::<Vec<_>>()),
+            Err(_) => tokio::select! {
+                found = tokio::net::lookup_host((broker.host.as_str(), broker.port)) => {
+                    found.map(|found| found.collect::<Vec<_>>())
+                }
+                () = sleep_until(until) => Err(std::io::Error::other("its name is not resolved in time")),
+            },
         };
         match found {
             Ok(found) => {
@@ -225,9 +225,17 @@ async fn targets(setup: &Setup) -> Result<Vec<Target>, BrokerError> {
     if all.is_empty() { Err(BrokerError::Unreachable(tried)) } else { Ok(all) }
 }
 
+/// Returns at that moment, or never without one.
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Races the addresses; the others of the winner's broker are returned for a second link.
-async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Vec<Target>), BrokerError> {
-    let targets = targets(setup).await?;
+async fn first_link(setup: &Arc<Setup>, until: Option<Instant>) -> Result<(Link, Vec<Target>), BrokerError> {
+    let targets = targets(setup, until).await?;
     let mut tried = Vec::new();
     let mut race = JoinSet::new();
     let mut waiting = targets.clone().into_iter();
@@ -246,6 +254,15 @@ async fn first_link(setup: &Arc<Setup>) -> Result<(Link, Vec<Target>), BrokerErr
         let ended = tokio::select! {
             ended = race.join_next() => ended,
             () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if more => None,
+            () = sleep_until(until) => {
+                let silent = targets.iter().map(|target| target.address.to_string());
+                for address in silent {
+                    if !tried.iter().any(|(known, _)| *known == address) {
+                        tried.push((address, "no answer in time".to_owned()));
+                    }
+                }
+                return Err(BrokerError::Unreachable(tried));
+            }
         };
         match ended {
             Some(Ok((_, Ok(link)))) => {
@@ -573,7 +590,7 @@ impl Keeper {
                     Some(_) = self.messages.recv() => {}
                 }
             }
-            match first_link(&self.setup).await {
+            match first_link(&self.setup, None).await {
                 Ok(found) => return Ok(found),
                 Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
                 Err(_) => pause = (pause * 2).min(LINK_RETRY_MOST),
