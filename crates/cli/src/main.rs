@@ -25,7 +25,12 @@ fn main() {
     let payload = matches!(cli.command, Command::Listen(_) | Command::Connect(_));
     let talk = Talk::new(&cli.common, payload);
     let exit = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(cli, &talk)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(run(cli, &talk));
+            // Dropping it would wait for the thread that reads standard input.
+            runtime.shutdown_background();
+            exit
+        }
         Err(error) => Err(Failure::internal(error)),
     };
     let exit = exit.unwrap_or_else(|failure| {

@@ -28,6 +28,8 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
         }
         ServerError::Randomness(_) => Failure::internal(error),
     })?;
+    // Before anybody is told of the broker: who knows of it may end it.
+    let stop = stop()?;
     announce(&server, public, talk);
     let traffic = server.traffic();
     let reporting = talk.clone();
@@ -44,7 +46,7 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     let mut addresses = Addresses::new(flags.log_addresses);
     let logging = talk.clone();
     let on_event = move |event| tell(&event, &mut addresses, &logging);
-    let result = server.run(on_event, stop()?).await;
+    let result = server.run(on_event, stop).await;
     report.abort();
     result.map_err(Failure::internal)?;
     Ok(code::OK)
@@ -64,10 +66,11 @@ fn key(common: &Common) -> Result<SecretKey, Failure> {
 
 fn stop() -> Result<impl Future<Output = ()>, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
         }
     })
 }

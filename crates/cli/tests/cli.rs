@@ -1,0 +1,1038 @@
+//! The program as its users meet it: real processes over loopback, each with a home of its own.
+//!
+//! What needs a NAT or a second machine is in the lab's tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that meets what it does not expect is to fail, and says why it is skipped"
+)]
+
+#[path = "cli/process.rs"]
+mod process;
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use process::{Broker, PROGRAM, Process, broker, broker_with, events, home, text};
+use serde_json::Value;
+
+/// The program with nothing to type but the broker.
+fn run(broker: &Broker, home: &Path, arguments: &[&str]) -> Process {
+    let arguments: Vec<&str> = arguments.iter().chain(&["--broker", &broker.at]).copied().collect();
+    Process::start(home, &arguments)
+}
+
+/// Ends a test that lacks a program, unless everything is required.
+fn lacks(program: &str, why: &str) -> bool {
+    let there = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    if there.is_ok_and(|found| found.status.success()) {
+        return false;
+    }
+    assert!(std::env::var_os("TCPUNCH_LAB").is_none_or(|lab| lab != "required"), "{program} is required");
+    eprintln!("skipped: no {program} on this machine, needed for {why}");
+    true
+}
+
+/// The code that a listener printed.
+fn code(listener: &Process) -> String {
+    listener.says("code  ").split_whitespace().last().unwrap().to_owned()
+}
+
+/// A listener and a connector on one broker, both past their path line.
+fn pipe(broker: &Broker, home: &Path, flags: &[&str]) -> (Process, Process) {
+    let listener = run(broker, home, &[&["listen"], flags].concat());
+    let code = code(&listener);
+    let connector = run(broker, home, &[&["connect", &code], flags].concat());
+    listener.says("path  ");
+    connector.says("path  ");
+    (listener, connector)
+}
+
+/// The same number with words that are another code's.
+fn other_words(code: &str) -> String {
+    let (place, host) = code.split_once('@').unwrap();
+    let number = place.split('-').next().unwrap();
+    let words = if place.ends_with("-zoo") { "abandon-ability" } else { "zebra-zoo" };
+    format!("{number}-{words}@{host}")
+}
+
+/// Bytes without a pattern that a mistake could keep.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    use rand::{RngCore, SeedableRng};
+    let mut bytes = vec![0; length];
+    rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+fn feed(process: &mut Process, bytes: Vec<u8>) -> std::thread::JoinHandle<()> {
+    let mut stdin = process.take_stdin();
+    // Dropped at the end: end of input.
+    std::thread::spawn(move || stdin.write_all(&bytes).expect("the process reads"))
+}
+
+// --- demo ---
+
+#[test]
+fn demo_tells_each_step_and_ends_well() {
+    let home = home();
+    let began = Instant::now();
+    let ended = Process::start(home.path(), &["demo"]).ends().with(0);
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let told = ended.text();
+    for step in ["1. ", "2. Alice", "2. Bob", "3. ", "4. Alice", "4. Bob", "5. Alice", "5. Bob", "6. ", "7. "]
+    {
+        assert!(told.lines().any(|line| line.starts_with(step)), "no step '{step}' in:\n{told}");
+    }
+    assert!(!home.path().join(".local").exists(), "the demo keeps nothing");
+}
+
+#[test]
+fn demo_fails_where_its_broker_cannot_serve() {
+    let home = home();
+    // Fewer descriptors than a process needs.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 14 && exec \"$0\" demo", PROGRAM]);
+    let ended = Process::spawn(home.path(), command).ends();
+    assert!(ended.code > 0, "{} {}", ended.code, ended.err);
+    assert!(!ended.err.is_empty());
+}
+
+// --- chat ---
+
+#[test]
+fn two_chats_hear_each_other() {
+    let (broker, home) = (broker(), home());
+    let mut one = run(&broker, home.path(), &["chat"]);
+    one.says("you are the first here");
+    let mut two = run(&broker, home.path(), &["chat"]);
+    for chat in [&one, &two] {
+        let path = chat.says("path  lan");
+        assert!(path.contains("127.0.0.1:") && path.contains("<->") && path.contains("SYN"), "{path}");
+        let hello = chat.says(" is here (lan, ");
+        assert!(hello.starts_with("* ") && hello.ends_with("not through the broker)"), "{hello}");
+    }
+    let name = |chat: &Process| chat.says(" is here").split_whitespace().nth(1).unwrap().to_owned();
+    let (name_of_two, name_of_one) = (name(&one), name(&two));
+    one.type_line("from one");
+    assert_eq!(two.prints("from one"), format!("{name_of_one}: from one"));
+    two.type_line("from two");
+    assert_eq!(one.prints("from two"), format!("{name_of_two}: from two"));
+    one.close_stdin();
+    two.says(&format!("* {name_of_one} left"));
+    two.close_stdin();
+    // stdout is what was said and nothing else.
+    assert_eq!(one.ends().with(0).text(), format!("{name_of_two}: from two\n"));
+    assert_eq!(two.ends().with(0).text(), format!("{name_of_one}: from one\n"));
+}
+
+#[test]
+fn three_chats_all_hear_each_other() {
+    let (broker, home) = (broker(), home());
+    let mut chats: Vec<Process> = ["ann", "ben", "cat"]
+        .iter()
+        .map(|name| run(&broker, home.path(), &["chat", "--name", name]))
+        .collect();
+    for chat in &chats {
+        chat.says_times(" is here", 2);
+    }
+    for (at, name) in ["ann", "ben", "cat"].iter().enumerate() {
+        chats[at].type_line(&format!("I am {name}"));
+        for (other, chat) in chats.iter().enumerate().filter(|(other, _)| *other != at) {
+            assert_eq!(chat.prints(&format!("I am {name}")), format!("{name}: I am {name}"), "{other}");
+        }
+    }
+    for chat in &mut chats {
+        chat.close_stdin();
+    }
+    for chat in chats {
+        assert_eq!(chat.ends().with(0).text().lines().count(), 2);
+    }
+}
+
+#[test]
+fn a_line_from_a_pipe_is_delivered() {
+    let (broker, home) = (broker(), home());
+    let mut reader = run(&broker, home.path(), &["chat"]);
+    reader.says("you are the first here");
+    let mut writer = run(&broker, home.path(), &["chat", "--name", "echo"]);
+    writer.type_line("hi");
+    writer.close_stdin();
+    writer.ends().with(0);
+    reader.says("* echo left");
+    reader.close_stdin();
+    assert_eq!(reader.ends().with(0).text(), "echo: hi\n");
+}
+
+#[test]
+fn a_line_is_kept_for_who_comes_later() {
+    let (broker, home) = (broker(), home());
+    let mut writer = run(&broker, home.path(), &["chat", "--name", "echo"]);
+    writer.type_line("hi");
+    writer.close_stdin();
+    writer.says("you are the first here");
+    let mut reader = run(&broker, home.path(), &["chat"]);
+    assert_eq!(reader.prints("hi"), "echo: hi");
+    writer.ends().with(0);
+    reader.close_stdin();
+    reader.ends().with(0);
+}
+
+#[test]
+fn what_nobody_heard_is_named() {
+    let (broker, home) = (broker(), home());
+    let mut alone = run(&broker, home.path(), &["chat", "--timeout", "1"]);
+    alone.type_line("is anybody there?");
+    alone.close_stdin();
+    let ended = alone.ends().with(4);
+    assert!(ended.err.contains("is anybody there?") && ended.err.contains("not delivered"), "{}", ended.err);
+    assert!(ended.out.is_empty());
+}
+
+#[test]
+fn what_others_wrote_can_not_steer_the_terminal() {
+    let (broker, home) = (broker(), home());
+    let reader = run(&broker, home.path(), &["chat", "--name", "reader"]);
+    reader.says("you are the first here");
+    let name = "ev\u{1b}[2Jil\r\n* root\u{202e}";
+    let mut writer = run(&broker, home.path(), &["chat", "--name", name]);
+    reader.says(" is here");
+    writer.says("* reader is here");
+    writer.type_line("a\u{1b}]0;title\u{7}b\rc\u{202e}d\u{9b}e\u{200b}f");
+    writer.type_line("the end");
+    reader.prints("the end");
+    let shown = reader.out() + &reader.err();
+    for bad in ['\u{1b}', '\u{7}', '\r', '\u{202e}', '\u{9b}', '\u{200b}'] {
+        assert!(!shown.contains(bad), "{bad:?} in {shown:?}");
+    }
+    // One message is one line, and a name can't begin one.
+    assert_eq!(reader.out().lines().count(), 2, "{shown:?}");
+    assert!(!shown.lines().any(|line| line.starts_with("* root")), "{shown:?}");
+}
+
+#[test]
+fn a_private_chat_takes_a_code() {
+    let (broker, home) = (broker(), home());
+    let mut one = run(&broker, home.path(), &["chat", "--new", "--name", "ann"]);
+    let code = code(&one);
+    assert!(one.says("tcpunch chat ").ends_with(&code));
+    let mut two = run(&broker, home.path(), &["chat", &code, "--name", "ben"]);
+    one.says("* ben is here");
+    two.says("* ann is here");
+    one.type_line("only for ben");
+    two.prints("ann: only for ben");
+    two.type_line("only for ann");
+    one.prints("ben: only for ann");
+    two.close_stdin();
+    // It ends with the peer.
+    one.ends().with(0);
+    two.ends().with(0);
+}
+
+/// Several processes of one user with one home directory, the first ever, all within one second.
+#[test]
+fn eight_first_starts_at_once_share_a_home() {
+    let (broker, home) = (broker(), home());
+    let began = Instant::now();
+    let mut chats: Vec<Process> = (0..8)
+        .map(|n| run(&broker, home.path(), &["chat", "--json", "-v", "--name", &format!("n{n}")]))
+        .collect();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let mut ports = Vec::new();
+    for chat in &mut chats {
+        let link = chat.event("registered");
+        ports.push(text(&link, "local").rsplit(':').next().unwrap().to_owned());
+        for _ in 0..7 {
+            assert_eq!(text(&chat.event("path"), "path"), "lan");
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 8, "a port is shared: {ports:?}");
+    chats[3].type_line("to all");
+    for (_, chat) in chats.iter_mut().enumerate().filter(|(n, _)| *n != 3) {
+        let message = chat.event("message");
+        assert_eq!((text(&message, "text"), text(&message, "name")), ("to all", "n3"));
+    }
+    for chat in &mut chats {
+        chat.close_stdin();
+    }
+    for chat in chats {
+        let ended = chat.ends().with(0);
+        let said = events(&ended.text());
+        assert_eq!(said.iter().filter(|event| event["event"] == "path").count(), 7, "{}", ended.text());
+        assert!(!said.iter().any(|event| event["event"] == "error"), "{}", ended.text());
+    }
+    let state = home.path().join(".local/state/tcpunch");
+    let identity = std::fs::metadata(state.join("identity.key")).expect("an identity");
+    assert_eq!(identity.permissions().mode() & 0o777, 0o600);
+    let mut kept: Vec<String> = std::fs::read_dir(&state)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "lock")
+        .collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["identity.key"], "one identity and no left-overs");
+}
+
+// --- listen and connect ---
+
+#[test]
+fn five_megabytes_go_both_ways_at_once() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let command = listener.says("on the other computer type:");
+    assert!(command.ends_with(&format!("tcpunch connect {code}")), "{command}");
+    let mut connector = run(&broker, home.path(), &["connect", &code]);
+    let (there, back) = (noise(1, 5_000_000), noise(2, 5_000_000));
+    let feeders = [feed(&mut listener, there.clone()), feed(&mut connector, back.clone())];
+    let (listener, connector) = (listener.ends().with(0), connector.ends().with(0));
+    for feeder in feeders {
+        feeder.join().unwrap();
+    }
+    assert!(listener.out == back, "{} bytes", listener.out.len());
+    assert!(connector.out == there, "{} bytes", connector.out.len());
+    for side in [&listener, &connector] {
+        assert!(side.err.contains("path  "), "{}", side.err);
+    }
+}
+
+#[test]
+fn who_says_nothing_still_receives_all() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let mut connector = run(&broker, home.path(), &["connect", &code]);
+    connector.close_stdin();
+    listener.says("path  ");
+    connector.says("path  ");
+    let bytes = noise(3, 3_000_000);
+    feed(&mut listener, bytes.clone()).join().unwrap();
+    assert!(connector.ends().with(0).out == bytes);
+    assert!(listener.ends().with(0).out.is_empty());
+}
+
+#[test]
+fn json_leaves_stdout_to_the_payload() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen", "--json"]);
+    let opened = listener.err_event("code");
+    let code = text(&opened, "code");
+    assert_eq!(text(&opened, "command"), format!("tcpunch connect {code}"));
+    assert_eq!(opened["expires_s"], 600);
+    let mut connector = run(&broker, home.path(), &["connect", code, "--json"]);
+    listener.type_bytes(b"{\"v\":2}\n");
+    connector.type_bytes(&[0, 255, 27]);
+    listener.close_stdin();
+    connector.close_stdin();
+    for (process, came, went) in [(listener, &[0, 255, 27][..], 8), (connector, &b"{\"v\":2}\n"[..], 3)] {
+        let ended = process.ends().with(0);
+        assert_eq!(ended.out, came);
+        let said = events(&ended.err);
+        let names: Vec<&str> =
+            said.iter().map(|event| text(event, "event")).filter(|name| *name != "waiting").collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| *name != "code").collect();
+        assert_eq!(names, ["peer", "path", "closed"], "{}", ended.err);
+        let closed = said.last().unwrap();
+        assert_eq!(text(closed, "reason"), "ended");
+        assert_eq!(
+            (closed["bytes_in"].as_u64(), closed["bytes_out"].as_u64()),
+            (Some(came.len() as u64), Some(went))
+        );
+    }
+}
+
+#[test]
+fn quiet_still_tells_the_code_and_nothing_else() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen", "-q"]);
+    let code = code(&listener);
+    let mut connector = run(&broker, home.path(), &["connect", "-q", &code]);
+    listener.close_stdin();
+    connector.close_stdin();
+    assert_eq!(listener.ends().with(0).err, format!("code  {code}\n"));
+    assert_eq!(connector.ends().with(0).err, "");
+}
+
+#[test]
+fn a_killed_peer_is_a_lost_connection() {
+    let (broker, home) = (broker(), home());
+    for victim in [0, 1] {
+        let (listener, connector) = pipe(&broker, home.path(), &[]);
+        let (victim, survivor) = if victim == 0 { (listener, connector) } else { (connector, listener) };
+        let killed = Instant::now();
+        victim.signal(Signal::SIGKILL);
+        let ended = survivor.ends().with(8);
+        assert!(ended.err.contains("lost"), "{}", ended.err);
+        assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+        victim.ends().with(-9);
+    }
+}
+
+#[test]
+fn a_killed_chat_is_lost_and_the_others_go_on() {
+    let (broker, home) = (broker(), home());
+    let mut one = run(&broker, home.path(), &["chat", "--name", "ann"]);
+    let mut two = run(&broker, home.path(), &["chat", "--name", "ben"]);
+    let three = run(&broker, home.path(), &["chat", "--name", "cat"]);
+    for chat in [&one, &two, &three] {
+        chat.says_times(" is here", 2);
+    }
+    three.signal(Signal::SIGKILL);
+    one.says("* cat is lost");
+    two.says("* cat is lost");
+    one.type_line("still here");
+    two.prints("ann: still here");
+    one.close_stdin();
+    two.close_stdin();
+    one.ends().with(0);
+    two.ends().with(0);
+}
+
+#[test]
+fn a_killed_broker_leaves_connections_alone() {
+    let (broker, home) = (broker(), home());
+    let (mut listener, mut connector) = pipe(&broker, home.path(), &[]);
+    broker.process.signal(Signal::SIGKILL);
+    connector.says("the link to the broker is lost");
+    listener.type_bytes(b"without a broker");
+    connector.prints_bytes(16);
+    connector.type_bytes(b"and back");
+    listener.prints_bytes(8);
+    listener.close_stdin();
+    connector.close_stdin();
+    assert_eq!(listener.ends().with(0).out, b"and back");
+    assert_eq!(connector.ends().with(0).out, b"without a broker");
+}
+
+#[test]
+fn a_broker_that_comes_back_is_found_and_the_code_still_serves() {
+    let home = home();
+    let broker = broker();
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let at = broker.at.clone();
+    broker.process.signal(Signal::SIGTERM);
+    let Broker { process, home: of_broker, .. } = broker;
+    process.ends().with(0);
+    listener.says("the link to the broker is lost");
+    let again = broker_with(of_broker, &["--listen", &at]);
+    let mut process = again.process;
+    process.event("registered");
+    let mut connector = Process::start(home.path(), &["connect", &code]);
+    listener.says("path  ");
+    listener.type_bytes(b"x");
+    connector.prints_bytes(1);
+    listener.close_stdin();
+    connector.close_stdin();
+    connector.ends().with(0);
+    listener.ends().with(0);
+}
+
+// --- how it ends ---
+
+#[test]
+fn an_unknown_number_is_nobody() {
+    let (broker, home) = (broker(), home());
+    let ended = run(&broker, home.path(), &["connect", "9999999-zebra-zoo"]).ends().with(4);
+    assert!(ended.err.contains("9999999"), "{}", ended.err);
+    assert!(ended.out.is_empty());
+}
+
+#[test]
+fn wrong_words_are_told_and_the_third_burns_the_code() {
+    let (broker, home) = (broker(), home());
+    let listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let wrong = other_words(&code);
+    for left in ["2 more guesses", "1 more guess"] {
+        let ended = run(&broker, home.path(), &["connect", &wrong]).ends().with(5);
+        assert!(ended.err.contains("wrong words"), "{}", ended.err);
+        listener.says(&format!("somebody tried wrong words; {left}"));
+    }
+    let ended = run(&broker, home.path(), &["connect", &wrong]).ends().with(5);
+    assert!(ended.err.contains("the code is burnt"), "{}", ended.err);
+    let ended = listener.ends().with(5);
+    assert!(ended.err.contains("burnt"), "{}", ended.err);
+    assert!(ended.out.is_empty());
+    // The right words come too late.
+    run(&broker, home.path(), &["connect", &code]).ends().with(4);
+}
+
+#[test]
+fn two_wrong_guesses_leave_the_code_to_who_knows_it() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    for _ in 0..2 {
+        run(&broker, home.path(), &["connect", &other_words(&code)]).ends().with(5);
+    }
+    let mut connector = run(&broker, home.path(), &["connect", &code]);
+    listener.close_stdin();
+    connector.close_stdin();
+    listener.ends().with(0);
+    connector.ends().with(0);
+}
+
+#[test]
+fn a_used_code_is_no_code() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let mut connector = run(&broker, home.path(), &["connect", &code]);
+    listener.says("path  ");
+    connector.says("path  ");
+    // While it serves, and after.
+    run(&broker, home.path(), &["connect", &code]).ends().with(4);
+    listener.close_stdin();
+    connector.close_stdin();
+    listener.ends().with(0);
+    connector.ends().with(0);
+    run(&broker, home.path(), &["connect", &code]).ends().with(4);
+}
+
+#[test]
+fn nobody_who_comes_ends_the_wait() {
+    let (broker, home) = (broker(), home());
+    let listener = run(&broker, home.path(), &["listen", "--wait", "1"]);
+    let code = code(&listener);
+    let ended = listener.ends().with(4);
+    assert!(ended.err.contains("nobody came"), "{}", ended.err);
+    run(&broker, home.path(), &["connect", &code]).ends().with(4);
+}
+
+#[test]
+fn the_other_verb_is_named_and_burns_nothing() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let listening = code(&listener);
+    let ended = run(&broker, home.path(), &["chat", &listening]).ends().with(7);
+    assert!(ended.err.contains("the other side runs listen; type: tcpunch connect"), "{}", ended.err);
+
+    let mut chat = run(&broker, home.path(), &["chat", "--new"]);
+    let chatting = code(&chat);
+    let ended = run(&broker, home.path(), &["connect", &chatting]).ends().with(7);
+    assert!(ended.err.contains("type: tcpunch chat"), "{}", ended.err);
+
+    let mut connector = run(&broker, home.path(), &["connect", &listening]);
+    let mut joiner = run(&broker, home.path(), &["chat", &chatting]);
+    joiner.says(" is here");
+    for process in [&mut listener, &mut connector, &mut chat, &mut joiner] {
+        process.close_stdin();
+    }
+    for process in [listener, connector, chat, joiner] {
+        process.ends().with(0);
+    }
+}
+
+#[test]
+fn no_broker_is_told_with_each_address() {
+    let home = home();
+    // Bound and not listening: refused, and nobody else's.
+    let taken = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (one, two) = (taken(), taken());
+    for command in [&["chat"][..], &["listen"], &["connect", "412-zebra-zoo"]] {
+        let brokers = format!("{one},{two}");
+        let began = Instant::now();
+        let arguments = [command, &["--broker", &brokers, "--timeout", "3"]].concat();
+        let ended = Process::start(home.path(), &arguments).ends().with(3);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert!(
+            ended.err.contains(&one.to_string()) && ended.err.contains(&two.to_string()),
+            "{}",
+            ended.err
+        );
+        assert!(ended.out.is_empty());
+    }
+}
+
+#[test]
+fn a_silent_broker_is_given_up_in_time() {
+    let home = home();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = silent.local_addr().unwrap().to_string();
+    let began = Instant::now();
+    let ended = Process::start(home.path(), &["chat", "--broker", &at, "--timeout", "1"]).ends().with(3);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(ended.err.contains(&at), "{}", ended.err);
+}
+
+#[test]
+fn a_changed_broker_key_is_refused() {
+    let home = home();
+    let first = broker();
+    let (at, key) = (first.at.clone(), first.key.clone());
+    let pinned = format!("{at}#{key}");
+    let ended = Process::start(home.path(), &["listen", "--wait", "0.5", "--broker", &pinned]).ends();
+    ended.with(4);
+    first.process.signal(Signal::SIGTERM);
+    first.process.ends().with(0);
+    // Another home, another key, the same place.
+    let second = broker_with(process::home(), &["--listen", &at]);
+    assert_ne!(second.key, key);
+    let ended = Process::start(home.path(), &["listen", "--broker", &pinned]).ends().with(3);
+    assert!(ended.err.contains("has changed") && ended.err.contains(&key[..8]), "{}", ended.err);
+    // A broker on this machine is not remembered: whoever may listen there may be it.
+    let ended = Process::start(home.path(), &["listen", "--wait", "0.5", "--broker", &at]).ends();
+    ended.with(4);
+}
+
+#[test]
+fn a_broker_keeps_its_key() {
+    let first = broker();
+    first.process.signal(Signal::SIGTERM);
+    let Broker { process, home, key, .. } = first;
+    process.ends().with(0);
+    let second = broker_with(home, &["--listen", "127.0.0.1:0"]);
+    assert_eq!(second.key, key);
+    let file = second.home.path().join(".local/state/tcpunch/broker.key");
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_is_typed_wrong_is_usage() {
+    let home = home();
+    for wrong in [
+        &["frobnicate"][..],
+        &["connect", "nonsense"],
+        &["connect", "412-zebra"],
+        &["connect", "412-zebra-zooo"],
+        &["chat", "--broker", "a b"],
+        &["chat", "--broker", "h:0"],
+        &["chat", "--bind", "0"],
+        &["chat", "-4", "-6"],
+        &["chat", "--timeout", "never"],
+        &["chat", "--new", "412-zebra-zoo"],
+        &["broker", "--listen", "nowhere"],
+        &["broker", "--lobby", "1"],
+        &[],
+    ] {
+        let ended = Process::start(home.path(), wrong).ends();
+        assert_eq!(ended.code, 2, "{wrong:?}: {}", ended.err);
+        assert!(!ended.err.is_empty() && ended.out.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_local() {
+    let (broker, home) = (broker(), home());
+    let other = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    let ended = run(&broker, home.path(), &["chat", "--bind", &port]).ends().with(9);
+    assert!(ended.err.contains(&port) && ended.err.contains("--bind"), "{}", ended.err);
+    let ended = Process::start(home.path(), &["broker", "--listen", &broker.at]).ends().with(9);
+    assert!(ended.err.contains(&broker.at) && ended.err.contains("--listen"), "{}", ended.err);
+}
+
+#[test]
+fn one_port_is_not_shared_by_two_processes_of_one_user() {
+    let (broker, home) = (broker(), home());
+    let mut first = run(&broker, home.path(), &["chat", "--json", "-v"]);
+    let link = first.event("registered");
+    let port = text(&link, "local").rsplit(':').next().unwrap().to_owned();
+    run(&broker, home.path(), &["chat", "--bind", &port]).ends().with(9);
+}
+
+#[test]
+fn a_broker_without_state_says_so_and_peers_go_on() {
+    let home = home();
+    let file = home.path().join("in-the-way");
+    std::fs::write(&file, "x").unwrap();
+    let file = file.to_str().unwrap();
+    let ended =
+        Process::start(home.path(), &["broker", "--listen", "127.0.0.1:0", "--state", file]).ends().with(9);
+    assert!(ended.err.contains(file), "{}", ended.err);
+    let broker = broker();
+    let mut chat = run(&broker, home.path(), &["chat", "--state", file]);
+    chat.says("nothing is kept on disk");
+    chat.says("you are the first here");
+    chat.signal(Signal::SIGINT);
+    chat.close_stdin();
+    chat.ends().with(130);
+}
+
+#[test]
+fn a_broker_ends_well_on_both_signals() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let broker = broker();
+        broker.process.signal(signal);
+        broker.process.ends().with(0);
+    }
+}
+
+#[test]
+fn interrupted_commands_end_with_130() {
+    let (broker, home) = (broker(), home());
+    // Before anybody came.
+    let listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    listener.signal(Signal::SIGINT);
+    listener.ends().with(130);
+    run(&broker, home.path(), &["connect", &code]).ends().with(4);
+    let chat = run(&broker, home.path(), &["chat", "--new"]);
+    chat.says("code  ");
+    chat.signal(Signal::SIGINT);
+    chat.ends().with(130);
+    // While a pipe is open: that is no end that both wanted.
+    for first in [true, false] {
+        let (listener, connector) = pipe(&broker, home.path(), &[]);
+        let (one, other) = if first { (listener, connector) } else { (connector, listener) };
+        one.signal(Signal::SIGINT);
+        one.ends().with(130);
+        other.ends().with(8);
+    }
+}
+
+#[test]
+fn an_interrupted_chat_is_seen_to_leave() {
+    let (broker, home) = (broker(), home());
+    let one = run(&broker, home.path(), &["chat", "--name", "ann"]);
+    let mut two = run(&broker, home.path(), &["chat", "--name", "ben"]);
+    one.says("* ben is here");
+    two.says("* ann is here");
+    one.signal(Signal::SIGINT);
+    two.says("* ann left");
+    one.ends().with(130);
+    two.close_stdin();
+    two.ends().with(0);
+}
+
+#[test]
+fn a_closed_stdout_is_local() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let mut command = Command::new("sh");
+    // The exit code of the program, not of the reader that goes away.
+    let line = "{ \"$0\" connect \"$1\" --broker \"$2\"; echo \"exit $?\" >&2; } | head -c 1";
+    command.args(["-c", line, PROGRAM, &code, &broker.at]);
+    let connector = Process::spawn(home.path(), command);
+    connector.says("path  ");
+    let feeder = std::thread::spawn({
+        let mut stdin = listener.take_stdin();
+        // It is cut off in the middle.
+        move || drop(stdin.write_all(&noise(4, 4_000_000)))
+    });
+    assert_eq!(connector.says("exit "), "exit 9");
+    listener.ends().with(8);
+    feeder.join().unwrap();
+}
+
+#[test]
+fn a_closed_stdout_ends_a_chat() {
+    let (broker, home) = (broker(), home());
+    let mut writer = run(&broker, home.path(), &["chat", "--name", "ann"]);
+    writer.says("you are the first here");
+    let mut command = Command::new("sh");
+    let line = "{ \"$0\" chat --broker \"$1\"; echo \"exit $?\" >&2; } | head -c 1";
+    command.args(["-c", line, PROGRAM, &broker.at]);
+    let reader = Process::spawn(home.path(), command);
+    writer.says(" is here");
+    writer.type_line("one");
+    reader.prints_bytes(1);
+    // The reader of the pipe ends some time after its byte; each line finds out whether it has.
+    let until = Instant::now() + process::SOON;
+    while !reader.err().contains("exit ") && Instant::now() < until {
+        writer.type_line("more");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(reader.says("exit "), "exit 9");
+}
+
+// --- prompts ---
+
+/// Runs a shell line on a terminal of its own; what is typed to the process goes there.
+fn on_a_terminal(home: &Path, line: &str) -> Process {
+    let mut command = Command::new("script");
+    command.args(["-qec", line, "/dev/null"]).env("TERM", "dumb").env("SHELL", "/bin/sh");
+    Process::spawn(home, command)
+}
+
+#[test]
+fn the_code_is_asked_for_on_the_terminal() {
+    if lacks("script", "a terminal") {
+        return;
+    }
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let got = home.path().join("got");
+    // Standard input and output are a pipe's; the question goes to the terminal all the same.
+    let line = format!(
+        "printf up | {PROGRAM} connect --broker {} >{} 2>{}",
+        broker.at,
+        got.display(),
+        home.path().join("err").display()
+    );
+    let mut terminal = on_a_terminal(home.path(), &line);
+    terminal.prints_bytes("Code: ".len());
+    assert!(terminal.out().starts_with("Code: "), "{:?}", terminal.out());
+    terminal.type_line(&code);
+    listener.type_bytes(b"down");
+    listener.close_stdin();
+    assert_eq!(listener.ends().with(0).out, b"up");
+    terminal.ends().with(0);
+    assert_eq!(std::fs::read(got).unwrap(), b"down");
+}
+
+#[test]
+fn what_comes_is_shown_as_carets_on_a_terminal_only() {
+    if lacks("script", "a terminal") {
+        return;
+    }
+    let (broker, home) = (broker(), home());
+    for (raw, shown) in [("", "a^[[31mb"), ("--raw", "a\u{1b}[31mb")] {
+        let mut listener = run(&broker, home.path(), &["listen"]);
+        let code = code(&listener);
+        let line = format!("{PROGRAM} connect -q {raw} {code} </dev/null");
+        let terminal = on_a_terminal(home.path(), &line);
+        listener.type_bytes(b"a\x1b[31mb\n");
+        listener.close_stdin();
+        listener.ends().with(0);
+        let ended = terminal.ends().with(0);
+        assert!(ended.text().contains(shown), "{:?}", ended.text());
+    }
+}
+
+#[test]
+fn without_a_terminal_there_is_no_question() {
+    if lacks("setsid", "a process without a terminal") {
+        return;
+    }
+    let home = home();
+    let mut command = Command::new("setsid");
+    command.args([PROGRAM, "connect"]);
+    let ended = Process::spawn(home.path(), command).ends().with(2);
+    assert!(ended.err.contains("TCPUNCH_CODE"), "{}", ended.err);
+}
+
+#[test]
+fn the_environment_names_code_and_broker() {
+    let (broker, home) = (broker(), home());
+    let with = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).envs(variables.iter().copied());
+        Process::spawn(home.path(), command)
+    };
+    let mut listener = with(&["listen"], &[("TCPUNCH_BROKER", &broker.at)]);
+    let code = code(&listener);
+    let mut connector = with(&["connect"], &[("TCPUNCH_CODE", &code)]);
+    listener.close_stdin();
+    connector.close_stdin();
+    listener.ends().with(0);
+    connector.ends().with(0);
+    // It is a secret: help does not show it.
+    let help = with(&["connect", "--help"], &[("TCPUNCH_CODE", &code)]).ends().with(0);
+    assert!(!help.text().contains(&code), "{}", help.text());
+}
+
+// --- JSON ---
+
+fn has(event: &Value, fields: &[&str]) {
+    for field in fields {
+        assert!(event.get(*field).is_some(), "no {field} in {event}");
+    }
+}
+
+#[test]
+fn every_documented_event_has_its_fields() {
+    let (mut broker, home) = (broker(), home());
+    let mut one = run(&broker, home.path(), &["chat", "--json", "--name", "ann"]);
+    has(&one.event("waiting"), &["for"]);
+    let mut two = run(&broker, home.path(), &["chat", "--json", "--name", "ben"]);
+    let peer = one.event("peer");
+    has(&peer, &["id", "name", "auth", "words"]);
+    assert_eq!((text(&peer, "name"), text(&peer, "auth")), ("ben", "none"));
+    let path = one.event("path");
+    has(&path, &["peer", "path", "local", "remote", "tries", "syns", "elapsed_ms"]);
+    assert_eq!(path["peer"], peer["id"]);
+    assert!(path["elapsed_ms"].as_f64().unwrap() > 0.0, "{path}");
+    two.event("path");
+    two.type_line("hello");
+    let message = one.event("message");
+    has(&message, &["peer", "name", "text"]);
+    assert_eq!((&message["peer"], text(&message, "text")), (&peer["id"], "hello"));
+    two.close_stdin();
+    let closed = one.event("closed");
+    has(&closed, &["peer", "reason", "bytes_in", "bytes_out"]);
+    assert_eq!((&closed["peer"], text(&closed, "reason")), (&peer["id"], "left"));
+    one.close_stdin();
+    for chat in [one, two] {
+        let ended = chat.ends().with(0);
+        events(&ended.text());
+        assert!(ended.err.is_empty(), "{}", ended.err);
+    }
+
+    let mut listener = run(&broker, home.path(), &["listen", "--json"]);
+    let opened = listener.err_event("code");
+    has(&opened, &["code", "command", "expires_s"]);
+    let wrong = other_words(text(&opened, "code"));
+    for left in [2, 1, 0] {
+        let ended = run(&broker, home.path(), &["connect", "--json", &wrong]).ends().with(5);
+        let said = events(&ended.err);
+        let error = said.last().unwrap();
+        has(error, &["kind", "exit", "hint", "fatal"]);
+        assert_eq!(
+            (text(error, "kind"), &error["exit"], &error["fatal"]),
+            ("wrong-words", &5.into(), &true.into())
+        );
+        assert!(
+            !said.iter().any(|event| event["event"] == "path" || event["event"] == "peer"),
+            "{}",
+            ended.err
+        );
+        let told = listener.err_event("error");
+        assert_eq!(
+            (text(&told, "kind"), &told["left"], &told["fatal"]),
+            ("wrong-words", &left.into(), &false.into())
+        );
+    }
+    let ended = listener.ends().with(5);
+    let said = events(&ended.err);
+    let last = said.last().unwrap();
+    assert_eq!((text(last, "event"), text(last, "kind"), &last["fatal"]), ("error", "burnt", &true.into()));
+    assert!(ended.out.is_empty());
+    broker.process.event("introduced");
+}
+
+#[test]
+fn the_brokers_event_says_what_peers_need() {
+    let broker = broker();
+    let said = events(&broker.process.out());
+    let event = &said[0];
+    has(event, &["addresses", "key", "command"]);
+    let command = text(event, "command");
+    assert!(command.starts_with("tcpunch chat --broker '") && command.contains(&broker.key), "{command}");
+    // What it tells peers to type works.
+    let home = home();
+    let mut line = Command::new("sh");
+    line.args(["-c", &command.replacen("tcpunch", PROGRAM, 1)]);
+    Process::spawn(home.path(), line).says("you are the first here");
+}
+
+#[test]
+fn a_path_is_told_only_for_who_proved_the_words() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen", "--json"]);
+    let opened = listener.err_event("code");
+    let code = text(&opened, "code").to_owned();
+    run(&broker, home.path(), &["connect", &other_words(&code)]).ends().with(5);
+    let mut connector = run(&broker, home.path(), &["connect", "--json", &code]);
+    listener.close_stdin();
+    connector.close_stdin();
+    let (listener, connector) = (events(&listener.ends().with(0).err), events(&connector.ends().with(0).err));
+    for said in [&listener, &connector] {
+        let of = |name: &str| said.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+        assert_eq!((of("path").len(), of("peer").len()), (1, 1), "{said:?}");
+        assert_eq!(text(of("peer")[0], "auth"), "code");
+    }
+    let end = |said: &[Value], field: &str| {
+        said.iter().find(|event| event["event"] == "path").unwrap()[field].as_str().unwrap().to_owned()
+    };
+    assert_eq!(end(&listener, "local"), end(&connector, "remote"));
+    assert_eq!(end(&listener, "remote"), end(&connector, "local"));
+}
+
+// --- help ---
+
+#[test]
+fn help_says_what_is_needed() {
+    let home = home();
+    for (command, words) in [
+        (
+            &["--help"][..],
+            &["broker", "chat", "listen", "connect", "demo", "--broker", "--json", "--timeout"][..],
+        ),
+        (
+            &["broker", "--help"],
+            &["--listen", "7766", "--probe", "--public", "--lobby", "--log-addresses", "--state"],
+        ),
+        (&["chat", "--help"], &["lobby", "--new", "TCPUNCH_CODE", "--name", "TCPUNCH_BROKER"]),
+        (&["listen", "--help"], &["--raw", "--wait", "code"]),
+        (&["connect", "--help"], &["--raw", "TCPUNCH_CODE", "--bind", "--ephemeral", "-q", "-v", "-4", "-6"]),
+        (&["demo", "--help"], &["three real processes"]),
+    ] {
+        let told = Process::start(home.path(), command).ends().with(0).text();
+        for word in words {
+            assert!(told.contains(word), "{command:?} lacks {word}:\n{told}");
+        }
+    }
+    assert!(Process::start(home.path(), &["--version"]).ends().with(0).text().starts_with("tcpunch "));
+}
+
+// --- ssh ---
+
+/// A real ssh server, run for this test alone.
+fn ssh_server(home: &Path) -> (Process, u16) {
+    let here = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    for key in ["host", "user"] {
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &here(key)]).status();
+        assert!(made.unwrap().success());
+    }
+    std::fs::copy(here("user.pub"), here("authorized_keys")).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        // Where it drops its privileges.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+         StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n",
+        here("host"),
+        here("authorized_keys"),
+    );
+    std::fs::write(here("config"), config).unwrap();
+    let mut command = Command::new("sh");
+    // It insists on an absolute path of its own.
+    command.args(["-c", "exec \"$(PATH=$PATH:/usr/sbin command -v sshd)\" -D -e -f \"$0\"", &here("config")]);
+    let server = Process::spawn(home, command);
+    server.says("Server listening");
+    (server, port)
+}
+
+#[test]
+fn ssh_runs_through_a_pipe() {
+    let what = "a session of ssh";
+    if lacks("ssh", what) || lacks("ssh-keygen", what) || lacks("socat", what) {
+        return;
+    }
+    if !Path::new("/usr/sbin/sshd").exists() && lacks("sshd", what) {
+        return;
+    }
+    let (broker, home) = (broker(), home());
+    let (_server, port) = ssh_server(home.path());
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let session = |remote: &[&str]| {
+        let mut command = Command::new("socat");
+        command
+            .arg(format!("EXEC:{PROGRAM} listen --broker {}", broker.at))
+            .arg(format!("TCP:127.0.0.1:{port}"));
+        let listener = Process::spawn(home.path(), command);
+        let code = code(&listener);
+        let mut command = Command::new("ssh");
+        command
+            .args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "LogLevel=ERROR", "-o", "BatchMode=yes"])
+            .args(["-o", &format!("ProxyCommand={PROGRAM} -q connect {code}")])
+            .args(["-i", home.path().join("user").to_str().unwrap()])
+            .arg(format!("{user}@anything"))
+            .args(remote);
+        (listener, Process::spawn(home.path(), command))
+    };
+    let (_listener, mut ssh) = session(&["echo", "ok"]);
+    ssh.close_stdin();
+    assert_eq!(ssh.ends().with(0).text(), "ok\n");
+
+    let (_listener, mut ssh) = session(&["cat"]);
+    let bytes = noise(5, 1_000_000);
+    let feeder = feed(&mut ssh, bytes.clone());
+    assert!(ssh.ends().with(0).out == bytes);
+    feeder.join().unwrap();
+}
