@@ -94,6 +94,8 @@ pub enum ChatEnd {
 pub enum Input {
     /// Says a line.
     Line(String),
+    /// Has no more to say: leaves when everything is delivered.
+    End,
     /// Leaves now: what was said to who is there is delivered, nobody else is waited for.
     Leave,
 }
@@ -133,7 +135,7 @@ struct Chat<F> {
 
 /// Runs a chat until the input ends and everything was delivered, or, in private, the peer leaves.
 ///
-/// With nobody ever there, the end of `lines` waits `patience` more.
+/// With nobody ever there, the end of the input waits `patience` more. Closing `lines` ends it too.
 ///
 /// # Errors
 ///
@@ -166,7 +168,7 @@ pub async fn run(
         }
     };
     let private = lobby.is_none();
-    let mut open = true;
+    let (mut open, mut listening) = (true, true);
     let mut give_up = None;
     loop {
         if !open && chat.settled() {
@@ -179,14 +181,15 @@ pub async fn run(
             give_up = None;
         }
         tokio::select! {
-            line = lines.recv(), if open => match line {
+            line = lines.recv(), if listening => match line {
                 Some(Input::Line(line)) => chat.say(line),
                 Some(Input::Leave) if chat.ever => {
                     chat.leave().await;
                     return Ok(ChatEnd::Delivered);
                 }
                 Some(Input::Leave) => return Ok(ChatEnd::Undelivered(chat.backlog)),
-                None => open = false,
+                Some(Input::End) => open = false,
+                None => (open, listening) = (false, false),
             },
             Some(report) = chat.reports.1.recv() => {
                 if let Some(end) = chat.report(report, private) {

@@ -10,7 +10,7 @@ use crate::puncher::Finished;
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// Between private or loopback addresses.
+    /// Between private or loopback addresses, or within one machine.
     Lan,
     /// One end was dialled at the address of its own interface, firewalled or not.
     Direct,
@@ -32,7 +32,7 @@ impl Path {
     /// between each side and the broker, own side first, as far as known.
     pub fn of(local: SocketAddr, remote: SocketAddr, translated: [Option<bool>; 2]) -> Self {
         let near = |address: SocketAddr| scope(address.ip()) <= Scope::Private;
-        if near(local) && near(remote) {
+        if (near(local) && near(remote)) || local.ip() == remote.ip() {
             Path::Lan
         } else if remote.is_ipv6() || translated.contains(&Some(false)) {
             Path::Direct
@@ -235,6 +235,7 @@ mod tests {
         assert_eq!(Path::of(a, b, [Some(true), Some(false)]), Path::Direct);
         assert_eq!(Path::of(b, address("203.0.113.7:1"), [Some(false), Some(true)]), Path::Direct);
         assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
+        assert_eq!(Path::of(b, address("198.51.100.2:9"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
     }
 

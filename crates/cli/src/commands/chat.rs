@@ -83,12 +83,15 @@ fn until_interrupted(
 ) -> mpsc::Receiver<Input> {
     let (forward, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
+        let mut open = true;
         loop {
             tokio::select! {
-                line = lines.recv() => match line {
-                    Some(line) => if forward.send(Input::Line(line)).await.is_err() { return },
-                    None => return,
-                },
+                line = lines.recv(), if open => {
+                    open = line.is_some();
+                    if forward.send(line.map_or(Input::End, Input::Line)).await.is_err() {
+                        return;
+                    }
+                }
                 _ = tokio::signal::ctrl_c() => {
                     stop.send_replace(true);
                     let _ = forward.send(Input::Leave).await;
