@@ -28,6 +28,7 @@ use crate::endpoint::EventSink;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
 use crate::port::{self, DialError};
+use crate::registration::Order;
 
 /// What is told to a running attempt.
 pub(crate) enum Message {
@@ -71,7 +72,7 @@ pub(crate) struct Reach {
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
     pub(crate) profile: watch::Receiver<NatProfile>,
-    pub(crate) link: mpsc::Sender<ToBroker>,
+    pub(crate) link: mpsc::Sender<Order>,
     pub(crate) events: EventSink,
 }
 
@@ -287,7 +288,7 @@ impl Attempt {
             {
                 let introduction = self.reach.introduction.id;
                 let relay = ToBroker::Relay { introduction, signal: Signal::Sealed(record) };
-                let _ = self.reach.link.try_send(relay);
+                let _ = self.reach.link.try_send(Order::Say(relay));
             }
         }
         self.signals = Some((sealer, opener));

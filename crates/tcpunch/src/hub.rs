@@ -10,8 +10,8 @@ use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED, PROOFS_PER_CLAIM,
-    WRONG_GUESSES,
+    CLOSE_WITHIN, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
+    PROOFS_PER_CLAIM, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
@@ -30,7 +30,7 @@ use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
 use crate::port::Families;
-use crate::registration::{BrokerAddress, Notice};
+use crate::registration::{BrokerAddress, Notice, Order};
 
 /// What users of an endpoint ask for.
 pub(crate) enum Command {
@@ -50,7 +50,7 @@ pub(crate) struct Setup {
     pub(crate) timeout: Duration,
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
-    pub(crate) link: mpsc::Sender<ToBroker>,
+    pub(crate) link: mpsc::Sender<Order>,
 }
 
 struct Invitation {
@@ -181,7 +181,7 @@ impl Hub {
 
     /// Never waits: the keeper of the links waits for this task in turn.
     fn send(&self, message: ToBroker) {
-        if self.setup.link.try_send(message).is_err() {
+        if self.setup.link.try_send(Order::Say(message)).is_err() {
             tracing::warn!("a message to the broker is dropped: more wait than a link can take");
         }
     }
@@ -476,12 +476,24 @@ impl Hub {
                 (self.setup.events)(Event::WrongGuess { left });
                 self.send(ToBroker::Reject { claim, left });
                 if left == 0 {
-                    self.end_invitation(number, ConnectError::Burnt);
+                    self.burn(id);
                 } else {
                     self.wait(id).await;
                 }
             }
         }
+    }
+
+    /// Ends the invitation when the other side was told: a program may end with it.
+    fn burn(&mut self, id: u64) {
+        let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) else { return };
+        let reply = self.invitations.swap_remove(at).reply;
+        let (told, written) = oneshot::channel();
+        let _ = self.setup.link.try_send(Order::Written(told));
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(CLOSE_WITHIN, written).await;
+            let _ = reply.send(InviteNews::Ended(Err(ConnectError::Burnt)));
+        });
     }
 
     async fn gone(&mut self, claim: ClaimId) {

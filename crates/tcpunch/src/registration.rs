@@ -19,7 +19,7 @@ use tcpunch_core::wire::{FromBroker, PREFACE, Preface, ToBroker, VERSION, decode
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::error::BrokerError;
@@ -110,6 +110,14 @@ pub(crate) enum Notice {
     Refused(BrokerError),
 }
 
+/// What the keeper of the links is told.
+pub(crate) enum Order {
+    /// Send this on the first link that stands.
+    Say(ToBroker),
+    /// All that was ordered before is written, or lost with the link.
+    Written(oneshot::Sender<()>),
+}
+
 /// What a registration needs.
 pub(crate) struct Setup {
     pub(crate) brokers: Vec<BrokerAddress>,
@@ -159,7 +167,7 @@ struct Target {
 pub(crate) async fn register(
     setup: Setup,
     notices: mpsc::Sender<Notice>,
-) -> Result<mpsc::Sender<ToBroker>, BrokerError> {
+) -> Result<mpsc::Sender<Order>, BrokerError> {
     let setup = Arc::new(setup);
     let (link, rest) = first_link(&setup, setup.timeout).await?;
     let (commands, queue) = mpsc::channel(LINK_QUEUE);
@@ -421,7 +429,7 @@ async fn read_messages(
 struct Keeper {
     setup: Arc<Setup>,
     notices: mpsc::Sender<Notice>,
-    queue: mpsc::Receiver<ToBroker>,
+    queue: mpsc::Receiver<Order>,
     incoming: mpsc::Sender<(u64, Option<FromBroker>)>,
     messages: mpsc::Receiver<(u64, Option<FromBroker>)>,
     slots: Vec<Slot>,
@@ -490,11 +498,18 @@ impl Keeper {
                 .unwrap_or_else(|| Instant::now() + LINK_PING_EVERY);
             tokio::select! {
                 command = self.queue.recv() => {
-                    let Some(command) = command else { return false };
-                    if let ToBroker::Profile(profile) = command {
-                        self.profile = profile;
+                    match command {
+                        Some(Order::Say(message)) => {
+                            if let ToBroker::Profile(profile) = message {
+                                self.profile = profile;
+                            }
+                            self.send(None, &message).await;
+                        }
+                        Some(Order::Written(told)) => {
+                            let _ = told.send(());
+                        }
+                        None => return false,
                     }
-                    self.send(None, &command).await;
                 }
                 Some((number, message)) = self.messages.recv() => {
                     if !self.received(number, message).await {
@@ -597,7 +612,7 @@ impl Keeper {
                     () = &mut sleep => break,
                     // What is asked for while no link stands is asked for again by the endpoint.
                     command = self.queue.recv() => match command {
-                        Some(ToBroker::Profile(profile)) => self.profile = profile,
+                        Some(Order::Say(ToBroker::Profile(profile))) => self.profile = profile,
                         Some(_) => {}
                         None => return Err(BrokerError::Lost),
                     },

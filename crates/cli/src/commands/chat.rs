@@ -5,6 +5,7 @@ use std::time::Duration;
 use tcpunch::Verb;
 use tcpunch_apps::chat::{self, ChatEnd, Input, Room};
 use tcpunch_core::candidate::{Scope, scope};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::{Chat, Common};
@@ -40,7 +41,9 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
     let (typed, lines) = mpsc::channel(64);
     let (stop, interrupted) = tokio::sync::watch::channel(false);
     std::thread::spawn(move || read_lines(&typed));
-    let lines = until_interrupted(lines, stop);
+    // Before anybody is told of it: a signal that comes earlier ends the process at once.
+    let interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
+    let lines = until_interrupted(lines, interrupt, stop);
     let end = chat::run(room, &own_name, lines, common.timeout, |event| show(&event, auth, talk)).await?;
     if *interrupted.borrow() {
         return Ok(code::INTERRUPTED);
@@ -79,6 +82,7 @@ fn read_lines(typed: &mpsc::Sender<String>) {
 /// On Ctrl-C the user leaves: what was typed is delivered, and the others see this side leave.
 fn until_interrupted(
     mut lines: mpsc::Receiver<String>,
+    mut interrupt: Signal,
     stop: tokio::sync::watch::Sender<bool>,
 ) -> mpsc::Receiver<Input> {
     let (forward, receiver) = mpsc::channel(64);
@@ -92,13 +96,13 @@ fn until_interrupted(
                         return;
                     }
                 }
-                _ = tokio::signal::ctrl_c() => {
+                _ = interrupt.recv() => {
                     stop.send_replace(true);
                     let _ = forward.send(Input::Leave).await;
                     // A second Ctrl-C, or a peer that does not answer, must not hold the user.
-                    tokio::spawn(async {
+                    tokio::spawn(async move {
                         let patience = tokio::time::sleep(Duration::from_secs(2));
-                        tokio::select! { _ = tokio::signal::ctrl_c() => {}, () = patience => {} }
+                        tokio::select! { _ = interrupt.recv() => {}, () = patience => {} }
                         std::process::exit(i32::from(code::INTERRUPTED));
                     });
                     return;
