@@ -32,7 +32,9 @@ impl Path {
     /// between each side and the broker, own side first, as far as known.
     pub fn of(local: SocketAddr, remote: SocketAddr, translated: [Option<bool>; 2]) -> Self {
         let near = |address: SocketAddr| scope(address.ip()) <= Scope::Private;
-        if near(local) && near(remote) {
+        // Two processes of one machine may meet at an address of it that is no private one.
+        let one_machine = local.ip() == remote.ip();
+        if one_machine || near(local) && near(remote) {
             Path::Lan
         } else if remote.is_ipv6() || translated.contains(&Some(false)) {
             Path::Direct
@@ -231,6 +233,7 @@ mod tests {
         assert_eq!(Path::of(b, address("203.0.113.7:1"), [Some(false), Some(true)]), Path::Direct);
         assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
+        assert_eq!(Path::of(b, address("198.51.100.2:1"), [Some(false); 2]), Path::Lan);
     }
 
     #[test]
