@@ -57,6 +57,8 @@ struct Invitation {
     number: Option<u32>,
     pake: Option<Pake>,
     wrong: u8,
+    /// Too many wrong guesses; it ends once the broker has heard of the last one.
+    burnt: bool,
     accepted: Option<(ClaimId, PeerKeys, Vec<SocketAddr>)>,
     attempt: Option<AbortHandle>,
     reply: mpsc::UnboundedSender<InviteNews>,
@@ -184,6 +186,7 @@ impl Hub {
                     number: None,
                     pake: None,
                     wrong: 0,
+                    burnt: false,
                     accepted: None,
                     attempt: None,
                     reply,
@@ -246,7 +249,10 @@ impl Hub {
             }
             Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
             Notice::Message { message, remote, local } => self.message(*message, remote, local).await,
-            Notice::Down => (self.setup.events)(Event::LinkLost),
+            Notice::Down => {
+                self.end_burnt(|_| true);
+                (self.setup.events)(Event::LinkLost);
+            }
             Notice::Refused(error) => self.give_up(&error),
         }
     }
@@ -277,6 +283,7 @@ impl Hub {
     }
 
     fn give_up(&mut self, error: &BrokerError) {
+        self.end_burnt(|_| true);
         for invitation in self.invitations.drain(..).filter(|invitation| invitation.attempt.is_none()) {
             let _ = invitation.reply.send(InviteNews::Ended(Err(error.clone().into())));
         }
@@ -327,7 +334,8 @@ impl Hub {
             }
             FromBroker::Left { peer } => self.lobby_news(LobbyNews::Left(peer)),
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
-            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
+            FromBroker::Pong(number) => self.end_burnt(|id| pong_of(id) == number),
+            FromBroker::Ping(_) => {}
         }
     }
 
@@ -449,10 +457,13 @@ impl Hub {
                 let left = WRONG_GUESSES.saturating_sub(invitation.wrong);
                 let id = invitation.id;
                 let _ = invitation.reply.send(InviteNews::WrongGuess(left));
+                invitation.burnt = left == 0;
                 (self.setup.events)(Event::WrongGuess { left });
                 self.send(ToBroker::Reject { claim, left }).await;
                 if left == 0 {
-                    self.end_invitation(number, ConnectError::Burnt);
+                    // Whoever waits for the end may exit then, and would take the rejection along:
+                    // the one who guessed would be told that nobody waits.
+                    self.send(ToBroker::Ping(pong_of(id))).await;
                 } else {
                     self.wait(id).await;
                 }
@@ -512,6 +523,12 @@ impl Hub {
         if let Some(at) = found {
             let invitation = self.invitations.swap_remove(at);
             let _ = invitation.reply.send(InviteNews::Ended(Err(error)));
+        }
+    }
+
+    fn end_burnt(&mut self, which: impl Fn(u64) -> bool) {
+        for burnt in self.invitations.extract_if(.., |invitation| invitation.burnt && which(invitation.id)) {
+            let _ = burnt.reply.send(InviteNews::Ended(Err(ConnectError::Burnt)));
         }
     }
 
@@ -716,6 +733,11 @@ impl Hub {
             }
         }
     }
+}
+
+/// The number of the ping that follows an invitation's last rejection; links use 0 for their own.
+fn pong_of(invitation: u64) -> u32 {
+    u32::try_from(invitation).unwrap_or(u32::MAX)
 }
 
 fn claim_error(refusal: Refusal, number: u32, busy: ConnectError) -> ConnectError {
