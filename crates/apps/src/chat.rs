@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
@@ -125,7 +124,8 @@ struct Chat<F> {
 
 /// Runs a chat until the input ends and everything was delivered, or, in private, the peer leaves.
 ///
-/// `lines` is what the user types. With nobody ever there, the end of input waits `patience` more.
+/// `lines` is what the user types. With nobody ever there, the end of input waits for `patience`
+/// more.
 ///
 /// # Errors
 ///
@@ -134,7 +134,7 @@ pub async fn run(
     room: Room,
     own_name: &str,
     mut lines: mpsc::Receiver<String>,
-    patience: Duration,
+    patience: impl AsyncFn(),
     on_event: impl FnMut(ChatEvent),
 ) -> Result<ChatEnd, ConnectError> {
     let mut chat = Chat {
@@ -165,7 +165,7 @@ pub async fn run(
                 chat.leave().await;
                 return Ok(ChatEnd::Delivered);
             }
-            give_up.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            give_up.get_or_insert_with(|| Box::pin(patience()));
         } else {
             give_up = None;
         }
@@ -183,7 +183,7 @@ pub async fn run(
                 chat.news(news)?;
             }
             Some(_) = chat.tasks.join_next() => {}
-            () = async { match &mut give_up { Some(sleep) => sleep.as_mut().await, None => std::future::pending().await } } => {
+            () = async { match &mut give_up { Some(patience) => patience.as_mut().await, None => std::future::pending().await } } => {
                 return Ok(ChatEnd::Undelivered(chat.backlog));
             }
         }

@@ -6,6 +6,7 @@ use serde_json::json;
 use tcpunch::Verb;
 use tcpunch_apps::chat::{self, ChatEnd, ChatEvent, Room};
 use tcpunch_core::candidate::{Scope, scope};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::{Chat, Common};
@@ -40,8 +41,15 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
     let (typed, lines) = mpsc::channel(64);
     let (stop, interrupted) = tokio::sync::watch::channel(false);
     std::thread::spawn(move || read_lines(&typed));
-    let lines = until_interrupted(lines, stop);
-    let end = chat::run(room, &own_name, lines, common.timeout, |event| show(&event, auth, talk)).await?;
+    let lines = until_interrupted(lines, stop)?;
+    let patience = async || {
+        let mut interrupted = interrupted.clone();
+        tokio::select! {
+            () = tokio::time::sleep(common.timeout) => {}
+            Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => {}
+        }
+    };
+    let end = chat::run(room, &own_name, lines, patience, |event| show(&event, auth, talk)).await?;
     if *interrupted.borrow() {
         return Ok(code::INTERRUPTED);
     }
@@ -80,29 +88,30 @@ fn read_lines(typed: &mpsc::Sender<String>) {
 fn until_interrupted(
     mut lines: mpsc::Receiver<String>,
     stop: tokio::sync::watch::Sender<bool>,
-) -> mpsc::Receiver<String> {
+) -> Result<mpsc::Receiver<String>, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::internal)?;
     let (forward, receiver) = mpsc::channel(64);
     tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                line = lines.recv() => match line {
-                    Some(line) => if forward.send(line).await.is_err() { return },
-                    None => return,
-                },
-                _ = tokio::signal::ctrl_c() => {
-                    stop.send_replace(true);
-                    // A second Ctrl-C, or a peer that does not answer, must not hold the user.
-                    tokio::spawn(async {
-                        let patience = tokio::time::sleep(Duration::from_secs(2));
-                        tokio::select! { _ = tokio::signal::ctrl_c() => {}, () = patience => {} }
-                        std::process::exit(i32::from(code::INTERRUPTED));
-                    });
-                    return;
+        let typed = async {
+            while let Some(line) = lines.recv().await {
+                if forward.send(line).await.is_err() {
+                    break;
                 }
             }
+            drop(forward);
+            // The end of the input is not the end of the chat, which can be interrupted still.
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = typed => {}
+            _ = interrupt.recv() => {}
         }
+        stop.send_replace(true);
+        // A second Ctrl-C, or a peer that does not answer, must not hold the user.
+        let _ = tokio::time::timeout(Duration::from_secs(2), interrupt.recv()).await;
+        std::process::exit(i32::from(code::INTERRUPTED));
     });
-    receiver
+    Ok(receiver)
 }
 
 fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
