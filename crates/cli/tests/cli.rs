@@ -113,7 +113,7 @@ fn two_chats_hear_each_other() {
     let mut two = run(&broker, home.path(), &["chat"]);
     for chat in [&one, &two] {
         let path = chat.says("path  lan");
-        assert!(path.contains("127.0.0.1:") && path.contains("<->") && path.contains("SYN"), "{path}");
+        assert!(path.contains("<->") && path.contains("SYN"), "{path}");
         let hello = chat.says(" is here (lan, ");
         assert!(hello.starts_with("* ") && hello.ends_with("not through the broker)"), "{hello}");
     }

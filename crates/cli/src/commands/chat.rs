@@ -102,11 +102,12 @@ fn until_interrupted(
             // The end of the input is not the end of the chat, which can be interrupted still.
             std::future::pending().await
         };
-        tokio::select! {
-            () = typed => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.send_replace(true);
+        // Told before the input ends with `typed`, which may end the chat at once.
+        let stopped = async {
+            let _ = interrupt.recv().await;
+            stop.send_replace(true);
+        };
+        tokio::select! { () = typed => {}, () = stopped => {} }
         // A second Ctrl-C, or a peer that does not answer, must not hold the user.
         let _ = tokio::time::timeout(Duration::from_secs(2), interrupt.recv()).await;
         std::process::exit(i32::from(code::INTERRUPTED));
