@@ -205,6 +205,11 @@ impl Hub {
                 }
             }
             Command::Connect { code, verb, reply, introduced } => {
+                self.claims.retain(|claim| !claim.reply.is_closed());
+                // Given up already: it must not use up the code.
+                if reply.is_closed() {
+                    return;
+                }
                 let number = code.number;
                 self.claims.push(Claim { code, verb, id: None, opening: None, reply, introduced });
                 self.send(ToBroker::Claim { number, verb }).await;
@@ -484,6 +489,8 @@ impl Hub {
     }
 
     async fn claimed(&mut self, number: u32, id: ClaimId, waiter: PublicKey, share: &Share) {
+        // Given up meanwhile: the code is left to others.
+        self.claims.retain(|claim| !claim.reply.is_closed());
         let own = self.setup.key;
         let hosts = self.own_hosts();
         let known = self.broker.as_ref().map(|(_, key)| *key);
