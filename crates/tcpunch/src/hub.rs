@@ -216,6 +216,10 @@ impl Hub {
                 }
             }
             Command::Connect { code, verb, reply, introduced } => {
+                // Given up already: it must not use up the code.
+                if reply.is_closed() {
+                    return;
+                }
                 let number = code.number;
                 self.claims.push(Claim { code, verb, id: None, opening: None, proofs: 0, reply, introduced });
                 self.send(ToBroker::Claim { number, verb });
