@@ -206,8 +206,10 @@ pub(crate) async fn dial(
         let stream = TcpStream::from_std(socket.into())?;
         stream.writable().await?;
         match stream.take_error()? {
-            Some(error) => Err(error),
-            None => Ok(stream),
+            // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
+            // socket, so that the kernel went on, and connected.
+            Some(error) if stream.peer_addr().is_err() => Err(error),
+            Some(_) | None => Ok(stream),
         }
     };
     finish().await.map_err(|error| DialError { outcome: later(&error), error })

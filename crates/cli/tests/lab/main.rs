@@ -1,0 +1,52 @@
+//! The built program on real kernels: behind each kind of NAT and firewall, in each topology people have.
+//!
+//! Needs root for network namespaces; elsewhere every test is reported as ignored. `TCPUNCH_LAB=required` makes that a
+//! failure. `TCPUNCH_LAB_RUNS=10` also runs every pair of kinds that often and writes the table of results to the file
+//! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds.
+
+// A test says what broke by panicking, and what it measured on its output.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod failures;
+mod kinds;
+mod latency;
+mod lobby;
+mod pairs;
+mod pipe;
+mod process;
+mod scene;
+mod topologies;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Set to `required` where no test of this workspace that needs a lab may be skipped.
+const VARIABLE: &str = "TCPUNCH_LAB";
+
+fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
+    natlab::testing::trial(name, VARIABLE, test)
+}
+
+fn number_from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // What is measured is measured alone.
+    let alone = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let measured: Vec<Trial> = latency::trials().into_iter().chain(pairs::table()).collect();
+    let measured = libtest_mimic::run(&alone, measured);
+    // The programs mostly wait for each other; more at a time than this machine has processors keeps it busy.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let trials = [pipe::trials(), failures::trials(), topologies::trials(), lobby::trials(), pairs::trials()];
+    let rest = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    measured.exit_if_failed();
+    rest.exit();
+}

@@ -1,0 +1,118 @@
+//! Every kind of network meets every kind.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::panic::catch_unwind;
+
+use libtest_mimic::Trial;
+
+use crate::kinds::Kind;
+use crate::scene::{Scene, meeting, no_path};
+use crate::{number_from_environment, trial};
+
+/// Unordered, same-kind pairs included.
+fn pairs_of(kinds: &[Kind]) -> impl Iterator<Item = [Kind; 2]> {
+    kinds.iter().enumerate().flat_map(|(at, one)| kinds[at..].iter().map(|other| [*one, *other]))
+}
+
+fn name([one, other]: [Kind; 2]) -> String {
+    format!("{}+{}", one.name(), other.name())
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = pairs_of(&Kind::ALL)
+        .map(|kinds| trial(format!("connects::{}", name(kinds)), move || drop(meeting(kinds, [0, 0]))))
+        .collect();
+    // What refuses, at distances where refusals come back at uneven times.
+    let nats = [Kind::PreservingDrop, Kind::PreservingReset, Kind::PreservingIcmp];
+    let firewalls = [Kind::FirewallDrop, Kind::FirewallReset, Kind::FirewallIcmp];
+    let delayed = |kinds: [Kind; 2], delays: [u64; 2]| {
+        let [one, other] = delays;
+        trial(format!("connects::{}::{one}ms+{other}ms", name(kinds)), move || drop(meeting(kinds, delays)))
+    };
+    trials.extend(pairs_of(&nats).chain(pairs_of(&firewalls)).map(|kinds| delayed(kinds, [20, 30])));
+    trials.extend(nats.iter().flat_map(|one| nats.map(|other| delayed([*one, other], [5, 60]))));
+    for kinds in [
+        [Kind::Symmetric, Kind::Public],
+        [Kind::Public, Kind::Symmetric],
+        [Kind::Symmetric, Kind::FullCone],
+        [Kind::FullCone, Kind::Symmetric],
+    ] {
+        trials.push(trial(format!("connects::{}", name(kinds)), move || drop(meeting(kinds, [0, 0]))));
+    }
+    for kinds in [
+        [Kind::Symmetric, Kind::PreservingDrop],
+        [Kind::PreservingDrop, Kind::Symmetric],
+        [Kind::Symmetric, Kind::PreservingReset],
+        [Kind::PreservingReset, Kind::Symmetric],
+        [Kind::Symmetric, Kind::Symmetric],
+    ] {
+        trials.push(trial(format!("says_why_not::{}", name(kinds)), move || hopeless(kinds)));
+    }
+    trials
+}
+
+/// Both sides end with whose network it is.
+fn hopeless(kinds: [Kind; 2]) {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let listener = kinds[0].site(&scene.lab, "listener", std::time::Duration::ZERO);
+    let connecter = kinds[1].site(&scene.lab, "connecter", std::time::Duration::ZERO);
+    let errors = no_path(&scene, &broker_host, &listener, &connecter);
+    for (own, (peer, error)) in [(kinds[0], (kinds[1], &errors[0])), (kinds[1], (kinds[0], &errors[1]))] {
+        let whose = match (own == Kind::Symmetric, peer == Kind::Symmetric) {
+            (true, true) => "both networks are symmetric NATs",
+            (true, false) => "your network is a symmetric NAT",
+            (false, _) => "the other side's network is a symmetric NAT",
+        };
+        let message = error.text("message");
+        scene.journal.assert(message.contains(whose), &format!("'{whose}' is not said"));
+        scene.journal.assert(error.value["hint"].is_string(), "nothing is said that would help");
+    }
+}
+
+/// The table of results, when it is asked for.
+pub(crate) fn table() -> Vec<Trial> {
+    let runs = number_from_environment("TCPUNCH_LAB_RUNS");
+    let table = trial("every_pair_many_times", move || write_table(runs.unwrap_or(1)));
+    vec![table.with_ignored_flag(runs.is_none())]
+}
+
+fn write_table(runs: u64) {
+    let mut table = String::from(
+        "| one side | other side | connected | median ms | SYNs of both, median | most |\n|---|---|---|---|---|---|\n",
+    );
+    let mut failed = Vec::new();
+    for kinds in pairs_of(&Kind::ALL) {
+        let outcomes: Vec<_> = (0..runs)
+            .filter_map(|run| {
+                // Each side listens in half of the runs.
+                let [one, other] = kinds;
+                let kinds = if run % 2 == 0 { [one, other] } else { [other, one] };
+                catch_unwind(move || meeting(kinds, [0, 0])).ok()
+            })
+            .collect();
+        let mut elapsed: Vec<f64> = outcomes.iter().map(|outcome| outcome.elapsed_ms).collect();
+        elapsed.sort_by(f64::total_cmp);
+        let mut syns: Vec<u64> = outcomes.iter().map(|outcome| outcome.syns).collect();
+        syns.sort_unstable();
+        let middle = outcomes.len() / 2;
+        let [one, other] = kinds.map(Kind::name);
+        let row = format!(
+            "| {one} | {other} | {}/{runs} | {:.0} | {} | {} |",
+            outcomes.len(),
+            elapsed.get(middle).unwrap_or(&f64::NAN),
+            syns.get(middle).unwrap_or(&0),
+            syns.last().unwrap_or(&0),
+        );
+        println!("{row}");
+        let _ = writeln!(table, "{row}");
+        if outcomes.len() as u64 != runs {
+            failed.push(row);
+        }
+    }
+    if let Ok(file) = std::env::var("TCPUNCH_LAB_TABLE") {
+        fs::write(&file, &table).unwrap_or_else(|error| panic!("{file} is not to be written: {error}"));
+    }
+    assert!(failed.is_empty(), "not all connected:\n{}", failed.join("\n"));
+}
