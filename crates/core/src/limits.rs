@@ -229,9 +229,10 @@ pub const SYNS_PER_ATTEMPT: u32 = 200;
 pub const SYNS_PER_HOST_LANE: u32 = 24;
 /// Addresses tried in one attempt.
 pub const LANES_PER_ATTEMPT: usize = 16;
-/// A refused lane fires again at least this much after its last fire (measured: 4 ms with jitter
-/// connects 16 of 16 where fixed schedules phase-lock).
-pub const REFIRE_LEAST: Duration = Duration::from_millis(4);
+/// A refused lane fires again about this much after its last fire, at least, with jitter because
+/// two fixed schedules phase-lock. Where both NATs reset, two SYNs must cross within the round trip
+/// between them: at 0.1 ms, 100 SYNs with 4 ms between them did not always do it (measured).
+pub const REFIRE_LEAST: Duration = Duration::from_millis(1);
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.

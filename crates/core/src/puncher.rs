@@ -431,6 +431,10 @@ impl<R: RngCore> Puncher<R> {
             match lane.state {
                 LaneState::Open(_) => {}
                 LaneState::Connecting(old) => {
+                    // Crossing SYNs end in the connecting socket; that the listener has this one
+                    // means that the kernel let none of ours out.
+                    lane.report.syns = lane.report.syns.saturating_sub(1);
+                    self.syns = self.syns.saturating_sub(1);
                     self.outputs.push_back(Output::Close { socket: old });
                     lane.state = LaneState::Open(socket);
                 }

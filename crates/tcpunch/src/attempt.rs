@@ -14,8 +14,8 @@ use tcpunch_core::plan::{Obstacle, Path, first_candidates, host_candidates};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Finished, Input, Output, Puncher, SocketId};
 use tcpunch_core::secure::{
-    HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer, Tag, parse_preamble,
-    preamble, signal_keys, tags,
+    HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer, SecureError, Tag,
+    parse_preamble, preamble, signal_keys, tags,
 };
 use tcpunch_core::wire::{Introduction, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -444,74 +444,101 @@ struct Exchange {
 
 impl Exchange {
     /// `None` where the other end is not the peer.
-    async fn run(mut self) -> Option<Authenticated> {
-        let local = self.stream.local_addr().ok()?;
+    async fn run(self) -> Option<Authenticated> {
+        let remote = self.remote;
+        match self.exchange().await {
+            Ok(authenticated) => Some(authenticated),
+            Err(why) => {
+                tracing::debug!("{remote} is not the peer: {why}");
+                None
+            }
+        }
+    }
+
+    async fn exchange(mut self) -> Result<Authenticated, Stranger> {
+        let local = self.stream.local_addr()?;
         let own_salt = LaneKeys::salt(&mut rand::rng());
-        let mut out = preamble(&self.tags.0, &own_salt, &self.answer).ok()?;
+        let mut out = preamble(&self.tags.0, &own_salt, &self.answer)?;
         let mut sealer = None;
         let ready = self.keys.borrow().clone();
         if let Some(keys) = ready {
             sealer = Some(self.confirm(&keys, &own_salt, &mut out)?);
         }
-        self.stream.write_all(&out).await.ok()?;
+        self.stream.write_all(&out).await?;
         let ArrivalHead { salt, handshake } = match self.arrival.take() {
             Some(head) => head,
             None => {
                 let mut head = [0; PREAMBLE];
-                self.stream.read_exact(&mut head).await.ok()?;
-                let (tag, salt, handshake) = parse_preamble(&head).ok()?;
+                self.stream.read_exact(&mut head).await?;
+                let (tag, salt, handshake) = parse_preamble(&head)?;
                 if tag != self.tags.1 {
-                    return None;
+                    return Err(Stranger::Tag);
                 }
                 ArrivalHead { salt, handshake }
             }
         };
         if handshake > 0 {
             let mut message = vec![0; handshake];
-            self.stream.read_exact(&mut message).await.ok()?;
-            self.answers.send(message).await.ok()?;
+            self.stream.read_exact(&mut message).await?;
+            let _ = self.answers.send(message).await;
         }
-        let keys = self.keys.wait_for(Option::is_some).await.ok()?.clone()?;
+        let keys = match self.keys.wait_for(Option::is_some).await {
+            Ok(keys) => keys.clone().ok_or(Stranger::Over)?,
+            Err(_) => return Err(Stranger::Over),
+        };
         let sealer = match sealer {
             Some(sealer) => sealer,
             None => {
                 let mut out = Vec::new();
                 let sealer = self.confirm(&keys, &own_salt, &mut out)?;
-                self.stream.write_all(&out).await.ok()?;
+                self.stream.write_all(&out).await?;
                 sealer
             }
         };
         let mut opener = keys.opener(&salt);
         let (kind, payload) = read_record(&mut self.stream, &mut opener).await?;
         if kind != Kind::Confirm {
-            return None;
+            return Err(Stranger::Record(SecureError::Malformed));
         }
         let nominated = payload.first() == Some(&1);
         let lane = Lane { stream: self.stream, local, remote: self.remote, sealer, opener };
-        Some(Authenticated { lane, salt, nominated })
+        Ok(Authenticated { lane, salt, nominated })
     }
 
-    fn confirm(&self, keys: &LaneKeys, salt: &[u8; SALT], out: &mut Vec<u8>) -> Option<Sealer> {
+    fn confirm(&self, keys: &LaneKeys, salt: &[u8; SALT], out: &mut Vec<u8>) -> Result<Sealer, SecureError> {
         let mut sealer = keys.sealer(salt);
-        sealer.seal(Kind::Confirm, &[u8::from(self.nominate)], out).ok()?;
-        Some(sealer)
+        sealer.seal(Kind::Confirm, &[u8::from(self.nominate)], out)?;
+        Ok(sealer)
     }
 }
 
-async fn read_record(stream: &mut TcpStream, opener: &mut Opener) -> Option<(Kind, Vec<u8>)> {
+/// Why the other end of a connection is not taken for the peer.
+#[derive(Debug, thiserror::Error)]
+enum Stranger {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("it shows another tag")]
+    Tag,
+    #[error("what it sends: {0}")]
+    Record(#[from] SecureError),
+    #[error("the attempt is over")]
+    Over,
+}
+
+async fn read_record(stream: &mut TcpStream, opener: &mut Opener) -> Result<(Kind, Vec<u8>), Stranger> {
     let mut header = [0; HEADER];
-    stream.read_exact(&mut header).await.ok()?;
-    let length = Opener::body_length(header).ok()?;
+    stream.read_exact(&mut header).await?;
+    let length = Opener::body_length(header)?;
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
-    let (kind, payload) = opener.open(header, &mut body).ok()?;
-    Some((kind, payload.to_vec()))
+    stream.read_exact(&mut body).await?;
+    let (kind, payload) = opener.open(header, &mut body)?;
+    Ok((kind, payload.to_vec()))
 }
 
 /// Waits on a verified connection for the controlling side to choose it.
 async fn await_nomination(mut lane: Lane) -> Option<Lane> {
-    match read_record(&mut lane.stream, &mut lane.opener).await? {
-        (Kind::Nominate, _) => Some(lane),
-        _ => None,
+    match read_record(&mut lane.stream, &mut lane.opener).await {
+        Ok((Kind::Nominate, _)) => Some(lane),
+        Ok(_) | Err(_) => None,
     }
 }
