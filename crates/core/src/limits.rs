@@ -233,6 +233,12 @@ pub const LANES_PER_ATTEMPT: usize = 16;
 /// two fixed schedules phase-lock. Where both NATs reset, two SYNs must cross within the round trip
 /// between them: at 0.1 ms, 100 SYNs with 4 ms between them did not always do it (measured).
 pub const REFIRE_LEAST: Duration = Duration::from_millis(1);
+/// Answers by ICMP after which a lane still fires again at once. Linux sends six in a row to one
+/// address before it limits itself to one a second (icmp_ratelimit), and the next SYN stays.
+pub const REFIRE_AT_ONCE: u32 = 8;
+/// Refusals that came back within [`REFIRE_LEAST`] after which a lane still fires again at once: so
+/// near, the SYNs of two sides cross only if both fire almost without pause (measured at 0.05 ms).
+pub const REFUSED_AT_ONCE: u32 = 40;
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.
@@ -259,8 +265,8 @@ pub const UNKNOWN_ACCEPTED_PER_ADDRESS: usize = 4;
 /// tag seen on the way can be copied.
 pub const ARRIVALS: usize = 32;
 /// Added to the deadline of the connection that this side has nominated: the peer may be using it
-/// already, and a lost segment costs its first retransmission.
-pub const NOMINATED_WITHIN: Duration = Duration::from_secs(3);
+/// already, and two lost segments cost 0.6 s (200 ms and twice that).
+pub const NOMINATED_WITHIN: Duration = Duration::from_millis(1200);
 /// An accepted socket without a tag is dropped after this: two round trips of a satellite link.
 pub const TAG_WITHIN: Duration = Duration::from_millis(2500);
 /// Bound of the round trip between the peers is never taken to be less: the broker's measurement

@@ -13,8 +13,9 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST,
-    ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
+    REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
+    SYNS_PER_LANE,
 };
 
 /// Names a socket within one attempt.
@@ -107,6 +108,11 @@ pub enum Output {
         socket: SocketId,
         /// What the own first record says.
         nominate: bool,
+        /// Whether it counts only when the peer has acknowledged the own first record: the peer's
+        /// SYN came in through the listener on a lane whose own SYNs were refused. If a NAT
+        /// remembers one of those, it knows other sequence numbers than the listener uses, and
+        /// lets only one direction through.
+        cautious: bool,
     },
     /// Tell the peer on this verified connection that it is the one.
     Nominate {
@@ -234,6 +240,11 @@ impl<R: RngCore> Puncher<R> {
     /// Gives up at this time already, where nothing is left to hope for.
     pub fn give_up_at(&mut self, deadline: Instant) {
         self.config.deadline = self.config.deadline.min(deadline);
+    }
+
+    /// Whether the attempt is over, though outputs may be left.
+    pub fn is_over(&self) -> bool {
+        self.finished
     }
 
     /// First SYNs of this side so far.
@@ -395,18 +406,30 @@ impl<R: RngCore> Puncher<R> {
                 // that it is the peer. The round trip there is small.
                 let known = lane.report.candidate.kind != Kind::Host;
                 lane.state = LaneState::Open(socket);
-                self.authenticate(now, socket, remote, known);
+                self.authenticate(now, socket, remote, known, false);
                 return;
             }
             Dialled::Refused => {
                 lane.report.refused += 1;
-                let base = if fast { refusal_took.max(REFIRE_LEAST) } else { REFIRE_SLOW };
-                lane.state = LaneState::Ready((lane.last_fire + base.mul_f64(jitter)).max(now));
+                let at_once = refusal_took < REFIRE_LEAST && lane.report.refused <= REFUSED_AT_ONCE;
+                let pause = match (at_once, fast) {
+                    (true, _) => Duration::ZERO,
+                    (false, true) => refusal_took.max(REFIRE_LEAST),
+                    (false, false) => REFIRE_SLOW,
+                };
+                lane.state = LaneState::Ready((lane.last_fire + pause.mul_f64(jitter)).max(now));
             }
             Dialled::Unreachable => {
                 lane.report.unreachable += 1;
-                let pause =
-                    if fast { REFIRE_LEAST.mul_f64(jitter + 0.5) } else { REFIRE_SLOW.mul_f64(jitter) };
+                // The hole outlives the socket, and a peer's SYN that comes in while there is none
+                // spoils it: so at once, as long as answers may come from a limited supply.
+                let pause = if lane.report.unreachable <= REFIRE_AT_ONCE {
+                    Duration::ZERO
+                } else if fast {
+                    REFIRE_LEAST.mul_f64(jitter + 0.5)
+                } else {
+                    REFIRE_SLOW.mul_f64(jitter)
+                };
                 lane.state = LaneState::Ready((lane.last_fire + pause).max(now));
             }
             Dialled::InUse => {
@@ -427,7 +450,9 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
+        let mut cautious = false;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
+            cautious = lane.report.refused + lane.report.unreachable > 0;
             match lane.state {
                 LaneState::Open(_) => {}
                 LaneState::Connecting(old) => {
@@ -443,10 +468,17 @@ impl<R: RngCore> Puncher<R> {
                 }
             }
         }
-        self.authenticate(now, socket, remote, true);
+        self.authenticate(now, socket, remote, !cautious, cautious);
     }
 
-    fn authenticate(&mut self, now: Instant, socket: SocketId, remote: SocketAddr, may_nominate: bool) {
+    fn authenticate(
+        &mut self,
+        now: Instant,
+        socket: SocketId,
+        remote: SocketAddr,
+        may_nominate: bool,
+        cautious: bool,
+    ) {
         let nominate = may_nominate && self.config.controlling && self.nominated.is_none();
         let patience = if nominate { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
         let until = now + 2 * self.round_trip + patience;
@@ -454,7 +486,7 @@ impl<R: RngCore> Puncher<R> {
         if nominate {
             self.nominated = Some(socket);
         }
-        self.outputs.push_back(Output::Authenticate { socket, nominate });
+        self.outputs.push_back(Output::Authenticate { socket, nominate, cautious });
     }
 
     fn verified(&mut self, socket: SocketId, nominated: bool) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -134,6 +135,7 @@ struct Attempt {
     verified: HashMap<SocketId, Lane>,
     salts: HashSet<[u8; SALT]>,
     controlling: bool,
+    over: Arc<AtomicBool>,
 }
 
 impl Attempt {
@@ -177,6 +179,7 @@ impl Attempt {
             verified: HashMap::new(),
             salts: HashSet::new(),
             controlling,
+            over: Arc::default(),
             reach,
         }
     }
@@ -352,14 +355,15 @@ impl Attempt {
                 let task = self.dials.spawn(async move { (socket, port::dial(source, port, remote).await) });
                 self.tasks.insert(socket, task);
             }
-            Output::Authenticate { socket, nominate } => {
+            Output::Authenticate { socket, nominate, cautious } => {
                 let Some((stream, remote, arrival)) = self.connected.remove(&socket) else { return };
                 let exchange = Exchange {
-                    stream,
+                    stream: Doubtful { stream: Some(stream), over: self.over.clone() },
                     remote,
                     arrival,
                     tags: (self.own_tag, self.peer_tag),
                     nominate,
+                    cautious,
                     keys: self.keys.subscribe(),
                     answer: self.answer.clone(),
                     answers: self.answers.0.clone(),
@@ -377,6 +381,7 @@ impl Attempt {
                 }
             }
             Output::Close { socket } => {
+                self.over.store(self.puncher.is_over(), Ordering::Release);
                 if let Some(task) = self.tasks.remove(&socket) {
                     task.abort();
                 }
@@ -430,13 +435,38 @@ struct ArrivalHead {
     handshake: usize,
 }
 
+/// A connection of which nobody knows yet whether the peer is at its other end. Given up, it is
+/// closed with a reset, which also clears what NATs remember of it; when the attempt is over, with
+/// a FIN, because some NATs close a whole port on a reset.
+struct Doubtful {
+    stream: Option<TcpStream>,
+    over: Arc<AtomicBool>,
+}
+
+impl Doubtful {
+    fn get(&mut self) -> Result<&mut TcpStream, Stranger> {
+        self.stream.as_mut().ok_or(Stranger::Over)
+    }
+}
+
+impl Drop for Doubtful {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && !self.over.load(Ordering::Acquire)
+        {
+            port::abort(stream);
+        }
+    }
+}
+
 /// Tags and first records on one connection. Both sides speak at once.
 struct Exchange {
-    stream: TcpStream,
+    stream: Doubtful,
     remote: SocketAddr,
     arrival: Option<ArrivalHead>,
     tags: (Tag, Tag),
     nominate: bool,
+    cautious: bool,
     keys: watch::Receiver<Option<LaneKeys>>,
     answer: Arc<[u8]>,
     answers: mpsc::Sender<Vec<u8>>,
@@ -456,7 +486,7 @@ impl Exchange {
     }
 
     async fn exchange(mut self) -> Result<Authenticated, Stranger> {
-        let local = self.stream.local_addr()?;
+        let local = self.stream.get()?.local_addr()?;
         let own_salt = LaneKeys::salt(&mut rand::rng());
         let mut out = preamble(&self.tags.0, &own_salt, &self.answer)?;
         let mut sealer = None;
@@ -464,12 +494,12 @@ impl Exchange {
         if let Some(keys) = ready {
             sealer = Some(self.confirm(&keys, &own_salt, &mut out)?);
         }
-        self.stream.write_all(&out).await?;
+        self.stream.get()?.write_all(&out).await?;
         let ArrivalHead { salt, handshake } = match self.arrival.take() {
             Some(head) => head,
             None => {
                 let mut head = [0; PREAMBLE];
-                self.stream.read_exact(&mut head).await?;
+                self.stream.get()?.read_exact(&mut head).await?;
                 let (tag, salt, handshake) = parse_preamble(&head)?;
                 if tag != self.tags.1 {
                     return Err(Stranger::Tag);
@@ -479,29 +509,39 @@ impl Exchange {
         };
         if handshake > 0 {
             let mut message = vec![0; handshake];
-            self.stream.read_exact(&mut message).await?;
+            self.stream.get()?.read_exact(&mut message).await?;
             let _ = self.answers.send(message).await;
         }
         let keys = match self.keys.wait_for(Option::is_some).await {
             Ok(keys) => keys.clone().ok_or(Stranger::Over)?,
             Err(_) => return Err(Stranger::Over),
         };
-        let sealer = match sealer {
+        let mut sealer = match sealer {
             Some(sealer) => sealer,
             None => {
                 let mut out = Vec::new();
                 let sealer = self.confirm(&keys, &own_salt, &mut out)?;
-                self.stream.write_all(&out).await?;
+                self.stream.get()?.write_all(&out).await?;
                 sealer
             }
         };
         let mut opener = keys.opener(&salt);
-        let (kind, payload) = read_record(&mut self.stream, &mut opener).await?;
+        let (kind, payload) = read_record(self.stream.get()?, &mut opener).await?;
         if kind != Kind::Confirm {
             return Err(Stranger::Record(SecureError::Malformed));
         }
         let nominated = payload.first() == Some(&1);
-        let lane = Lane { stream: self.stream, local, remote: self.remote, sealer, opener };
+        let mut out = Vec::new();
+        sealer.seal(Kind::Ack, &[], &mut out)?;
+        self.stream.get()?.write_all(&out).await?;
+        if self.cautious {
+            let (kind, _) = read_record(self.stream.get()?, &mut opener).await?;
+            if kind != Kind::Ack {
+                return Err(Stranger::Record(SecureError::Malformed));
+            }
+        }
+        let stream = self.stream.stream.take().ok_or(Stranger::Over)?;
+        let lane = Lane { stream, local, remote: self.remote, sealer, opener };
         Ok(Authenticated { lane, salt, nominated })
     }
 
@@ -537,8 +577,11 @@ async fn read_record(stream: &mut TcpStream, opener: &mut Opener) -> Result<(Kin
 
 /// Waits on a verified connection for the controlling side to choose it.
 async fn await_nomination(mut lane: Lane) -> Option<Lane> {
-    match read_record(&mut lane.stream, &mut lane.opener).await {
-        Ok((Kind::Nominate, _)) => Some(lane),
-        Ok(_) | Err(_) => None,
+    loop {
+        match read_record(&mut lane.stream, &mut lane.opener).await {
+            Ok((Kind::Nominate, _)) => return Some(lane),
+            Ok((Kind::Ack, _)) => {}
+            Ok(_) | Err(_) => return None,
+        }
     }
 }

@@ -666,8 +666,8 @@ impl Pump {
                         receiving.round_trip = Some(since.elapsed());
                     }
                 }
-                // The lane was chosen twice: of no consequence.
-                Kind::Nominate => {}
+                // The lane was chosen twice, or what arrived is known to have: of no consequence.
+                Kind::Nominate | Kind::Ack => {}
                 Kind::Confirm => return Err(Lost::Forged),
             }
         }

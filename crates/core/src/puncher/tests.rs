@@ -158,7 +158,7 @@ fn refusals_from_nearby_are_spaced_and_bounded() {
     rig.lane(1);
     rig.input(Input::Go);
     let sent = rig.refuse_all(MS / 5, Dialled::Refused, rig.start + 15_000 * MS);
-    for pair in sent.windows(2) {
+    for pair in sent.windows(2).skip(REFUSED_AT_ONCE as usize) {
         assert!(pair[1] - pair[0] >= REFIRE_LEAST / 2);
     }
     assert_eq!(sent.len(), SYNS_PER_LANE as usize);
@@ -190,7 +190,7 @@ fn an_address_in_use_waits_for_the_accept_and_goes_on() {
     let socket = rig.puncher.name_socket();
     rig.dialled(rig.dials()[1], Dialled::InUse);
     rig.input(Input::Accepted { socket, remote: remote(1) });
-    assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: true }));
+    assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: true, cautious: false }));
     rig.until(rig.start + 600 * MS);
     assert_eq!(rig.dials().len(), 2, "what came in is the lane");
     rig.input(Input::Verified { socket, nominated: false });
@@ -207,8 +207,16 @@ fn the_first_connection_is_nominated_and_wins_when_it_verifies() {
     let dials = rig.dials();
     rig.dialled(dials[1], Dialled::Connected);
     rig.dialled(dials[0], Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[1], nominate: true }));
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[1],
+        nominate: true,
+        cautious: false
+    }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[0],
+        nominate: false,
+        cautious: false
+    }));
     rig.input(Input::Verified { socket: dials[0], nominated: false });
     assert!(rig.finished().is_none(), "the other one was nominated and may be in use already");
     rig.input(Input::Verified { socket: dials[1], nominated: false });
@@ -241,7 +249,11 @@ fn the_controlled_side_takes_what_is_nominated() {
     let dials = rig.dials();
     rig.dialled(dials[0], Dialled::Connected);
     rig.dialled(dials[1], Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[0],
+        nominate: false,
+        cautious: false
+    }));
     rig.input(Input::Verified { socket: dials[0], nominated: false });
     assert!(rig.finished().is_none());
     rig.input(Input::Nominated { socket: dials[1] });
@@ -259,8 +271,16 @@ fn a_machine_of_the_own_network_is_not_nominated_before_it_has_shown_who_it_is()
     let dials = rig.dials();
     rig.dialled(dials[0], Dialled::Connected);
     rig.dialled(dials[1], Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[0], nominate: false }));
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: dials[1], nominate: true }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[0],
+        nominate: false,
+        cautious: false
+    }));
+    assert!(rig.outputs.contains(&Output::Authenticate {
+        socket: dials[1],
+        nominate: true,
+        cautious: false
+    }));
     let mut alone = Rig::new(true, 50 * MS);
     alone.input(Input::Candidate(Candidate { address: remote(1), kind: Kind::Host }));
     alone.input(Input::Go);
@@ -282,9 +302,36 @@ fn an_impostor_at_the_address_does_not_end_the_lane() {
     rig.until(rig.start + 200 * MS);
     let second = rig.dials()[1];
     rig.dialled(second, Dialled::Connected);
-    assert!(rig.outputs.contains(&Output::Authenticate { socket: second, nominate: true }));
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: second, nominate: true, cautious: false }));
     rig.input(Input::Verified { socket: second, nominated: false });
     assert_eq!(rig.finished().unwrap().lanes[0].impostors, 1);
+}
+
+#[test]
+fn what_comes_through_the_listener_after_a_refusal_must_be_acknowledged() {
+    for outcome in [Dialled::Refused, Dialled::Unreachable] {
+        let mut rig = Rig::new(true, 50 * MS);
+        rig.lane(1);
+        rig.input(Input::Go);
+        rig.dialled(rig.dials()[0], outcome);
+        let socket = rig.puncher.name_socket();
+        rig.input(Input::Accepted { socket, remote: remote(1) });
+        assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: false, cautious: true }));
+        rig.input(Input::Verified { socket, nominated: false });
+        assert!(rig.outputs.contains(&Output::Nominate { socket }));
+        assert_eq!(rig.finished().unwrap().winner.unwrap().socket, socket);
+    }
+}
+
+#[test]
+fn a_lane_that_icmp_answers_without_end_slows_down() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let sent = rig.refuse_all(MS / 5, Dialled::Unreachable, rig.start + 15_000 * MS);
+    assert!(sent[7] - sent[0] == 7 * MS / 5, "at once at first");
+    assert!(sent[99] - sent[8] > 60 * MS);
+    assert_eq!(sent.len(), SYNS_PER_LANE as usize);
 }
 
 #[test]

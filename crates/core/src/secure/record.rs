@@ -30,6 +30,8 @@ pub enum Kind {
     Confirm,
     /// The controlling side chooses this lane after all.
     Nominate,
+    /// The other side's first record has arrived and verified.
+    Ack,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Kind::Pong => 4,
             Kind::Confirm => 5,
             Kind::Nominate => 6,
+            Kind::Ack => 7,
         }
     }
 
@@ -54,6 +57,7 @@ impl Kind {
             4 => Kind::Pong,
             5 => Kind::Confirm,
             6 => Kind::Nominate,
+            7 => Kind::Ack,
             _ => return Err(SecureError::Malformed),
         })
     }
