@@ -375,6 +375,36 @@ fn a_killed_peer_is_a_lost_connection() {
     }
 }
 
+/// Its kernel still answers, the program does not.
+#[test]
+fn a_stopped_peer_is_lost_within_half_a_minute() {
+    let (broker, home) = (broker(), home());
+    let (stopped, survivor) = pipe(&broker, home.path(), &[]);
+    stopped.signal(Signal::SIGSTOP);
+    let since = Instant::now();
+    // Longer than anything else is waited for.
+    let ended = survivor.ends_within(Duration::from_secs(35)).with(8);
+    assert!(ended.err.contains("nothing was heard"), "{}", ended.err);
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+}
+
+/// The program that reads from the pipe pauses for longer than a dead peer is silent.
+#[test]
+fn a_reader_that_pauses_is_not_lost() {
+    let (broker, home) = (broker(), home());
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let mut command = Command::new("sh");
+    let line = "\"$0\" connect \"$1\" </dev/null | { sleep 28; cat; }";
+    command.args(["-c", line, PROGRAM, &code]);
+    let reader = Process::spawn(home.path(), command);
+    let bytes = noise(6, 4_000_000);
+    let feeder = feed(&mut listener, bytes.clone());
+    assert!(reader.ends_within(Duration::from_secs(50)).with(0).out == bytes);
+    feeder.join().unwrap();
+    listener.ends().with(0);
+}
+
 #[test]
 fn a_killed_chat_is_lost_and_the_others_go_on() {
     let (broker, home) = (broker(), home());
