@@ -304,6 +304,29 @@ fn five_megabytes_go_both_ways_at_once() {
 }
 
 #[test]
+fn nothing_of_the_data_passes_the_broker() {
+    let mut broker = broker_with(home(), &["--listen", "127.0.0.1:0", "-v"]);
+    let home = home();
+    let mut listener = run(&broker, home.path(), &["listen"]);
+    let code = code(&listener);
+    let mut connector = run(&broker, home.path(), &["connect", &code]);
+    let feeders = [feed(&mut listener, noise(8, 2_000_000)), feed(&mut connector, noise(9, 2_000_000))];
+    listener.ends().with(0);
+    connector.ends().with(0);
+    for feeder in feeders {
+        feeder.join().unwrap();
+    }
+    let moved = loop {
+        let traffic = broker.process.event("traffic");
+        // It counts to the end once both have gone.
+        if traffic["links"] == 0 && traffic["bytes_in"] != 0 {
+            break traffic["bytes_in"].as_u64().unwrap() + traffic["bytes_out"].as_u64().unwrap();
+        }
+    };
+    assert!(moved < 10_000, "{moved} bytes");
+}
+
+#[test]
 fn who_says_nothing_still_receives_all() {
     let (broker, home) = (broker(), home());
     let mut listener = run(&broker, home.path(), &["listen"]);
