@@ -995,7 +995,7 @@ fn the_brokers_event_says_what_peers_need() {
     // What it tells peers to type works.
     let home = home();
     let mut line = Command::new("sh");
-    line.args(["-c", &command.replacen("tcpunch", PROGRAM, 1)]);
+    line.args(["-c", &format!("exec {}", command.replacen("tcpunch", PROGRAM, 1))]);
     Process::spawn(home.path(), line).says("you are the first here");
 }
 
