@@ -225,6 +225,30 @@ async fn a_dropped_connection_is_cut_off() {
     assert!((&arriver).write_all(b"x").await.is_err());
 }
 
+/// What is under way toward who drops the connection makes the kernel answer with a reset.
+#[tokio::test]
+async fn a_connection_dropped_while_the_other_side_writes_is_cut_off() {
+    let broker = Broker::start().await;
+    let one = broker.endpoint().await;
+    let two = broker.endpoint().await;
+    for _ in 0..10 {
+        let (waiter, arriver) = meet(&one, &two).await;
+        let bytes = noise(200_000);
+        let write = async {
+            let mut half = &arriver;
+            while half.write_all(&bytes).await.is_ok() {}
+        };
+        let read = async {
+            let mut half = &waiter;
+            half.read_exact(&mut vec![0; 1_000_000]).await.unwrap();
+            drop(waiter);
+        };
+        soon("an error for the writer", async { tokio::join!(write, read) }).await;
+        let error = all(&arriver).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn half_an_end_is_no_end() {
     let broker = Broker::start().await;

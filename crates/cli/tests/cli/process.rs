@@ -252,8 +252,14 @@ impl Process {
 
     /// Waits for its end; standard input stays as it is.
     #[track_caller]
-    pub(crate) fn ends(mut self) -> Ended {
-        let until = Instant::now() + SOON;
+    pub(crate) fn ends(self) -> Ended {
+        self.ends_within(SOON)
+    }
+
+    /// Waits longer, or shorter.
+    #[track_caller]
+    pub(crate) fn ends_within(mut self, patience: Duration) -> Ended {
+        let until = Instant::now() + patience;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 break status;
