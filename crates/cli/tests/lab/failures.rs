@@ -1,7 +1,101 @@
-//! To come.
+//! What breaks while people talk: the peer, the cable, the broker.
+
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use natlab::Host;
+
+use crate::kinds::Kind;
+use crate::process::{PATIENCE, Process};
+use crate::scene::{Pipe, Scene};
+use crate::trial;
+
+/// A loss is noticed within this.
+const NOTICED: Duration = Duration::from_secs(30);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    Vec::new()
+    vec![
+        trial("failures::a_pulled_cable_is_noticed", pulled_cable),
+        trial("failures::a_killed_peer_is_noticed", killed_peer),
+        trial("failures::a_pipe_outlives_its_broker", killed_broker),
+        trial("failures::a_restarted_broker_gets_the_same_code", restarted_broker),
+    ]
+}
+
+fn two(scene: &Scene) -> [Host; 2] {
+    ["one", "other"].map(|name| Kind::PreservingDrop.site(&scene.lab, name, Duration::ZERO))
+}
+
+fn ends_as_lost(scene: &Scene, process: &mut Process, since: Instant) {
+    let code = process.ends_within(NOTICED.saturating_sub(since.elapsed()));
+    scene.journal.assert(code == 8, &format!("an exit code {code} instead of 8"));
+    let error = process.error();
+    scene.journal.assert(error.text("kind") == "lost", "the error is of another kind");
+}
+
+/// The cable of one host: nobody gets a word of it from TCP.
+fn pulled_cable() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let [one, other] = two(&scene);
+    let mut pipe = scene.pipe(&broker_host, &one, &other);
+    pipe.talk();
+    one.link_down().unwrap();
+    let since = Instant::now();
+    ends_as_lost(&scene, &mut pipe.connect, since);
+    ends_as_lost(&scene, &mut pipe.listen, since);
+    println!("both noticed within {:.1?}", since.elapsed());
+}
+
+fn killed_peer() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let [one, other] = two(&scene);
+    let mut pipe = scene.pipe(&broker_host, &one, &other);
+    pipe.talk();
+    pipe.listen.kill();
+    let since = Instant::now();
+    ends_as_lost(&scene, &mut pipe.connect, since);
+    println!("noticed within {:.1?}", since.elapsed());
+}
+
+fn killed_broker() {
+    let scene = Scene::new();
+    let (broker_host, mut broker) = scene.broker();
+    let [one, other] = two(&scene);
+    let mut pipe = scene.pipe(&broker_host, &one, &other);
+    broker.kill();
+    for side in [&mut pipe.listen, &mut pipe.connect] {
+        let waiting = side.event("waiting");
+        scene.journal.assert(waiting.text("for") == "the broker", "something else is waited for");
+    }
+    pipe.talk_and_end();
+}
+
+fn restarted_broker() {
+    let scene = Scene::new();
+    let state = tempfile::tempdir().unwrap();
+    let arguments = ["--state", state.path().to_str().unwrap()];
+    let broker_host = scene.lab.public_host("broker").start().unwrap();
+    let mut broker = scene.broker_on(&broker_host, &arguments);
+    let [one, other] = two(&scene);
+    let mut listen = scene.start(&one, "listen", &["--broker", &broker_host.ipv4().to_string()]);
+    let code = listen.event("code").text("code").to_owned();
+    broker.kill();
+    listen.event("waiting");
+    let mut broker = scene.broker_on(&broker_host, &arguments);
+    listen.event("registered");
+    broker.event("registered");
+    // The code is asked for in the message after the registration; who is too early is told that nobody waits.
+    let deadline = Instant::now() + PATIENCE;
+    let connect = loop {
+        let mut connect = scene.start(&other, "connect", &[&code]);
+        if connect.event_or_error("path") {
+            break connect;
+        }
+        scene.journal.assert(Instant::now() < deadline, "the code never served again");
+    };
+    listen.event("path");
+    let mut pipe = Pipe::standing(listen, connect);
+    pipe.talk_and_end();
 }

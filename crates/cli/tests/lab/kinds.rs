@@ -53,6 +53,14 @@ impl Kind {
         }
     }
 
+    /// Whether it answers a SYN that nobody inside asked for.
+    pub(crate) fn refuses(self) -> bool {
+        matches!(
+            self,
+            Self::FirewallReset | Self::FirewallIcmp | Self::PreservingReset | Self::PreservingIcmp
+        )
+    }
+
     /// Both of the kernel's sorts of ICMP errors are there: the firewall's as firewalld sends it, the NAT's as old
     /// scripts do; a dialler sees EHOSTUNREACH and ECONNREFUSED.
     pub(crate) fn nat(self) -> Option<KernelNat> {

@@ -155,11 +155,7 @@ impl Process {
 
     /// The next event of that name; others are passed over. A fatal error in its place fails the test.
     pub(crate) fn event(&mut self, wanted: &str) -> Event {
-        self.event_within(wanted, PATIENCE)
-    }
-
-    pub(crate) fn event_within(&mut self, wanted: &str, within: Duration) -> Event {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) if event.name() == wanted => return event,
@@ -168,7 +164,7 @@ impl Process {
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    self.fail(&format!("has no event '{wanted}' within {within:?}"))
+                    self.fail(&format!("has no event '{wanted}' within {PATIENCE:?}"))
                 }
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("ended without '{wanted}'")),
             }
@@ -187,9 +183,17 @@ impl Process {
         }
     }
 
-    /// Every event that was read and not asked for.
-    pub(crate) fn further_events(&mut self) -> Vec<Event> {
-        self.events.try_iter().collect()
+    /// Whether the event comes (`true`) or, before it, a fatal error.
+    pub(crate) fn event_or_error(&mut self, wanted: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) if event.name() == wanted => return true,
+                Ok(event) if event.name() == "error" && event.value["fatal"] == true => return false,
+                Ok(_) => {}
+                Err(_) => self.fail(&format!("has neither '{wanted}' nor an error")),
+            }
+        }
     }
 
     /// A line to its stdin.
