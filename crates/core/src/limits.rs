@@ -233,6 +233,9 @@ pub const LANES_PER_ATTEMPT: usize = 16;
 /// two fixed schedules phase-lock. Where both NATs reset, two SYNs must cross within the round trip
 /// between them: at 0.1 ms, 100 SYNs with 4 ms between them did not always do it (measured).
 pub const REFIRE_LEAST: Duration = Duration::from_millis(1);
+/// Answers by ICMP on one lane after which it still fires again at once: Linux sends six in a row before it limits
+/// itself.
+pub const REFIRE_AT_ONCE: u32 = 8;
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.

@@ -13,8 +13,8 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW, ROUND_TRIP_LEAST,
-    ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
+    ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
 
 /// Names a socket within one attempt.
@@ -405,8 +405,15 @@ impl<R: RngCore> Puncher<R> {
             }
             Dialled::Unreachable => {
                 lane.report.unreachable += 1;
-                let pause =
-                    if fast { REFIRE_LEAST.mul_f64(jitter + 0.5) } else { REFIRE_SLOW.mul_f64(jitter) };
+                let pause = if lane.report.unreachable <= REFIRE_AT_ONCE {
+                    // The hole outlives the socket: until there is a new one the listener would answer the peer's SYN,
+                    // with a sequence number that the own NAT does not expect.
+                    Duration::ZERO
+                } else if fast {
+                    REFIRE_LEAST.mul_f64(jitter + 0.5)
+                } else {
+                    REFIRE_SLOW.mul_f64(jitter)
+                };
                 lane.state = LaneState::Ready((lane.last_fire + pause).max(now));
             }
             Dialled::InUse => {
