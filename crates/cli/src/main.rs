@@ -5,6 +5,7 @@ mod child;
 mod commands;
 mod exit;
 mod masked;
+mod payload;
 mod setup;
 mod show;
 mod term;

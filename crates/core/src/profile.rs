@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::{Scope, scope};
+
 /// How a NAT's mapping or filtering depends on the other end (RFC 4787 sections 4.1 and 5, RFC
 /// 5382 REQ-1 and REQ-3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +61,11 @@ pub struct Sample {
 
 /// Classifies samples taken from one local port.
 ///
-/// Samples of several local ports may be mixed; only those with the same local port are compared.
+/// Samples of several local ports may be mixed; only those with the same local port are compared. What was seen on this
+/// side of the NAT, as by a broker on this machine or in its LAN, tells nothing of the NAT.
 pub fn classify(samples: &[Sample]) -> NatProfile {
+    let outside = |sample: &&Sample| scope(canonical(sample.observed).ip()) == Scope::Global;
+    let samples: Vec<&Sample> = samples.iter().filter(outside).collect();
     let translated = samples
         .iter()
         .map(|sample| canonical(sample.local) != canonical(sample.observed))
@@ -175,6 +180,13 @@ mod tests {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5001", "203.0.113.1:7767", "198.51.100.9:6001");
         assert_eq!(classify(&[first, other]).mapping, Behaviour::Unknown);
+    }
+
+    #[test]
+    fn a_broker_on_this_side_tells_nothing_of_the_nat() {
+        let loopback = sample("127.0.0.1:5000", "127.0.0.1:7766", "127.0.0.1:5000");
+        let lan = sample("192.168.1.2:5000", "192.168.1.3:7766", "192.168.1.2:5000");
+        assert_eq!(classify(&[loopback, lan]), NatProfile::default());
     }
 
     #[test]

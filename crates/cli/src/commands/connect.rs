@@ -10,6 +10,7 @@ use tcpunch_core::limits::ASK_AGAIN_AFTER;
 
 use crate::args::{Common, Connect, Pipe};
 use crate::exit::{Failure, code};
+use crate::payload::Payload;
 use crate::setup;
 use crate::term::{Talk, path_fields, path_line, stdout_is_terminal};
 use crate::visible::Visible;
@@ -51,9 +52,9 @@ pub(crate) async fn pipe(connection: Connection, flags: &Pipe, talk: &Talk) -> R
     talk.say(path_line(connection.info()));
     let input = tokio::io::stdin();
     let result = if stdout_is_terminal() && !flags.raw {
-        pipe::run(&connection, input, Visible::new(tokio::io::stdout())).await
+        pipe::run(&connection, input, Visible::new(Payload::stdout())).await
     } else {
-        pipe::run(&connection, input, tokio::io::stdout()).await
+        pipe::run(&connection, input, Payload::stdout()).await
     };
     let (bytes_in, bytes_out) = connection.traffic();
     let (reason, failure) = match result {

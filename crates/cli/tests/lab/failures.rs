@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failures::a_pulled_cable_is_noticed", pulled_cable),
         trial("failures::a_killed_peer_is_noticed", killed_peer),
         trial("failures::a_pipe_outlives_its_broker", killed_broker),
+        trial("failures::chats_outlive_their_broker", chats_outlive_their_broker),
         trial("failures::a_restarted_broker_gets_the_same_code", restarted_broker),
     ]
 }
@@ -65,11 +66,35 @@ fn killed_broker() {
     let [one, other] = two(&scene);
     let mut pipe = scene.pipe(&broker_host, &one, &other);
     broker.kill();
-    for side in [&mut pipe.listen, &mut pipe.connect] {
-        let waiting = side.event("waiting");
-        scene.journal.assert(waiting.text("for") == "the broker", "something else is waited for");
-    }
     pipe.talk_and_end();
+}
+
+/// Members of a lobby keep their links: these are made again, and their connections don't notice.
+fn chats_outlive_their_broker() {
+    let scene = Scene::new();
+    let state = tempfile::tempdir().unwrap();
+    let arguments = ["--state", state.path().to_str().unwrap()];
+    let broker_host = scene.lab.public_host("broker").start().unwrap();
+    let mut broker = scene.broker_on(&broker_host, &arguments);
+    let address = broker_host.ipv4().to_string();
+    let mut chats = two(&scene).map(|host| scene.start(&host, "chat", &["--broker", &address]));
+    for chat in &mut chats {
+        chat.event("path");
+    }
+    broker.kill();
+    for chat in &mut chats {
+        while chat.event("waiting").text("for") != "the broker" {}
+    }
+    let [one, other] = &mut chats;
+    one.say("without a broker");
+    scene.journal.assert(other.event("message").text("text") == "without a broker", "another message came");
+    let _broker = scene.broker_on(&broker_host, &arguments);
+    for chat in &mut chats {
+        chat.event("registered");
+    }
+    let [one, other] = &mut chats;
+    other.say("with one again");
+    scene.journal.assert(one.event("message").text("text") == "with one again", "another message came");
 }
 
 fn restarted_broker() {

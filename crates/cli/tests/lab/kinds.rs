@@ -17,12 +17,14 @@ pub(crate) enum Kind {
     FullCone,
     Independent,
     Nested,
-    /// Not among those that always connect.
+    /// As [`PreservingIcmp`](Self::PreservingIcmp) with netfilter's default error, which a dialler can't tell from a reset.
+    PreservingIcmpPort,
+    /// Connects with few others.
     Symmetric,
 }
 
 impl Kind {
-    /// Those of which every pair connects.
+    /// Those of which every pair is tried.
     pub(crate) const ALL: [Self; 10] = [
         Self::Public,
         Self::FirewallDrop,
@@ -49,6 +51,7 @@ impl Kind {
             Self::FullCone => "full-cone",
             Self::Independent => "independent",
             Self::Nested => "nat-behind-nat",
+            Self::PreservingIcmpPort => "preserving-icmp-port",
             Self::Symmetric => "symmetric",
         }
     }
@@ -57,7 +60,11 @@ impl Kind {
     pub(crate) fn refuses(self) -> bool {
         matches!(
             self,
-            Self::FirewallReset | Self::FirewallIcmp | Self::PreservingReset | Self::PreservingIcmp
+            Self::FirewallReset
+                | Self::FirewallIcmp
+                | Self::PreservingReset
+                | Self::PreservingIcmp
+                | Self::PreservingIcmpPort
         )
     }
 
@@ -74,6 +81,9 @@ impl Kind {
             Self::PreservingDrop | Self::Nested => Some(KernelNat::masquerade()),
             Self::PreservingReset => Some(KernelNat::openwrt()),
             Self::PreservingIcmp => Some(KernelNat::masquerade().refusing(Refusal::Icmp(Unreachable::Host))),
+            Self::PreservingIcmpPort => {
+                Some(KernelNat::masquerade().refusing(Refusal::Icmp(Unreachable::Port)))
+            }
             Self::FullCone => Some(KernelNat::full_cone()),
             Self::Independent => Some(KernelNat::remapping()),
             Self::Symmetric => Some(KernelNat::symmetric()),

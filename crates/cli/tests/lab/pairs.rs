@@ -30,7 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .map(|kinds| trial(format!("connects::{}", name(kinds)), move || check(kinds, near(kinds))))
         .collect();
     // What refuses, at distances where refusals come back at uneven times.
-    let nats = [Kind::PreservingDrop, Kind::PreservingReset, Kind::PreservingIcmp];
+    let nats = [Kind::PreservingDrop, Kind::PreservingReset, Kind::PreservingIcmp, Kind::PreservingIcmpPort];
     let firewalls = [Kind::FirewallDrop, Kind::FirewallReset, Kind::FirewallIcmp];
     let delayed = |kinds: [Kind; 2], delays: [u64; 2]| {
         let [one, other] = delays;
@@ -101,6 +101,7 @@ fn write_table(runs: u64) {
     let wanted = std::env::var("TCPUNCH_LAB_KINDS").ok();
     let kinds: Vec<Kind> = Kind::ALL
         .into_iter()
+        .chain(wanted.is_some().then_some(Kind::PreservingIcmpPort))
         .filter(|kind| wanted.as_ref().is_none_or(|names| names.split(',').any(|name| name == kind.name())))
         .collect();
     for kinds in pairs_of(&kinds) {

@@ -120,20 +120,6 @@ pub(crate) fn meeting(kinds: [Kind; 2], delays_ms: [u64; 2]) -> Outcome {
         let name = ["listener", "connecter"][at];
         kinds[at].site(&scene.lab, name, Duration::from_millis(delays_ms[at]))
     });
-    let _dumps = std::env::var("PCAP").ok().map(|dir| {
-        let d = [&listener, &connecter].map(|h| {
-            let c = h
-                .command("tcpdump")
-                .args(["-i", "eth0", "-U", "-s", "200", "-w"])
-                .arg(format!("{dir}/{}.pcap", h.name()))
-                .stderr(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
-            c
-        });
-        std::thread::sleep(Duration::from_millis(700));
-        d
-    });
     let mut pipe = scene.pipe(&broker_host, &listener, &connecter);
     pipe.talk_and_end();
     let behind_nats = kinds.iter().all(|kind| {

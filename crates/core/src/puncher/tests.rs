@@ -175,6 +175,15 @@ fn icmp_is_answered_at_once_so_that_the_hole_keeps_a_live_socket() {
     rig.now += 50 * MS;
     rig.dialled(rig.dials()[0], Dialled::Unreachable);
     assert_eq!(rig.dials().len(), 2);
+    // Also where the answer takes no time at all; but not for ever.
+    for nth in 1..20 {
+        let dials = rig.dials();
+        if dials.len() == nth {
+            break;
+        }
+        rig.dialled(dials[nth], Dialled::Unreachable);
+    }
+    assert_eq!(rig.dials().len(), 1 + REFIRE_AT_ONCE as usize);
 }
 
 #[test]
