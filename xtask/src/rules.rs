@@ -829,7 +829,7 @@ mod tests {
             ("crates/broker/src/server.rs", "use async_nats as bus;", "async_nats"),
             ("crates/cli/src/main.rs", "use tcpunch_core::puncher::{Input, Puncher};", "Puncher"),
             ("crates/apps/src/pipe.rs", "use std::{\n    fs::File,\n    io,\n};", "std::fs"),
-            ("crates/tcpunch/src/gather.rs", "async fn f() { tokio::fs::read(p).await }", "tokio::fs"),
+            ("crates/tcpunch/src/hub.rs", "async fn f() { tokio::fs::read(p).await }", "tokio::fs"),
             ("crates/core/src/plan.rs", "let t = std::time::Instant::now();", "Instant::now"),
             ("crates/core/src/plan.rs", "use std::time::SystemTime;", "SystemTime"),
             ("crates/core/src/plan.rs", "use std::net::TcpStream;", "TcpStream"),

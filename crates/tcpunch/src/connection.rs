@@ -721,15 +721,4 @@ impl ConnectionHandle {
                 && !(lock(&shared.receiving).ended && lock(&shared.sending).ended)
         })
     }
-
-    /// Ends it at once, with a reset, so that its 4-tuple is free.
-    pub fn abort(&self) {
-        if let Some(shared) = self.0.upgrade() {
-            lock(&shared.lost).get_or_insert(Lost::Dropped);
-            crate::port::abort(&shared.socket);
-            shared.dropped.store(true, std::sync::atomic::Ordering::Release);
-            shared.wake_pump.notify_one();
-            shared.wake_both();
-        }
-    }
 }
