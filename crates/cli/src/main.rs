@@ -20,7 +20,8 @@ use crate::term::Talk;
 fn main() {
     let cli = Cli::parse();
     setup::raise_descriptors();
-    if cli.common.verbose {
+    // Not beside JSON, of which every line is an event.
+    if cli.common.verbose && !cli.common.json {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("tcpunch=debug").init();
     }
     let payload = matches!(cli.command, Command::Listen(_) | Command::Connect(_));
