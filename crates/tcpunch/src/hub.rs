@@ -155,7 +155,7 @@ impl Hub {
                 // Links first: a claim is then written on the link that was just made.
                 biased;
                 notice = notices.recv(), if linked => match notice {
-                    Some(notice) => self.notice(notice).await,
+                    Some(notice) => self.notice(notice),
                     None => {
                         linked = false;
                         self.give_up(&BrokerError::Lost);
@@ -168,11 +168,11 @@ impl Hub {
                 }
                 Some(profile) = self.profiles.join_next() => {
                     if let Ok(profile) = profile {
-                        self.learnt(profile).await;
+                        self.learnt(profile);
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command).await,
+                    Some(command) => self.command(command),
                     None => return,
                 },
             }
@@ -186,7 +186,7 @@ impl Hub {
         }
     }
 
-    async fn command(&mut self, command: Command) {
+    fn command(&mut self, command: Command) {
         match command {
             Command::Invite { verb, reply, id } => {
                 self.next_id += 1;
@@ -231,12 +231,12 @@ impl Hub {
                     introductions: VecDeque::new(),
                     news,
                 });
-                self.join().await;
+                self.join();
             }
         }
     }
 
-    async fn join(&mut self) {
+    fn join(&mut self) {
         let own = self.setup.key;
         let Some(lobby) = &mut self.lobby else { return };
         lobby.connected.retain(|_, connection| connection.is_alive());
@@ -252,25 +252,25 @@ impl Hub {
         self.send(ToBroker::Join { connected, openers });
     }
 
-    async fn notice(&mut self, notice: Notice) {
+    fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Up { broker, key, remote, local } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None }];
                 if again {
-                    self.ask_again().await;
+                    self.ask_again();
                 }
             }
             Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
-            Notice::Message { message, remote, local } => self.message(*message, remote, local).await,
+            Notice::Message { message, remote, local } => self.message(*message, remote, local),
             Notice::Down => (self.setup.events)(Event::LinkLost),
             Notice::Refused(error) => self.give_up(&error),
         }
     }
 
     /// What a broker forgot when the last link was lost.
-    async fn ask_again(&mut self) {
+    fn ask_again(&mut self) {
         let open: Vec<(Verb, Option<u32>)> = self
             .invitations
             .iter()
@@ -294,7 +294,7 @@ impl Hub {
             self.send(ToBroker::Claim { number, verb });
         }
         if self.lobby.is_some() {
-            self.join().await;
+            self.join();
         }
     }
 
@@ -314,32 +314,32 @@ impl Hub {
         }
     }
 
-    async fn message(&mut self, message: FromBroker, remote: SocketAddr, local: SocketAddr) {
+    fn message(&mut self, message: FromBroker, remote: SocketAddr, local: SocketAddr) {
         // Who asked may have stopped waiting.
         self.claims.retain(|claim| !claim.reply.is_closed());
         match message {
             FromBroker::Welcome { observed, token, advertised, probe_ports } => {
                 self.advertised = advertised;
-                self.welcome(remote, local, observed, token, probe_ports).await;
+                self.welcome(remote, local, observed, token, probe_ports);
             }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &self.observations {
                     let _ = observations.try_send((question, from));
                 }
             }
-            FromBroker::Opened { number, .. } => self.opened(number).await,
+            FromBroker::Opened { number, .. } => self.opened(number),
             FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
             FromBroker::Claimed { number, claim, waiter, share } => {
-                self.claimed(number, claim, waiter, &share).await;
+                self.claimed(number, claim, waiter, &share);
             }
             FromBroker::Proof { number, claim, peer, share, handshake } => {
-                self.proof(number, claim, peer, &share, &handshake).await;
+                self.proof(number, claim, peer, &share, &handshake);
             }
             FromBroker::WrongWords { claim, left } => {
                 self.end_claim(|own| own.id == Some(claim), ConnectError::WrongWords(left));
             }
-            FromBroker::Gone { claim } => self.gone(claim).await,
-            FromBroker::Introduced(introduction) => self.introduced(introduction).await,
+            FromBroker::Gone { claim } => self.gone(claim),
+            FromBroker::Introduced(introduction) => self.introduced(introduction),
             FromBroker::SeenAt { introduction, address } => {
                 self.tell(introduction, attempt::Message::SeenAt(address));
             }
@@ -372,7 +372,7 @@ impl Hub {
         }
     }
 
-    async fn welcome(
+    fn welcome(
         &mut self,
         remote: SocketAddr,
         local: SocketAddr,
@@ -392,7 +392,7 @@ impl Hub {
         let translated = classify(&[door]).translated;
         if first {
             let known = *self.profile.borrow();
-            self.learnt(NatProfile { translated, ..known }).await;
+            self.learnt(NatProfile { translated, ..known });
         }
         // Only a translator's mapping is in question.
         if translated == Some(true) && self.profiles.is_empty() {
@@ -403,7 +403,7 @@ impl Hub {
         }
     }
 
-    async fn learnt(&mut self, profile: NatProfile) {
+    fn learnt(&mut self, profile: NatProfile) {
         if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
             (self.setup.events)(Event::Profile(profile));
             self.send(ToBroker::Profile(profile));
@@ -425,7 +425,7 @@ impl Hub {
         self.broker.as_ref().map(|(_, broker)| Meeting { broker: *broker, number, verb })
     }
 
-    async fn opened(&mut self, number: u32) {
+    fn opened(&mut self, number: u32) {
         let broker = self.broker_in_code();
         let waiting = self
             .invitations
@@ -436,11 +436,11 @@ impl Hub {
         let code = Code { number, secret: invitation.secret.clone(), broker };
         let _ = invitation.reply.send(InviteNews::Opened(code));
         let id = invitation.id;
-        self.wait(id).await;
+        self.wait(id);
     }
 
     /// Gives the broker a fresh share: one share serves one guess.
-    async fn wait(&mut self, id: u64) {
+    fn wait(&mut self, id: u64) {
         let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) else { return };
         let Some((number, verb)) =
             self.invitations.get(at).and_then(|invitation| Some((invitation.number?, invitation.verb)))
@@ -455,7 +455,7 @@ impl Hub {
         self.send(ToBroker::Wait { number, share });
     }
 
-    async fn proof(&mut self, number: u32, claim: ClaimId, peer: PublicKey, share: &Share, handshake: &[u8]) {
+    fn proof(&mut self, number: u32, claim: ClaimId, peer: PublicKey, share: &Share, handshake: &[u8]) {
         let own = self.setup.key;
         let hosts = self.own_hosts();
         let Some(invitation) =
@@ -482,7 +482,7 @@ impl Hub {
                 if left == 0 {
                     self.burn(id);
                 } else {
-                    self.wait(id).await;
+                    self.wait(id);
                 }
             }
         }
@@ -500,7 +500,7 @@ impl Hub {
         });
     }
 
-    async fn gone(&mut self, claim: ClaimId) {
+    fn gone(&mut self, claim: ClaimId) {
         let found = self
             .invitations
             .iter_mut()
@@ -508,11 +508,11 @@ impl Hub {
         if let Some(invitation) = found {
             invitation.accepted = None;
             let id = invitation.id;
-            self.wait(id).await;
+            self.wait(id);
         }
     }
 
-    async fn claimed(&mut self, number: u32, id: ClaimId, waiter: PublicKey, share: &Share) {
+    fn claimed(&mut self, number: u32, id: ClaimId, waiter: PublicKey, share: &Share) {
         let own = self.setup.key;
         let hosts = self.own_hosts();
         let known = self.broker.as_ref().map(|(_, key)| *key);
@@ -621,7 +621,7 @@ impl Hub {
         self.links.iter().filter_map(|link| link.observed).collect()
     }
 
-    async fn introduced(&mut self, mut introduction: Introduction) {
+    fn introduced(&mut self, mut introduction: Introduction) {
         introduction.addresses.truncate(MAX_OBSERVED);
         introduction.public.truncate(MAX_OBSERVED);
         let now = Instant::now();
