@@ -1,28 +1,33 @@
 //! A connection between two peers: sealed records under credit on one TCP socket.
 //!
-//! One task, the pump, reads the socket always, so that pings, credit and the end are seen even
-//! while the application does not read. Writers seal in their own task and hand to the socket what
-//! it takes; the pump sends the rest.
+//! Records are opened in the task that reads and sealed in the task that writes, so that data changes hands once. A task
+//! of the connection's own, the pump, does what nobody waits for: pings, the rest of what was sealed, the end, and what
+//! comes in while the application does not read.
 
-use std::collections::VecDeque;
+mod pump;
+mod receiving;
+mod sending;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{
-    CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, SMALL_CHUNK, WINDOW_FIRST, WINDOW_MOST,
-};
+use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, WINDOW_MOST};
 use tcpunch_core::plan::Path;
-use tcpunch_core::secure::{HEADER, Kind, OVERHEAD, Opener, Sealer};
+use tcpunch_core::secure::{Kind, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+
+use pump::Pump;
+use receiving::{Receiving, Said, Source};
+use sending::Sending;
 
 /// How a connection came to be.
 #[derive(Clone, Debug)]
@@ -74,44 +79,47 @@ impl From<Lost> for io::Error {
     }
 }
 
-struct Sending {
-    sealer: Sealer,
-    /// Sealed bytes that the socket has not taken.
-    out: Vec<u8>,
-    sent: usize,
-    credit: u64,
-    ended: bool,
-    last: Instant,
-    broken: Option<String>,
-    waker: Option<Waker>,
-    payload: u64,
-}
-
-struct Receiving {
-    chunks: VecDeque<BytesMut>,
-    buffered: u64,
-    /// Bytes that the peer may still send.
-    granted: u64,
-    /// Taken by the application and not granted again yet.
-    taken: u64,
-    window: u64,
-    window_began: Instant,
-    window_taken: u64,
-    ended: bool,
-    waker: Option<Waker>,
-    payload: u64,
-    round_trip: Option<Duration>,
-    ping: Option<(u64, Instant)>,
+/// Who is to be woken by what comes in. Never held while anything else is done.
+#[derive(Default)]
+struct Wakers {
+    /// Waits for data.
+    reader: Option<Waker>,
+    /// Waits for credit.
+    writer: Option<Waker>,
 }
 
 struct Shared {
     socket: TcpStream,
-    sending: Mutex<Sending>,
+    // Whoever holds several of these took them in this order.
     receiving: Mutex<Receiving>,
+    sending: Mutex<Sending>,
     lost: Mutex<Option<Lost>>,
+    wakers: Mutex<Wakers>,
+    /// What the socket wakes when something comes in.
+    readable: Waker,
     /// The pump has something to send, or the connection was dropped.
     wake_pump: Notify,
-    dropped: std::sync::atomic::AtomicBool,
+    dropped: AtomicBool,
+}
+
+/// Hands what comes in to whoever waits for it, and to the pump where nobody does.
+struct Readable(Weak<Shared>);
+
+impl Wake for Readable {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let wakers = std::mem::take(&mut *lock(&shared.wakers));
+        if wakers.reader.is_none() && wakers.writer.is_none() {
+            shared.wake_pump.notify_one();
+        }
+        for waker in [wakers.reader, wakers.writer].into_iter().flatten() {
+            waker.wake();
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -144,46 +152,18 @@ pub(crate) struct Parts {
 impl Connection {
     pub(crate) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new_cyclic(|weak: &Weak<Shared>| Shared {
             socket: parts.socket,
-            sending: Mutex::new(Sending {
-                sealer: parts.sealer,
-                out: Vec::with_capacity(MAX_RECORD + OVERHEAD),
-                sent: 0,
-                credit: u64::from(WINDOW_FIRST),
-                ended: false,
-                last: now,
-                broken: None,
-                waker: None,
-                payload: 0,
-            }),
-            receiving: Mutex::new(Receiving {
-                chunks: VecDeque::new(),
-                buffered: 0,
-                granted: u64::from(WINDOW_FIRST),
-                taken: 0,
-                window: u64::from(WINDOW_FIRST),
-                window_began: now,
-                window_taken: 0,
-                ended: false,
-                waker: None,
-                payload: 0,
-                round_trip: None,
-                ping: None,
-            }),
+            receiving: Mutex::new(Receiving::new(parts.opener, now)),
+            sending: Mutex::new(Sending::new(parts.sealer, now)),
             lost: Mutex::new(None),
+            wakers: Mutex::default(),
+            readable: Arc::new(Readable(weak.clone())).into(),
             wake_pump: Notify::new(),
-            dropped: std::sync::atomic::AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
         });
         let (done, finished) = watch::channel(false);
-        let pump = Pump {
-            shared: shared.clone(),
-            opener: parts.opener,
-            input: BytesMut::new(),
-            heard: now,
-            socket_ended: false,
-            shut: false,
-        };
+        let pump = Pump::new(shared.clone());
         tokio::spawn(async move {
             pump.run().await;
             let _ = done.send(true);
@@ -258,80 +238,84 @@ impl std::fmt::Debug for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.dropped.store(true, std::sync::atomic::Ordering::Release);
+        self.shared.dropped.store(true, Ordering::Release);
         self.shared.wake_pump.notify_one();
     }
 }
 
 impl Connection {
     fn read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut receiving = lock(&self.shared.receiving);
-        if receiving.chunks.is_empty() {
-            if receiving.ended || buf.remaining() == 0 {
+        let shared = &*self.shared;
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut receiving = lock(&shared.receiving);
+        let mut any = false;
+        loop {
+            let (taken, grant) = receiving.take(buf);
+            any |= taken > 0;
+            if let Some(grant) = grant {
+                shared.control(Kind::Credit, &grant.to_be_bytes());
+            }
+            if buf.remaining() == 0 || receiving.ended && !receiving.has_data() {
                 return Poll::Ready(Ok(()));
             }
-            if let Some(lost) = lock(&self.shared.lost).clone() {
-                return Poll::Ready(Err(lost.into()));
+            if !any {
+                if let Some(lost) = lock(&shared.lost).clone() {
+                    return Poll::Ready(Err(lost.into()));
+                }
+                // Before the socket is asked, which may wake at once.
+                lock(&shared.wakers).reader = Some(cx.waker().clone());
             }
-            receiving.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let mut taken = 0;
-        while let Some(chunk) = receiving.chunks.front_mut() {
-            let part = chunk.len().min(buf.remaining());
-            buf.put_slice(chunk.get(..part).unwrap_or_default());
-            chunk.advance(part);
-            taken += part as u64;
-            if chunk.is_empty() {
-                receiving.chunks.pop_front();
+            let source = if any { Source::Buffer } else { Source::Socket };
+            let step = shared.advance(&mut receiving, source);
+            if !any && step.is_ready() {
+                lock(&shared.wakers).reader = None;
             }
-            if buf.remaining() == 0 {
-                break;
+            match step {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(lost)) => {
+                    shared.lose(lost.clone());
+                    // What was taken before is good.
+                    return Poll::Ready(if any { Ok(()) } else { Err(lost.into()) });
+                }
+                Poll::Pending if any => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
             }
         }
-        receiving.buffered -= taken;
-        let grant = receiving.take(taken);
-        drop(receiving);
-        if let Some(grant) = grant {
-            self.shared.control(Kind::Credit, &grant.to_be_bytes());
-        }
-        Poll::Ready(Ok(()))
     }
-}
 
-impl Connection {
     fn write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let mut sending = lock(&self.shared.sending);
-        if let Some(lost) = lock(&self.shared.lost).clone() {
+        let shared = &*self.shared;
+        if let Some(lost) = lock(&shared.lost).clone() {
             return Poll::Ready(Err(lost.into()));
         }
+        let mut sending = lock(&shared.sending);
         if sending.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        sending.flush(&self.shared.socket);
-        if sending.credit == 0 || sending.unsent() >= MAX_UNSENT {
-            sending.waker = Some(cx.waker().clone());
-            let unsent = sending.unsent() > 0;
+        if sending.credit == 0 {
             drop(sending);
-            if unsent {
-                self.shared.wake_pump.notify_one();
-            }
+            ready!(shared.poll_credit(cx))?;
+            sending = lock(&shared.sending);
+        }
+        sending.flush(&shared.socket);
+        if sending.is_full() {
+            sending.waker = Some(cx.waker().clone());
+            drop(sending);
+            shared.wake_pump.notify_one();
             return Poll::Pending;
         }
-        let most = usize::try_from(sending.credit).unwrap_or(usize::MAX).min(MAX_RECORD);
-        let part = data.get(..most).unwrap_or(data);
-        sending.record(Kind::Data, part);
-        sending.credit -= part.len() as u64;
-        sending.payload += part.len() as u64;
-        sending.flush(&self.shared.socket);
+        let length = sending.data(data);
+        sending.flush(&shared.socket);
         if sending.unsent() > 0 {
             drop(sending);
-            self.shared.wake_pump.notify_one();
+            shared.wake_pump.notify_one();
         }
-        Poll::Ready(Ok(part.len()))
+        Poll::Ready(Ok(length))
     }
 
     fn shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -380,68 +364,69 @@ macro_rules! halves {
 // Like std's `Read for &TcpStream`: one task may read while another writes.
 halves!(Connection, &Connection);
 
-impl Sending {
-    fn record(&mut self, kind: Kind, payload: &[u8]) {
-        // Payloads are cut to MAX_RECORD before, the only way sealing can fail.
-        let _ = self.sealer.seal(kind, payload, &mut self.out);
-        self.last = Instant::now();
-    }
-
-    fn unsent(&self) -> usize {
-        self.out.len() - self.sent
-    }
-
-    /// Gives the socket what it takes now; an error is kept for the pump.
-    fn flush(&mut self, socket: &TcpStream) {
-        while let Some(rest) = self.out.get(self.sent..)
-            && !rest.is_empty()
-        {
-            match socket.try_write(rest) {
-                Ok(written) => self.sent += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    self.broken = Some(error.to_string());
-                    self.sent = self.out.len();
+impl Shared {
+    /// One step of what comes in; somebody else's part of it is given to who waits for it.
+    ///
+    /// Data is left in `receiving`. `Pending` with the socket as the source: [`Shared::readable`] will be woken.
+    fn advance(&self, receiving: &mut Receiving, source: Source) -> Poll<Result<(), Lost>> {
+        let mut cx = Context::from_waker(&self.readable);
+        match ready!(receiving.next(&mut cx, &self.socket, source))? {
+            Said::Data | Said::Nothing => {}
+            Said::End | Said::SocketEnded => self.wake_pump.notify_one(),
+            Said::Credit(grant) => {
+                let mut sending = lock(&self.sending);
+                sending.credit += u64::from(grant);
+                if sending.credit > 2 * u64::from(WINDOW_MOST) {
+                    return Poll::Ready(Err(Lost::Forged));
+                }
+                drop(sending);
+                let writer = lock(&self.wakers).writer.take();
+                if let Some(writer) = writer {
+                    writer.wake();
+                }
+            }
+            Said::Ping(number) => {
+                // A peer that asks and does not read must not make answers pile up.
+                if !lock(&self.sending).is_full() {
+                    self.control(Kind::Pong, &number);
                 }
             }
         }
-        if self.unsent() == 0 {
-            self.out.clear();
-            self.sent = 0;
-        }
+        Poll::Ready(Ok(()))
     }
-}
 
-impl Receiving {
-    /// Notes what the application took; returns credit to grant, where enough has come together.
-    fn take(&mut self, taken: u64) -> Option<u32> {
-        self.taken += taken;
-        self.window_taken += taken;
-        if self.ended || self.taken < self.window / 4 {
-            return None;
-        }
-        let mut grant = self.taken;
-        // A window that is used up within two round trips is what limits the sender.
-        if self.window_taken >= self.window {
-            let quick =
-                self.round_trip.is_some_and(|round_trip| self.window_began.elapsed() < 2 * round_trip);
-            if quick && self.window < u64::from(WINDOW_MOST) {
-                let grown = (self.window * 2).min(u64::from(WINDOW_MOST));
-                grant += grown - self.window;
-                self.window = grown;
+    /// Reads on until the peer grants credit.
+    fn poll_credit(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        lock(&self.wakers).writer = Some(cx.waker().clone());
+        let mut receiving = lock(&self.receiving);
+        loop {
+            if lock(&self.sending).credit > 0 {
+                return Poll::Ready(Ok(()));
             }
-            self.window_taken = 0;
-            self.window_began = Instant::now();
+            let step = self.advance(&mut receiving, Source::Socket);
+            self.tell_reader(&receiving);
+            if let Err(lost) = ready!(step) {
+                self.lose(lost.clone());
+                return Poll::Ready(Err(lost.into()));
+            }
         }
-        self.taken = 0;
-        self.granted += grant;
-        Some(u32::try_from(grant).unwrap_or(u32::MAX))
     }
-}
 
-impl Shared {
+    /// Wakes a reader where somebody else took in what it waits for.
+    fn tell_reader(&self, receiving: &Receiving) {
+        if receiving.has_data() || receiving.ended {
+            let reader = lock(&self.wakers).reader.take();
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
+    }
+
     fn control(&self, kind: Kind, payload: &[u8]) {
         let mut sending = lock(&self.sending);
+        if sending.shut {
+            return;
+        }
         sending.record(kind, payload);
         sending.flush(&self.socket);
         if sending.unsent() > 0 {
@@ -451,11 +436,7 @@ impl Shared {
     }
 
     fn ping(&self) {
-        let now = Instant::now();
-        let mut receiving = lock(&self.receiving);
-        let number = receiving.ping.map_or(0, |(number, _)| number + 1);
-        receiving.ping = Some((number, now));
-        drop(receiving);
+        let number = lock(&self.receiving).ping(Instant::now());
         self.control(Kind::Ping, &number.to_be_bytes());
     }
 
@@ -463,6 +444,9 @@ impl Shared {
         let mut sending = lock(&self.sending);
         sending.flush(&self.socket);
         if sending.unsent() == 0 {
+            drop(sending);
+            // For the end, once both sides have said it.
+            self.wake_pump.notify_one();
             return Poll::Ready(Ok(()));
         }
         if let Some(lost) = lock(&self.lost).clone() {
@@ -474,236 +458,25 @@ impl Shared {
         Poll::Pending
     }
 
-    fn wake_both(&self) {
-        let reader = lock(&self.receiving).waker.take();
-        let writer = lock(&self.sending).waker.take();
-        for waker in [reader, writer].into_iter().flatten() {
+    /// The first loss counts.
+    fn lose(&self, lost: Lost) {
+        lock(&self.lost).get_or_insert(lost);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.wakers));
+        let flusher = lock(&self.sending).waker.take();
+        for waker in [wakers.reader, wakers.writer, flusher].into_iter().flatten() {
             waker.wake();
         }
-    }
-}
-
-struct Pump {
-    shared: Arc<Shared>,
-    opener: Opener,
-    input: BytesMut,
-    heard: Instant,
-    socket_ended: bool,
-    shut: bool,
-}
-
-impl Pump {
-    async fn run(mut self) {
-        let result = self.pump().await;
-        if let Err(lost) = result {
-            lock(&self.shared.lost).get_or_insert(lost);
-        }
-        self.shared.wake_both();
-    }
-
-    async fn pump(&mut self) -> Result<(), Lost> {
-        loop {
-            if self.flush_and_check()? {
-                return Ok(());
-            }
-            let shared = self.shared.clone();
-            let (unsent, last) = {
-                let sending = lock(&shared.sending);
-                (sending.unsent() > 0, sending.last)
-            };
-            let ping_at = if self.shut { self.heard + CLOSE_WITHIN } else { last + PING_EVERY };
-            let dead_at = self.heard + if self.shut { CLOSE_WITHIN } else { DEAD_AFTER };
-            let timer = tokio::time::sleep_until(ping_at.min(dead_at).into());
-            tokio::select! {
-                ready = shared.socket.readable(), if !self.socket_ended => {
-                    ready.map_err(|error| Lost::Broken(error.to_string()))?;
-                    self.read()?;
-                }
-                ready = shared.socket.writable(), if unsent => {
-                    ready.map_err(|error| Lost::Broken(error.to_string()))?;
-                }
-                () = shared.wake_pump.notified() => {}
-                () = timer => {
-                    if dead_at <= Instant::now() {
-                        return if self.shut { Ok(()) } else { Err(Lost::Silent) };
-                    }
-                    if !self.shut {
-                        shared.ping();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends what waits, wakes a writer, and says whether the connection is over.
-    fn flush_and_check(&mut self) -> Result<bool, Lost> {
-        let mut sending = lock(&self.shared.sending);
-        sending.flush(&self.shared.socket);
-        let unsent = sending.unsent();
-        let said_end = sending.ended;
-        let broken = sending.broken.clone();
-        let waker = if unsent < MAX_UNSENT && (sending.credit > 0 || unsent == 0) {
-            sending.waker.take()
-        } else {
-            None
-        };
-        drop(sending);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        let heard_end = lock(&self.shared.receiving).ended;
-        if said_end && heard_end && unsent == 0 {
-            if !self.shut {
-                self.shut = true;
-                self.heard = Instant::now();
-                crate::port::finish(&self.shared.socket);
-            }
-            // The peer's own end of file says that it has everything; a reset after both ends is
-            // no loss.
-            return Ok(self.socket_ended);
-        }
-        if self.socket_ended {
-            return Err(Lost::Truncated);
-        }
-        if let Some(broken) = broken {
-            return Err(Lost::Broken(broken));
-        }
-        if self.shared.dropped.load(std::sync::atomic::Ordering::Acquire) && !(said_end && heard_end) {
-            return Err(Lost::Dropped);
-        }
-        Ok(false)
-    }
-
-    fn read(&mut self) -> Result<(), Lost> {
-        // Bounded, so that a fast peer can't keep the pump from sending.
-        for _ in 0..8 {
-            self.input.reserve(MAX_RECORD + OVERHEAD);
-            match self.shared.socket.try_read_buf(&mut self.input) {
-                Ok(0) => {
-                    self.socket_ended = true;
-                    break;
-                }
-                Ok(_) => {
-                    self.heard = Instant::now();
-                    self.records()?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    self.socket_ended = true;
-                    let over = lock(&self.shared.receiving).ended && lock(&self.shared.sending).ended;
-                    if !over {
-                        return Err(Lost::Broken(error.to_string()));
-                    }
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn records(&mut self) -> Result<(), Lost> {
-        let mut data = Vec::new();
-        while let Some(header) = self.input.first_chunk::<HEADER>().copied() {
-            let length = Opener::body_length(header).map_err(|_| Lost::Forged)?;
-            if self.input.len() < HEADER + length {
-                break;
-            }
-            let mut record = self.input.split_to(HEADER + length);
-            record.advance(HEADER);
-            let (kind, payload) = self.opener.open(header, &mut record).map_err(|_| Lost::Forged)?;
-            let payload_length = payload.len();
-            match kind {
-                Kind::Data => {
-                    record.advance(1);
-                    record.truncate(payload_length);
-                    data.push(record);
-                }
-                Kind::End => {
-                    self.deliver(&mut data)?;
-                    let mut receiving = lock(&self.shared.receiving);
-                    if receiving.ended {
-                        return Err(Lost::Forged);
-                    }
-                    receiving.ended = true;
-                    let waker = receiving.waker.take();
-                    drop(receiving);
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-                Kind::Credit => {
-                    let grant = payload
-                        .first_chunk::<4>()
-                        .map(|grant| u32::from_be_bytes(*grant))
-                        .ok_or(Lost::Forged)?;
-                    let mut sending = lock(&self.shared.sending);
-                    sending.credit += u64::from(grant);
-                    if sending.credit > 2 * u64::from(WINDOW_MOST) {
-                        return Err(Lost::Forged);
-                    }
-                    let waker = sending.waker.take();
-                    drop(sending);
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                }
-                Kind::Ping => {
-                    let number: [u8; 8] = (&*payload).try_into().map_err(|_| Lost::Forged)?;
-                    // A peer that asks and does not read must not make answers pile up.
-                    if !self.shut && lock(&self.shared.sending).unsent() < MAX_UNSENT {
-                        self.shared.control(Kind::Pong, &number);
-                    }
-                }
-                Kind::Pong => {
-                    let number = payload
-                        .first_chunk::<8>()
-                        .map(|number| u64::from_be_bytes(*number))
-                        .ok_or(Lost::Forged)?;
-                    let mut receiving = lock(&self.shared.receiving);
-                    if let Some((expected, since)) = receiving.ping
-                        && expected == number
-                    {
-                        receiving.round_trip = Some(since.elapsed());
-                    }
-                }
-                // The lane was chosen twice, or what arrived is known to have: of no consequence.
-                Kind::Nominate | Kind::Ack => {}
-                Kind::Confirm => return Err(Lost::Forged),
-            }
-        }
-        self.deliver(&mut data)
-    }
-
-    fn deliver(&self, data: &mut Vec<BytesMut>) -> Result<(), Lost> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let bytes: u64 = data.iter().map(|chunk| chunk.len() as u64).sum();
-        let mut receiving = lock(&self.shared.receiving);
-        if receiving.ended || bytes > receiving.granted {
-            return Err(Lost::Forged);
-        }
-        receiving.granted -= bytes;
-        receiving.buffered += bytes;
-        receiving.payload += bytes;
-        for chunk in data.drain(..).filter(|chunk| !chunk.is_empty()) {
-            match receiving.chunks.back_mut() {
-                Some(last) if last.len() + chunk.len() <= SMALL_CHUNK => last.extend_from_slice(&chunk),
-                _ => receiving.chunks.push_back(chunk),
-            }
-        }
-        let waker = receiving.waker.take();
-        drop(receiving);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        Ok(())
+        self.wake_pump.notify_one();
     }
 }
 
 /// Looks at a connection from outside, without keeping it open.
 #[derive(Clone)]
-pub struct ConnectionHandle(std::sync::Weak<Shared>);
+pub struct ConnectionHandle(Weak<Shared>);
 
 impl Connection {
     /// A handle that does not keep the connection.
@@ -717,7 +490,7 @@ impl ConnectionHandle {
     pub fn is_alive(&self) -> bool {
         self.0.upgrade().is_some_and(|shared| {
             lock(&shared.lost).is_none()
-                && !shared.dropped.load(std::sync::atomic::Ordering::Acquire)
+                && !shared.dropped.load(Ordering::Acquire)
                 && !(lock(&shared.receiving).ended && lock(&shared.sending).ended)
         })
     }

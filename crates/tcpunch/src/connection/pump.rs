@@ -1,0 +1,134 @@
+//! What goes on in a connection while the application does something else.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Instant;
+
+use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, READER_LEFT_AFTER};
+
+use super::receiving::Source;
+use super::{Lost, Shared, lock};
+
+/// Records that are taken in before what is to be sent has its turn.
+const RECORDS_AT_ONCE: usize = 16;
+
+pub(super) struct Pump {
+    shared: Arc<Shared>,
+    /// Both ends were said, the socket's writing half is closed.
+    shut_at: Option<Instant>,
+}
+
+impl Pump {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Pump { shared, shut_at: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        match self.pump().await {
+            Ok(()) => self.shared.wake_all(),
+            Err(lost) => self.shared.lose(lost),
+        }
+    }
+
+    async fn pump(&mut self) -> Result<(), Lost> {
+        let shared = self.shared.clone();
+        let mut timer_fired = false;
+        loop {
+            let more = self.receive(timer_fired)?;
+            if self.flush_and_check()? {
+                return Ok(());
+            }
+            if more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let now = Instant::now();
+            let heard = lock(&shared.receiving).heard;
+            let (unsent, last) = {
+                let sending = lock(&shared.sending);
+                (sending.unsent() > 0, sending.last)
+            };
+            let mut wake_at = match self.shut_at {
+                Some(shut_at) if shut_at + CLOSE_WITHIN <= now => return Ok(()),
+                Some(shut_at) => shut_at + CLOSE_WITHIN,
+                None if heard + DEAD_AFTER <= now => return Err(Lost::Silent),
+                None if last + PING_EVERY <= now => {
+                    shared.ping();
+                    continue;
+                }
+                None => (heard + DEAD_AFTER).min(last + PING_EVERY),
+            };
+            if lock(&shared.wakers).reader.is_some() {
+                wake_at = wake_at.min(now + READER_LEFT_AFTER);
+            }
+            timer_fired = false;
+            tokio::select! {
+                ready = shared.socket.writable(), if unsent => {
+                    ready.map_err(|error| Lost::Broken(error.to_string()))?;
+                }
+                () = shared.wake_pump.notified() => {}
+                () = tokio::time::sleep_until(wake_at.into()) => timer_fired = true,
+            }
+        }
+    }
+
+    /// Takes in what nobody waits for, or nobody has come for; says whether there may be more.
+    fn receive(&self, timer_fired: bool) -> Result<bool, Lost> {
+        if let Some(lost) = lock(&self.shared.lost).clone() {
+            return Err(lost);
+        }
+        if lock(&self.shared.wakers).reader.is_some() && !timer_fired {
+            return Ok(false);
+        }
+        let mut receiving = lock(&self.shared.receiving);
+        for _ in 0..RECORDS_AT_ONCE {
+            let step = self.shared.advance(&mut receiving, Source::Socket);
+            self.shared.tell_reader(&receiving);
+            match step {
+                Poll::Ready(step) => step?,
+                Poll::Pending => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends what waits, wakes who waits for that, and says whether the connection is over.
+    fn flush_and_check(&mut self) -> Result<bool, Lost> {
+        let (heard_end, socket_ended) = {
+            let receiving = lock(&self.shared.receiving);
+            (receiving.ended, receiving.socket_ended.clone())
+        };
+        let mut sending = lock(&self.shared.sending);
+        sending.flush(&self.shared.socket);
+        let unsent = sending.unsent();
+        let both_ended = sending.ended && heard_end;
+        let broken = sending.broken.clone();
+        let waker = if sending.is_full() { None } else { sending.waker.take() };
+        if both_ended && unsent == 0 && !sending.shut {
+            sending.shut = true;
+            self.shut_at = Some(Instant::now());
+            crate::port::finish(&self.shared.socket);
+        }
+        drop(sending);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        if both_ended && unsent == 0 {
+            // The peer's own end of file says that it has everything; a reset after both ends is no loss.
+            return Ok(socket_ended.is_some());
+        }
+        match socket_ended {
+            Some(Some(error)) if !both_ended => return Err(Lost::Broken(error)),
+            Some(_) => return Err(Lost::Truncated),
+            None => {}
+        }
+        if let Some(broken) = broken {
+            return Err(Lost::Broken(broken));
+        }
+        if self.shared.dropped.load(Ordering::Acquire) && !both_ended {
+            return Err(Lost::Dropped);
+        }
+        Ok(false)
+    }
+}
