@@ -5,6 +5,7 @@
     reason = "a developer's command line: its output is for the terminal"
 )]
 
+mod bench;
 mod check;
 mod rules;
 
@@ -15,7 +16,9 @@ use anyhow::{Context, Result};
 
 const TASKS: &str = "\
 cargo xtask check           format, lints, docs, and the rules on sources and documents
-cargo xtask check --quick   only the rules on sources and documents (under a second)";
+cargo xtask check --quick   only the rules on sources and documents (under a second)
+cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
+cargo xtask bench --quick   the same with less data and fewer repetitions";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
         }
         ["check"] => root().and_then(|root| check::run(&root, false)),
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
+        ["bench"] => root().and_then(|root| bench::run(&root, false)),
+        ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

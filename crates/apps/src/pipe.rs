@@ -1,9 +1,11 @@
 //! A pipe: bytes in, bytes out, each direction ending for itself.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use tcpunch::Connection;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 
 /// Bytes that a pipe moves at a time: one full record.
 const CHUNK: usize = tcpunch_core::limits::MAX_RECORD;
@@ -22,41 +24,73 @@ pub enum PipeError {
     Output(io::Error),
 }
 
-/// Copies `input` to the peer and what the peer sends to `output`, until both directions have
-/// ended and everything was delivered.
+/// Where a pipe writes.
+pub trait Output: Write + Send + 'static {
+    /// The peer has said its last: whoever reads this output must see the end of it, though there may still be much to
+    /// send.
+    ///
+    /// # Errors
+    ///
+    /// What is left can't be written.
+    fn end(&mut self) -> io::Result<()>;
+}
+
+/// Copies `input` to the peer and what the peer sends to `output`, until both directions have ended and everything was
+/// delivered.
+///
+/// Each direction has a thread of its own, which reads, seals and sends (or receives, opens and writes): files and
+/// terminals have no other way than to block, and handing each piece to such a thread costs more than sealing it. A read
+/// of `input` that is under way when the pipe breaks is not given up: its thread stays.
 ///
 /// # Errors
 ///
 /// The first that occurs on any of the three.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
 pub async fn run(
-    connection: &Connection,
-    mut input: impl AsyncRead + Unpin,
-    mut output: impl AsyncWrite + Unpin,
+    connection: &Arc<Connection>,
+    input: impl Read + Send + 'static,
+    output: impl Output,
 ) -> Result<(), PipeError> {
-    let send = async {
-        let mut half = connection;
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let length = input.read(&mut buffer).await.map_err(PipeError::Input)?;
-            if length == 0 {
-                return half.shutdown().await.map_err(PipeError::Lost);
-            }
-            half.write_all(buffer.get(..length).unwrap_or_default()).await.map_err(PipeError::Lost)?;
-        }
-    };
-    let receive = async {
-        let mut half = connection;
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let length = half.read(&mut buffer).await.map_err(PipeError::Lost)?;
-            if length == 0 {
-                return output.shutdown().await.map_err(PipeError::Output);
-            }
-            let part = buffer.get(..length).unwrap_or_default();
-            output.write_all(part).await.map_err(PipeError::Output)?;
-            output.flush().await.map_err(PipeError::Output)?;
-        }
-    };
-    tokio::try_join!(send, receive)?;
+    let here = Handle::current();
+    let sending = tokio::task::spawn_blocking({
+        let (here, connection) = (here.clone(), connection.clone());
+        move || here.block_on(send(&connection, input))
+    });
+    let receiving = tokio::task::spawn_blocking({
+        let connection = connection.clone();
+        move || here.block_on(receive(&connection, output))
+    });
+    let joined = |error: tokio::task::JoinError| PipeError::Lost(io::Error::other(error));
+    tokio::try_join!(async { sending.await.map_err(joined)? }, async { receiving.await.map_err(joined)? },)?;
     connection.close().await.map_err(PipeError::Lost)
+}
+
+async fn send(mut connection: &Connection, mut input: impl Read) -> Result<(), PipeError> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return connection.shutdown().await.map_err(PipeError::Lost),
+            Ok(length) => {
+                let part = buffer.get(..length).unwrap_or_default();
+                connection.write_all(part).await.map_err(PipeError::Lost)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(PipeError::Input(error)),
+        }
+    }
+}
+
+async fn receive(mut connection: &Connection, mut output: impl Output) -> Result<(), PipeError> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let length = connection.read(&mut buffer).await.map_err(PipeError::Lost)?;
+        if length == 0 {
+            return output.end().map_err(PipeError::Output);
+        }
+        let part = buffer.get(..length).unwrap_or_default();
+        output.write_all(part).and_then(|()| output.flush()).map_err(PipeError::Output)?;
+    }
 }

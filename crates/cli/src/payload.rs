@@ -1,37 +1,50 @@
-//! Standard output that carries payload.
+//! Standard input and output that carry payload.
 
 use std::fs::File;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 
-use tokio::io::{AsyncWrite, Stdout};
+use tcpunch_apps::pipe::Output;
 
-/// Standard output that can end before the process does.
+/// Standard input without a buffer in between.
+///
+/// # Errors
+///
+/// There is none.
+pub(crate) fn stdin() -> io::Result<File> {
+    io::stdin().as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Standard output, without a buffer in between, that can end before the process does.
 ///
 /// When the other side has said its last, whoever reads this output must see the end of it, though there may still be
 /// much to send in the other direction.
-pub(crate) struct Payload(Stdout);
+pub(crate) struct Payload(Option<File>);
 
 impl Payload {
-    pub(crate) fn stdout() -> Self {
-        Payload(tokio::io::stdout())
+    /// # Errors
+    ///
+    /// There is no standard output.
+    pub(crate) fn stdout() -> io::Result<Self> {
+        io::stdout().as_fd().try_clone_to_owned().map(|own| Payload(Some(own.into())))
     }
 }
 
-impl AsyncWrite for Payload {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, data)
+impl Write for Payload {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.as_mut().map_or(Err(io::ErrorKind::BrokenPipe.into()), |file| file.write(data))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
+}
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.get_mut().0).poll_flush(cx))?;
+impl Output for Payload {
+    fn end(&mut self) -> io::Result<()> {
+        self.0 = None;
         // Not closed: the next file that is opened would take its place.
         let nowhere = File::options().write(true).open("/dev/null")?;
-        Poll::Ready(nix::unistd::dup2_stdout(nowhere).map_err(io::Error::from))
+        nix::unistd::dup2_stdout(nowhere).map_err(io::Error::from)
     }
 }

@@ -65,8 +65,7 @@ pub const WINDOW_MOST: u32 = 16 * 1024 * 1024;
 /// socket: two full records keep the socket busy while a third is sealed.
 pub const MAX_UNSENT: usize = 2 * (MAX_RECORD + 64);
 
-/// What a receiver reads at a time, in bytes: two records, so that the second is there when the first was opened. Twice
-/// as much gains nothing (measured, docs/performance.md).
+/// What a receiver reads at a time, in bytes: two records, so that the second can be there when the first was opened.
 pub const RECEIVE_BUFFER: usize = 2 * (MAX_RECORD + 64);
 /// A reader that was told of data and has not come for it within this has gone away; until then what came in waits in
 /// the socket. Pings may be answered so much later, far below [`DEAD_AFTER`].

@@ -17,8 +17,7 @@ pub(crate) fn measure() {
     listen.event("path");
     connect.event("path");
     thread::sleep(Duration::from_secs(1));
-    let [listen, connect, broker] = [&listen, &connect, &scene.broker].map(|process| {
-        process.memory("VmRSS").unwrap() as f64 / 1e6
-    });
+    let [listen, connect, broker] =
+        [&listen, &connect, &scene.broker].map(|process| process.memory("VmRSS").unwrap() as f64 / 1e6);
     println!("\nconnected and idle: listen {listen:.1} MB, connect {connect:.1} MB, broker {broker:.1} MB");
 }

@@ -23,7 +23,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(node: &Node, program: &str, arguments: &[&str], input: &str, output: Option<&str>) -> Self {
+    pub(crate) fn start(
+        node: &Node,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+        output: Option<&str>,
+    ) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).env_remove("TCPUNCH_CODE").env_remove("TCPUNCH_BROKER");
         command.stdin(File::open(input).unwrap());
@@ -47,7 +53,9 @@ impl Running {
         };
         match (child.stdout.take(), child.stderr.take()) {
             (Some(stdout), _) => thread::spawn(move || read(Box::new(BufReader::new(stdout)))),
-            (None, Some(stderr)) => thread::spawn(move || read(Box::new(BufReader::<ChildStderr>::new(stderr)))),
+            (None, Some(stderr)) => {
+                thread::spawn(move || read(Box::new(BufReader::<ChildStderr>::new(stderr))))
+            }
             (None, None) => unreachable!("one of the two is piped"),
         };
         Running { child, events }

@@ -17,10 +17,12 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let lab = Lab::new().unwrap();
         let broker_host = lab.public_host("broker").start().unwrap();
-        let gateways = ["one-nat", "other-nat"].map(|name| lab.gateway(name, KernelNat::masquerade()).start().unwrap());
+        let gateways =
+            ["one-nat", "other-nat"].map(|name| lab.gateway(name, KernelNat::masquerade()).start().unwrap());
         let one = gateways[0].host("one").unwrap();
         let other = gateways[1].host("other").unwrap();
-        let mut broker = Running::start(&broker_host, PROGRAM, &["broker", "--json", "--ephemeral"], "/dev/null", None);
+        let mut broker =
+            Running::start(&broker_host, PROGRAM, &["broker", "--json", "--ephemeral"], "/dev/null", None);
         broker.event("broker");
         let [one_gateway, _] = gateways;
         Scene { broker, one, other, one_gateway, broker_host, _lab: lab }

@@ -45,7 +45,11 @@ pub(crate) fn measure(extent: &Extent) {
 
 fn first_byte_ms(node: &Node, program: &str, arguments: &[&str]) -> f64 {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(File::open("/dev/null").unwrap()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .stdin(File::open("/dev/null").unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     node.run(|| {
         let began = Instant::now();
         let mut child = command.spawn().unwrap();

@@ -19,7 +19,8 @@ pub(crate) const LIBRARY_SEND: &str = "library-send";
 pub(crate) const LIBRARY_RECEIVE: &str = "library-receive";
 
 pub(crate) fn is_one(argument: &str) -> bool {
-    [PLAIN_SEND, PLAIN_RECEIVE, PLAIN_CAT_SEND, PLAIN_CAT_RECEIVE, LIBRARY_SEND, LIBRARY_RECEIVE].contains(&argument)
+    [PLAIN_SEND, PLAIN_RECEIVE, PLAIN_CAT_SEND, PLAIN_CAT_RECEIVE, LIBRARY_SEND, LIBRARY_RECEIVE]
+        .contains(&argument)
 }
 
 /// Runs one; says `{"event":"ready"}` when it waits and `{"event":"path"}` when it is connected.

@@ -139,13 +139,7 @@ fn waiting(node: &Node, arguments: &[&str], input: &str) -> Running {
     running
 }
 
-fn finish(
-    sender: &mut Running,
-    receiver: &mut Running,
-    began: Instant,
-    bytes: u64,
-    cpu_before: f64,
-) -> Cost {
+fn finish(sender: &mut Running, receiver: &mut Running, began: Instant, bytes: u64, cpu_before: f64) -> Cost {
     let mut memory = 0;
     while !receiver.has_ended() {
         memory = memory.max(sender.memory("VmHWM").unwrap_or(0)).max(receiver.memory("VmHWM").unwrap_or(0));
@@ -177,7 +171,17 @@ impl Certificate {
         let [key, certificate] =
             ["key.pem", "certificate.pem"].map(|name| directory.join(name).to_str().unwrap().to_owned());
         let made = std::process::Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ])
             .args(["-subj", "/CN=bench", "-keyout", &key, "-out", &certificate])
             .stdin(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
@@ -188,15 +192,36 @@ impl Certificate {
     fn transfer(&self, scene: &Scene, target: &str, bytes: u64, file: &str, cpu_before: f64) -> Cost {
         let port = subjects::PORT.to_string();
         let arguments = [
-            "s_server", "-quiet", "-tls1_3", "-naccept", "1", "-accept", &port, "-key", &self.key, "-cert", &self.certificate,
+            "s_server",
+            "-quiet",
+            "-tls1_3",
+            "-naccept",
+            "1",
+            "-accept",
+            &port,
+            "-key",
+            &self.key,
+            "-cert",
+            &self.certificate,
         ];
-        let mut receiver = Running::start(&scene.one, "openssl", &arguments, "/dev/null", Some("/dev/null"));
+        // It ends with its input.
+        let (quiet, _keep) = nix::unistd::pipe().unwrap();
+        let quiet = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&quiet));
+        let mut receiver = Running::start(&scene.one, "openssl", &arguments, &quiet, Some("/dev/null"));
         // It does not say when it listens.
         thread::sleep(Duration::from_millis(200));
         let began = Instant::now();
-        let arguments = ["s_client", "-quiet", "-no_ign_eof", "-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384", "-connect", target];
+        let arguments = [
+            "s_client",
+            "-quiet",
+            "-no_ign_eof",
+            "-tls1_3",
+            "-ciphersuites",
+            "TLS_AES_256_GCM_SHA384",
+            "-connect",
+            target,
+        ];
         let mut sender = Running::start(&scene.other, "openssl", &arguments, file, Some("/dev/null"));
-        let cost = finish(&mut sender, &mut receiver, began, bytes, cpu_before);
-        cost
+        finish(&mut sender, &mut receiver, began, bytes, cpu_before)
     }
 }

@@ -1,5 +1,6 @@
 //! `tcpunch connect`: connect to who listens, then a pipe.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -10,7 +11,7 @@ use tcpunch_core::limits::ASK_AGAIN_AFTER;
 
 use crate::args::{Common, Connect, Pipe};
 use crate::exit::{Failure, code};
-use crate::payload::Payload;
+use crate::payload::{self, Payload};
 use crate::setup;
 use crate::term::{Talk, path_fields, path_line, stdout_is_terminal};
 use crate::visible::Visible;
@@ -50,11 +51,13 @@ pub(crate) async fn pipe(connection: Connection, flags: &Pipe, talk: &Talk) -> R
     );
     talk.event("path", path_fields(&peer, connection.info()));
     talk.say(path_line(connection.info()));
-    let input = tokio::io::stdin();
+    let connection = Arc::new(connection);
+    let (input, output) = (payload::stdin(), Payload::stdout());
+    let (input, output) = (input.map_err(Failure::local)?, output.map_err(Failure::local)?);
     let result = if stdout_is_terminal() && !flags.raw {
-        pipe::run(&connection, input, Visible::new(Payload::stdout())).await
+        pipe::run(&connection, input, Visible::new(output)).await
     } else {
-        pipe::run(&connection, input, Payload::stdout()).await
+        pipe::run(&connection, input, output).await
     };
     let (bytes_in, bytes_out) = connection.traffic();
     let (reason, failure) = match result {
