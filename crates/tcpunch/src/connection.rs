@@ -19,7 +19,7 @@ use tcpunch_core::limits::{
     CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, SMALL_CHUNK, WINDOW_FIRST, WINDOW_MOST,
 };
 use tcpunch_core::plan::Path;
-use tcpunch_core::secure::{HEADER, Kind, OVERHEAD, Opener, Sealer};
+use tcpunch_core::secure::{ChannelBinding, HEADER, Kind, OVERHEAD, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -128,7 +128,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Connection {
     shared: Arc<Shared>,
     finished: watch::Receiver<bool>,
+    own: PublicKey,
     peer: PublicKey,
+    binding: ChannelBinding,
     info: PathInfo,
 }
 
@@ -137,7 +139,9 @@ pub(crate) struct Parts {
     pub(crate) socket: TcpStream,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
+    pub(crate) own: PublicKey,
     pub(crate) peer: PublicKey,
+    pub(crate) binding: ChannelBinding,
     pub(crate) info: PathInfo,
 }
 
@@ -188,9 +192,21 @@ impl Connection {
             pump.run().await;
             let _ = done.send(true);
         });
-        let connection = Connection { shared, finished, peer: parts.peer, info: parts.info };
+        let Parts { own, peer, binding, info, .. } = parts;
+        let connection = Connection { shared, finished, own, peer, binding, info };
         connection.shared.ping();
         connection
+    }
+
+    /// The own session key.
+    pub fn own(&self) -> PublicKey {
+        self.own
+    }
+
+    /// Differs from that of every other connection but the peer's end of this one (RFC 5056). Where
+    /// the two are equal, nobody sits in the middle; it is no secret.
+    pub fn channel_binding(&self) -> ChannelBinding {
+        self.binding
     }
 
     /// The peer's session key.
