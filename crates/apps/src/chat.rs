@@ -1,7 +1,9 @@
 //! Chat: lines to everyone who is there, over direct connections.
 //!
 //! On each connection: frames of a length (four bytes, big-endian) and a message in postcard. The
-//! first frame of each side is its hello.
+//! first frame of each side is its hello. In the open lobby, where nobody is authenticated, a commitment
+//! follows at once, and what it commits to when the other side's has come: both sides then have two words
+//! to compare (`docs/protocol.md`, section 13).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -9,11 +11,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
-use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME};
+use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME, WORDS_WITHIN};
 use tcpunch_core::sanitize::sanitize_line;
+use tcpunch_core::secure::{Commitment, Committed, Comparison, Nonce};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use unicode_security::skeleton;
 
 /// A line of this many bytes and what stands around it.
 const MAX_FRAME: usize = MAX_LINE + 64;
@@ -22,9 +27,12 @@ const MAX_FRAME: usize = MAX_LINE + 64;
 enum Frame {
     Hello { name: String },
     Line { text: String },
+    Commit(Commitment),
+    Reveal(Nonce),
 }
 
-/// What happens in a chat. Names and texts are safe for a terminal.
+/// What happens in a chat. Names and texts are safe for a terminal; of all who are there no two names look
+/// the same, nor like the own one.
 #[derive(Debug)]
 pub enum ChatEvent {
     /// The lobby was joined; so many were there before.
@@ -40,6 +48,15 @@ pub enum ChatEvent {
         name: String,
         /// How the connection came to be.
         info: PathInfo,
+    },
+    /// In the open lobby: two words that are the same on both sides, unless somebody sits in the middle.
+    Words {
+        /// Session key.
+        peer: PublicKey,
+        /// As it calls itself.
+        name: String,
+        /// The words, with a space between.
+        words: String,
     },
     /// A line.
     Line {
@@ -115,6 +132,7 @@ struct Member {
 
 enum FromMember {
     Hello { peer: PublicKey, name: String, info: PathInfo },
+    Words { peer: PublicKey, words: String },
     Line { peer: PublicKey, text: String },
     Over { peer: PublicKey, number: u64, lost: Option<String>, traffic: (u64, u64) },
 }
@@ -130,12 +148,15 @@ struct Chat<F> {
     tasks: JoinSet<()>,
     reports: (mpsc::Sender<FromMember>, mpsc::Receiver<FromMember>),
     leaving: bool,
+    /// Whether nothing but the words tells who the others are.
+    open: bool,
     on_event: F,
 }
 
 /// Runs a chat until the input ends and everything was delivered, or, in private, the peer leaves.
 ///
-/// With nobody ever there, the end of the input waits `patience` more. Closing `lines` ends it too.
+/// With nobody ever there, the end of the input waits `patience` more, and twice that in all for who is
+/// being reached. Closing `lines` ends it too.
 ///
 /// # Errors
 ///
@@ -158,6 +179,7 @@ pub async fn run(
         tasks: JoinSet::new(),
         reports: mpsc::channel(256),
         leaving: false,
+        open: matches!(room, Room::Lobby(_)),
         on_event,
     };
     let mut lobby = match room {
@@ -170,6 +192,7 @@ pub async fn run(
     let private = lobby.is_none();
     let (mut open, mut listening) = (true, true);
     let mut give_up = None;
+    let mut last = None;
     loop {
         if !open && chat.settled() {
             if chat.ever {
@@ -180,6 +203,8 @@ pub async fn run(
         } else {
             give_up = None;
         }
+        // A broker that promises introductions, or makes ever new ones, must not hold the user.
+        let last = (!open).then(|| *last.get_or_insert_with(|| Instant::now() + 2 * patience));
         tokio::select! {
             line = lines.recv(), if listening => match line {
                 Some(Input::Line(line)) => chat.say(line),
@@ -201,6 +226,13 @@ pub async fn run(
             }
             Some(_) = chat.tasks.join_next() => {}
             () = async { match &mut give_up { Some(sleep) => sleep.as_mut().await, None => std::future::pending().await } } => {
+                return Ok(ChatEnd::Undelivered(chat.backlog));
+            }
+            () = async { match last { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
+                if chat.ever {
+                    chat.leave().await;
+                    return Ok(ChatEnd::Delivered);
+                }
                 return Ok(ChatEnd::Undelivered(chat.backlog));
             }
         }
@@ -251,7 +283,8 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         self.pending.remove(&peer);
         self.ever = true;
         self.forget_backlog();
-        let task = talk(connection, self.own_name.clone(), queue, self.reports.0.clone(), self.number);
+        let (own_name, open, reports) = (self.own_name.clone(), self.open, self.reports.0.clone());
+        let task = talk(connection, own_name, open, queue, reports, self.number);
         self.tasks.spawn(task);
     }
 
@@ -283,10 +316,16 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
     fn report(&mut self, report: FromMember, private: bool) -> Option<ChatEnd> {
         match report {
             FromMember::Hello { peer, name, info } => {
+                let name = self.distinct(&peer, name);
                 if let Some((_, member)) = self.members.get_mut(&peer) {
                     member.name.clone_from(&name);
                 }
                 (self.on_event)(ChatEvent::Here { peer, name, info });
+                None
+            }
+            FromMember::Words { peer, words } => {
+                let name = self.name(&peer);
+                (self.on_event)(ChatEvent::Words { peer, name, words });
                 None
             }
             FromMember::Line { peer, text } => {
@@ -304,6 +343,20 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                 private.then(|| lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost))
             }
         }
+    }
+
+    /// The name, with as much of the session key behind it as tells it from all others.
+    fn distinct(&self, peer: &PublicKey, name: String) -> String {
+        let taken = |name: &str| {
+            let others = self.members.iter().filter(|(other, _)| *other != peer);
+            alike(name, &self.own_name) || others.into_iter().any(|(_, (_, other))| alike(name, &other.name))
+        };
+        if !taken(&name) {
+            return name;
+        }
+        let key = peer.to_string();
+        let suffixes = [4, 8, 16].into_iter().filter_map(|digits| key.get(..digits));
+        suffixes.map(|part| format!("{name}~{part}")).find(|name| !taken(name)).unwrap_or(key)
     }
 
     fn name(&self, peer: &PublicKey) -> String {
@@ -331,16 +384,32 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
     }
 }
 
+/// A name as it is shown: one word, of which no part can be taken for the talk around it.
+fn fit(name: &str, peer: &PublicKey) -> String {
+    let clean = sanitize_line(name, MAX_NAME / 2);
+    // What stands between names and texts, begins a notice, or tells two of one name apart.
+    let parts = clean.split(|c: char| c.is_whitespace() || ":*~".contains(c));
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { peer.nickname() } else { parts.join("-") }
+}
+
+/// Whether people could take one name for the other (UTS #39, section 4), in capitals or not.
+fn alike(one: &str, other: &str) -> bool {
+    let same = |one: &str, other: &str| skeleton(one).eq(skeleton(other));
+    same(one, other) || same(&one.to_lowercase(), &other.to_lowercase())
+}
+
 /// One conversation, from hello to the end of both sides.
 async fn talk(
     connection: Connection,
     own_name: String,
+    open: bool,
     mut lines: mpsc::Receiver<String>,
     reports: mpsc::Sender<FromMember>,
     number: u64,
 ) {
     let peer = connection.peer();
-    let result = converse(&connection, own_name, &mut lines, &reports).await;
+    let result = converse(&connection, own_name, open, &mut lines, &reports).await;
     let traffic = connection.traffic();
     let result = match result {
         Ok(()) => connection.close().await,
@@ -353,36 +422,39 @@ async fn talk(
 async fn converse(
     connection: &Connection,
     own_name: String,
+    open: bool,
     lines: &mut mpsc::Receiver<String>,
     reports: &mpsc::Sender<FromMember>,
 ) -> io::Result<()> {
-    let peer = connection.peer();
+    let comparison = open.then(|| {
+        let (own, peer) = (connection.own(), connection.peer());
+        Comparison::new(&connection.channel_binding(), &own, &peer, &mut rand::rng())
+    });
+    let mut greeting = encode(&Frame::Hello { name: own_name });
+    if let Some(comparison) = &comparison {
+        greeting.extend(encode(&Frame::Commit(comparison.commitment())));
+    }
+    let (may_reveal, mut revealed) = oneshot::channel();
     let write = async {
         let mut half = connection;
-        half.write_all(&encode(&Frame::Hello { name: own_name })).await?;
-        while let Some(text) = lines.recv().await {
-            half.write_all(&encode(&Frame::Line { text })).await?;
-        }
-        half.shutdown().await
-    };
-    let read = async {
-        while let Some(frame) = read_frame(connection).await? {
-            let report = match frame {
-                Frame::Hello { name } => {
-                    let name = sanitize_line(&name, MAX_NAME / 2).into_owned();
-                    let name = if name.trim().is_empty() { peer.nickname() } else { name };
-                    FromMember::Hello { peer, name, info: connection.info().clone() }
+        half.write_all(&greeting).await?;
+        let mut hidden = open;
+        loop {
+            tokio::select! {
+                nonce = &mut revealed, if hidden => {
+                    hidden = false;
+                    if let Ok(nonce) = nonce {
+                        half.write_all(&encode(&Frame::Reveal(nonce))).await?;
+                    }
                 }
-                Frame::Line { text } => {
-                    FromMember::Line { peer, text: sanitize_line(&text, MAX_LINE).into_owned() }
-                }
-            };
-            if reports.send(report).await.is_err() {
-                break;
+                line = lines.recv() => match line {
+                    Some(text) => half.write_all(&encode(&Frame::Line { text })).await?,
+                    None => return half.shutdown().await,
+                },
             }
         }
-        io::Result::Ok(())
     };
+    let read = listen(connection, comparison.map(|own| (own, may_reveal)), reports);
     tokio::pin!(write, read);
     // Who has heard the other's end has nobody left to talk to; who has said its own waits for the
     // other's.
@@ -395,6 +467,73 @@ async fn converse(
             Err(error) => Err(error),
         },
     }
+}
+
+/// How far the words to compare have come.
+enum Words {
+    /// The other side has not committed itself.
+    Open(Comparison, oneshot::Sender<Nonce>),
+    /// It has, and is to show to what.
+    Committed(Committed),
+    /// They are known, or there are none in this room.
+    Done,
+}
+
+/// Reports what the other side says, until its end.
+async fn listen(
+    connection: &Connection,
+    comparison: Option<(Comparison, oneshot::Sender<Nonce>)>,
+    reports: &mpsc::Sender<FromMember>,
+) -> io::Result<()> {
+    let peer = connection.peer();
+    let Some(frame) = read_frame(connection).await? else { return Ok(()) };
+    let Frame::Hello { name } = frame else { return Err(no_chat()) };
+    let name = fit(&name, &peer);
+    let hello = FromMember::Hello { peer, name, info: connection.info().clone() };
+    if reports.send(hello).await.is_err() {
+        return Ok(());
+    }
+    let mut words = comparison.map_or(Words::Done, |(own, may_reveal)| Words::Open(own, may_reveal));
+    let patience = Instant::now() + WORDS_WITHIN;
+    loop {
+        let frame = match &words {
+            Words::Done => read_frame(connection).await?,
+            Words::Open(..) | Words::Committed(_) => timeout_at(patience, read_frame(connection))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not take part in the comparison of words"))??,
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let report = match (frame, words) {
+            (Frame::Line { text }, known) => {
+                words = known;
+                FromMember::Line { peer, text: sanitize_line(&text, MAX_LINE).into_owned() }
+            }
+            (Frame::Commit(commitment), Words::Open(own, may_reveal)) => {
+                let (committed, nonce) = own.committed(commitment);
+                let _ = may_reveal.send(nonce);
+                words = Words::Committed(committed);
+                continue;
+            }
+            (Frame::Reveal(nonce), Words::Committed(committed)) => {
+                words = Words::Done;
+                let words = committed.words(&nonce).map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "what it shows for the comparison of words is not what it had committed to; somebody interferes",
+                    )
+                })?;
+                FromMember::Words { peer, words }
+            }
+            (Frame::Hello { .. } | Frame::Commit(_) | Frame::Reveal(_), _) => return Err(no_chat()),
+        };
+        if reports.send(report).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn no_chat() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the other side does not speak chat")
 }
 
 fn encode(frame: &Frame) -> Vec<u8> {
@@ -418,7 +557,5 @@ async fn read_frame(mut half: &Connection) -> io::Result<Option<Frame>> {
     }
     let mut body = vec![0; length];
     half.read_exact(&mut body).await?;
-    postcard::from_bytes(&body)
-        .map(Some)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the other side does not speak chat"))
+    postcard::from_bytes(&body).map(Some).map_err(|_| no_chat())
 }

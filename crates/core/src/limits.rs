@@ -294,6 +294,9 @@ pub const LOBBY_INTRODUCTIONS: usize = 2 * LOBBY_MEMBERS;
 pub const SMALL_CHUNK: usize = 4096;
 /// Lines of chat that wait for the first member; beyond it the oldest go.
 pub const CHAT_BACKLOG: usize = 256;
+/// From a hello in the open lobby to the words to compare: a round trip, and what the retransmission of a
+/// lost segment costs. Who takes longer withholds them.
+pub const WORDS_WITHIN: Duration = Duration::from_secs(10);
 /// Lines of chat that wait for one slow member; then it is given up.
 pub const CHAT_QUEUE: usize = 256;
 /// An arriver that waits asks for its code this often: below the broker's limit of claims.

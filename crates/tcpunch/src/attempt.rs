@@ -15,8 +15,8 @@ use tcpunch_core::plan::{Obstacle, Path, first_candidates, host_candidates};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Finished, Input, Output, Puncher, SocketId};
 use tcpunch_core::secure::{
-    HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer, SecureError, Tag,
-    parse_preamble, preamble, signal_keys, tags,
+    ChannelBinding, HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer,
+    SecureError, Tag, parse_preamble, preamble, signal_keys, tags,
 };
 use tcpunch_core::wire::{Introduction, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +84,7 @@ struct Lane {
     remote: SocketAddr,
     sealer: Sealer,
     opener: Opener,
+    binding: ChannelBinding,
 }
 
 struct Authenticated {
@@ -423,6 +424,8 @@ impl Attempt {
             socket: lane.stream,
             sealer: lane.sealer,
             opener: lane.opener,
+            own: self.reach.own,
+            binding: lane.binding,
             peer: self.reach.introduction.peer,
             info,
         }))
@@ -541,7 +544,8 @@ impl Exchange {
             }
         }
         let stream = self.stream.stream.take().ok_or(Stranger::Over)?;
-        let lane = Lane { stream, local, remote: self.remote, sealer, opener };
+        let binding = keys.channel_binding();
+        let lane = Lane { stream, local, remote: self.remote, sealer, opener, binding };
         Ok(Authenticated { lane, salt, nominated })
     }
 

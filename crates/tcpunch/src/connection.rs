@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, WINDOW_MOST};
 use tcpunch_core::plan::Path;
-use tcpunch_core::secure::{Kind, Opener, Sealer};
+use tcpunch_core::secure::{ChannelBinding, Kind, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -136,7 +136,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Connection {
     shared: Arc<Shared>,
     finished: watch::Receiver<bool>,
+    own: PublicKey,
     peer: PublicKey,
+    binding: ChannelBinding,
     info: PathInfo,
 }
 
@@ -145,7 +147,9 @@ pub(crate) struct Parts {
     pub(crate) socket: TcpStream,
     pub(crate) sealer: Sealer,
     pub(crate) opener: Opener,
+    pub(crate) own: PublicKey,
     pub(crate) peer: PublicKey,
+    pub(crate) binding: ChannelBinding,
     pub(crate) info: PathInfo,
 }
 
@@ -168,9 +172,21 @@ impl Connection {
             pump.run().await;
             let _ = done.send(true);
         });
-        let connection = Connection { shared, finished, peer: parts.peer, info: parts.info };
+        let Parts { own, peer, binding, info, .. } = parts;
+        let connection = Connection { shared, finished, own, peer, binding, info };
         connection.shared.ping();
         connection
+    }
+
+    /// The own session key.
+    pub fn own(&self) -> PublicKey {
+        self.own
+    }
+
+    /// Differs from that of every other connection but the peer's end of this one (RFC 5056). Where
+    /// the two are equal, nobody sits in the middle; it is no secret.
+    pub fn channel_binding(&self) -> ChannelBinding {
+        self.binding
     }
 
     /// The peer's session key.

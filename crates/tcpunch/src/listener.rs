@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tcpunch_core::limits::{ACCEPT_PAUSE, TAG_WITHIN, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS};
+use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, SALT, Tag, parse_preamble};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -21,6 +22,16 @@ pub(crate) struct Arrival {
     pub(crate) salt: [u8; SALT],
     /// Bytes of the handshake message that follow.
     pub(crate) handshake: usize,
+}
+
+/// Which of the connections that wait, oldest first, makes room for one more from this subscriber.
+fn to_drop(waiting: impl ExactSizeIterator<Item = IpAddr> + Clone, from: IpAddr) -> Option<usize> {
+    let same = waiting.clone().filter(|other| *other == from).count();
+    if same >= UNKNOWN_ACCEPTED_PER_ADDRESS {
+        waiting.into_iter().position(|other| other == from)
+    } else {
+        (waiting.len() >= UNKNOWN_ACCEPTED).then_some(0)
+    }
 }
 
 /// Which tags are expected, and by which attempt.
@@ -70,16 +81,8 @@ impl Router {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     };
-                    let ip = remote.ip();
-                    let same = unknown.iter().filter(|(_, other, _)| *other == ip).count();
-                    let oldest = if same >= UNKNOWN_ACCEPTED_PER_ADDRESS {
-                        unknown.iter().position(|(_, other, _)| *other == ip)
-                    } else if unknown.len() >= UNKNOWN_ACCEPTED {
-                        Some(0)
-                    } else {
-                        None
-                    };
-                    if let Some(oldest) = oldest {
+                    let from = subscriber(remote.ip());
+                    if let Some(oldest) = to_drop(unknown.iter().map(|(_, from, _)| *from), from) {
                         unknown.remove(oldest).2.abort();
                     }
                     number += 1;
@@ -89,7 +92,7 @@ impl Router {
                         let _ = tokio::time::timeout(TAG_WITHIN, router.admit(stream, remote)).await;
                         own
                     });
-                    unknown.push((number, ip, task));
+                    unknown.push((number, from, task));
                 }
                 Some(ended) = readers.join_next() => {
                     if let Ok(ended) = ended {
@@ -120,5 +123,22 @@ impl Router {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_subscriber_pushes_out_only_itself() {
+        let ip = |text: &str| subscriber(text.parse().unwrap());
+        let crowd = ["192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8::3"].map(ip);
+        assert_eq!(to_drop(crowd.into_iter(), ip("2001:db8::4")), None);
+        let crowd = [&crowd[..], &[ip("2001:db8::4")]].concat();
+        assert_eq!(to_drop(crowd.iter().copied(), ip("2001:db8::5")), Some(1), "all of one /64");
+        assert_eq!(to_drop(crowd.iter().copied(), ip("2001:db8:0:1::1")), None);
+        let full: Vec<IpAddr> = (0..UNKNOWN_ACCEPTED as u8).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+        assert_eq!(to_drop(full.iter().copied(), ip("192.0.2.1")), Some(0));
     }
 }

@@ -22,6 +22,10 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             let path = info.path;
             talk.say(format!("* {name} is here ({path}, {}, not through the broker)", millis(info.elapsed)));
         }
+        ChatEvent::Words { peer, name, words } => {
+            talk.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": auth, "words": words }));
+            talk.say(format!("* compare with {name}, by voice: {words}"));
+        }
         ChatEvent::Line { peer, name, text } => {
             talk.event("message", json!({ "peer": peer.to_string(), "name": name, "text": text }));
             talk.print(format!("{name}: {text}"));

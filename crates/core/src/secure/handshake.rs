@@ -61,9 +61,14 @@ impl Payload {
     }
 }
 
+/// The same for the two ends of one handshake and for nobody else (RFC 5056): whoever sits between
+/// two peers has two handshakes, and two bindings. It is no secret.
+pub type ChannelBinding = [u8; 32];
+
 /// The keys of the two directions between two peers. Wiped when dropped.
 #[derive(Clone)]
 pub struct PeerKeys {
+    pub(super) binding: ChannelBinding,
     pub(super) send: Zeroizing<[u8; 32]>,
     pub(super) receive: Zeroizing<[u8; 32]>,
     pub(super) suite: Suite,
@@ -73,6 +78,11 @@ impl PeerKeys {
     /// The cipher that both sides do fastest.
     pub fn suite(&self) -> Suite {
         self.suite
+    }
+
+    /// What tells this handshake from every other one.
+    pub fn channel_binding(&self) -> ChannelBinding {
+        self.binding
     }
 }
 
@@ -208,7 +218,11 @@ fn split(state: &mut HandshakeState, own: &PublicKey, peer: &PublicKey, suite: S
     };
     let (there, back) = (bind(&there), bind(&back));
     let (send, receive) = if initiator { (there, back) } else { (back, there) };
-    PeerKeys { send, receive, suite }
+    // The hash of the handshake covers both fresh keys and all that was said (Noise, section 11.2).
+    let mut hasher = blake3::Hasher::new_derive_key("tcpunch v1 channel binding");
+    hasher.update(state.get_handshake_hash()).update(&first.0).update(&second.0);
+    let binding = *hasher.finalize().as_bytes();
+    PeerKeys { binding, send, receive, suite }
 }
 
 #[cfg(test)]
@@ -239,6 +253,24 @@ mod tests {
         assert_eq!(ours.send, theirs.receive);
         assert_eq!(ours.receive, theirs.send);
         assert_ne!(ours.send, ours.receive);
+        assert_eq!(ours.binding, theirs.binding);
+    }
+
+    #[test]
+    fn who_sits_in_the_middle_has_two_bindings() {
+        const M: PublicKey = PublicKey([3; 32]);
+        let (mut opening, first) = Opening::open(&A).unwrap();
+        let (toward_a, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (ours, _) = opening.finish(&B, &second).unwrap();
+        let (mut relayed, first) = Opening::open(&A).unwrap();
+        let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (toward_b, _) = relayed.finish(&B, &second).unwrap();
+        assert_eq!((ours.binding, theirs.binding), (toward_a.binding, toward_b.binding));
+        assert_ne!(ours.binding, theirs.binding);
+        // Nor is it the same where the two sides take each other for somebody else.
+        let (mut opening, first) = Opening::open(&A).unwrap();
+        let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        assert_ne!(opening.finish(&M, &second).unwrap().0.binding, theirs.binding);
     }
 
     #[test]

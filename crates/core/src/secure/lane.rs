@@ -5,7 +5,7 @@ use blake3::Hasher;
 use rand::RngCore;
 
 use super::SecureError;
-use super::handshake::PeerKeys;
+use super::handshake::{ChannelBinding, PeerKeys};
 use super::record::{Opener, Sealer};
 use crate::identity::PublicKey;
 use crate::limits::MAX_HANDSHAKE;
@@ -94,6 +94,11 @@ impl LaneKeys {
     /// Opens what the peer sends on the lane with its salt.
     pub fn opener(&self, salt: &[u8; SALT]) -> Opener {
         Opener::new(self.keys.suite, self.derive(&self.keys.receive, salt))
+    }
+
+    /// That of the handshake which the keys come from.
+    pub fn channel_binding(&self) -> ChannelBinding {
+        self.keys.binding
     }
 
     fn derive(&self, key: &[u8; 32], salt: &[u8; SALT]) -> [u8; 32] {

@@ -9,13 +9,15 @@ mod lane;
 mod link;
 mod pake;
 mod record;
+mod words;
 
 pub use cipher::{Suite, has_fast_aes};
-pub use handshake::{Features, Opening, Payload, PeerKeys, respond};
+pub use handshake::{ChannelBinding, Features, Opening, Payload, PeerKeys, respond};
 pub use lane::{LaneKeys, PREAMBLE, SALT, TAG, Tag, parse_preamble, preamble, signal_keys, tags};
 pub use link::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
 pub use pake::{CodeKey, Meeting, Pake, SHARE, Share};
 pub use record::{HEADER, Kind, OVERHEAD, Opener, Sealer};
+pub use words::{Commitment, Committed, Comparison, Nonce};
 
 /// What a handshake or a sealed message can fail with. All of it is the other side's fault, or of
 /// somebody between.

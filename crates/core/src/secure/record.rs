@@ -187,6 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn unknown_kinds_and_empty_bodies_are_refused() {
+        for kind in 8..=u8::MAX {
+            let (mut sealer, mut opener) = pair(Suite::ChaCha20Poly1305);
+            let header = (2 + TAG_LEN as u32).to_be_bytes();
+            let mut body = vec![kind, 0];
+            let tag = sealer.0.seal(&header, &mut body).unwrap();
+            body.extend(tag);
+            assert_eq!(opener.open(header, &mut body).err(), Some(SecureError::Malformed), "{kind}");
+        }
+        let (mut sealer, mut opener) = pair(Suite::ChaCha20Poly1305);
+        let header = (TAG_LEN as u32).to_be_bytes();
+        let mut tag = sealer.0.seal(&header, &mut []).unwrap();
+        assert_eq!(opener.open(header, &mut tag).err(), Some(SecureError::Malformed));
+    }
+
+    #[test]
     fn lengths_are_checked_before_anything_else() {
         assert_eq!(Opener::body_length(0u32.to_be_bytes()), Err(SecureError::Malformed));
         assert_eq!(Opener::body_length(16u32.to_be_bytes()), Err(SecureError::Malformed));
