@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 use tcpunch::{BadBroker, BrokerAddress};
+
+use crate::complete::code_in_shell;
+use crate::help;
 
 /// A direct, end-to-end encrypted TCP connection between two computers behind NATs.
 ///
@@ -13,7 +18,8 @@ use tcpunch::{BadBroker, BrokerAddress};
 /// `tcpunch listen` on one and, with the code that it prints, `tcpunch connect CODE` on the other.
 /// After the introduction nothing passes through the broker.
 #[derive(Parser)]
-#[command(name = "tcpunch", version, max_term_width = 100)]
+#[command(name = "tcpunch", version, max_term_width = 100,
+          after_help = help::below("tcpunch"), after_long_help = help::below_all())]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -24,15 +30,33 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// See how it works: a broker and two peers, three real processes, in this terminal.
+    #[command(after_help = help::below("demo"))]
     Demo,
     /// Run a broker, which introduces peers and never carries their data.
+    #[command(after_help = help::below("broker"))]
     Broker(Broker),
     /// Talk: everyone in the broker's open lobby has a direct connection to everyone.
+    #[command(after_help = help::below("chat"))]
     Chat(Chat),
     /// A pipe: print a code, wait, then standard input and output go to the other side.
+    #[command(after_help = help::below("listen"))]
     Listen(Pipe),
     /// A pipe: connect to who listens, then standard input and output go to the other side.
+    #[command(after_help = help::below("connect"))]
     Connect(Connect),
+    /// Latency and path to who runs ping without a code; without one: print a code and answer.
+    #[command(after_help = help::below("ping"))]
+    Ping(Ping),
+    /// Print what a shell loads to complete commands, flags and words of codes with Tab.
+    #[command(after_help = help::below("completions"))]
+    Completions {
+        /// Which shell.
+        #[arg(value_parser = PossibleValuesParser::new(["bash", "elvish", "fish", "powershell", "zsh"]))]
+        shell: String,
+    },
+    /// Print the manual page, or write one for each command.
+    #[command(after_help = help::below("man"))]
+    Man(Man),
 }
 
 #[derive(Args, Clone)]
@@ -78,7 +102,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, help_heading = "Options everywhere")]
     pub(crate) ephemeral: bool,
     /// Directory of keys and known brokers.
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Options everywhere")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Options everywhere")]
     pub(crate) state: Option<PathBuf>,
     /// What others see in chat.
     #[arg(long, global = true, value_name = "NAME", help_heading = "Options everywhere")]
@@ -120,7 +144,7 @@ pub(crate) struct Broker {
 #[derive(Args)]
 pub(crate) struct Chat {
     /// A code, for a private chat; without it, the broker's open lobby.
-    #[arg(env = "TCPUNCH_CODE", hide_env_values = true)]
+    #[arg(env = "TCPUNCH_CODE", hide_env_values = true, add = ArgValueCompleter::new(code_in_shell))]
     pub(crate) who: Option<String>,
     /// Print a code for a private chat.
     #[arg(long, conflicts_with = "who")]
@@ -137,16 +161,44 @@ pub(crate) struct Pipe {
 #[derive(Args)]
 pub(crate) struct Connect {
     /// The code that the other side printed; without it, asked for on the terminal.
-    #[arg(env = "TCPUNCH_CODE", hide_env_values = true)]
+    #[arg(env = "TCPUNCH_CODE", hide_env_values = true, add = ArgValueCompleter::new(code_in_shell))]
     pub(crate) who: Option<String>,
     #[command(flatten)]
     pub(crate) pipe: Pipe,
+}
+
+#[derive(Args)]
+pub(crate) struct Ping {
+    /// The code that the other side printed; without it, one is printed here.
+    #[arg(env = "TCPUNCH_CODE", hide_env_values = true, add = ArgValueCompleter::new(code_in_shell))]
+    pub(crate) who: Option<String>,
+    /// How many pings; 0 for no end.
+    #[arg(short, long, default_value_t = tcpunch_core::limits::PINGS, value_name = "N")]
+    pub(crate) count: u64,
+    /// Seconds from one ping to the next.
+    #[arg(short, long, default_value = "1", value_parser = pause, value_name = "SECONDS")]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Args)]
+pub(crate) struct Man {
+    /// Write a page for the program and one for each command into this directory.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Ok(_) | Err(_) => Err("seconds, from 0.1 to 86400".to_owned()),
+    }
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let least = tcpunch_core::limits::PING_PAUSE_LEAST.as_secs_f64();
+    match text.parse::<f64>() {
+        Ok(seconds) if (least..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) | Err(_) => Err(format!("seconds, from {least} to 3600")),
     }
 }
 

@@ -2,6 +2,9 @@
 
 pub(crate) mod broker;
 pub(crate) mod chat;
+pub(crate) mod completions;
 pub(crate) mod connect;
 pub(crate) mod demo;
 pub(crate) mod listen;
+pub(crate) mod man;
+pub(crate) mod ping;

@@ -2,7 +2,7 @@
 
 use tcpunch::{BindError, BrokerError, ConnectError};
 
-/// Exit codes, as documented in the README.
+/// Exit codes, as the contract with users fixes them.
 pub(crate) mod code {
     pub(crate) const OK: u8 = 0;
     pub(crate) const INTERNAL: u8 = 1;
@@ -16,6 +16,21 @@ pub(crate) mod code {
     pub(crate) const LOCAL: u8 = 9;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
+
+/// Exit codes and what they mean, for help and manual.
+pub(crate) const CODES: &[(u8, &str)] = &[
+    (code::OK, "all went well; a broker: also when it was told to end"),
+    (code::INTERNAL, "a bug in tcpunch"),
+    (code::USAGE, "a mistake on the command line"),
+    (code::BROKER, "no broker: unreachable, full, or its key changed"),
+    (code::NOBODY, "nobody there: unknown, expired or used code, or nobody came"),
+    (code::WRONG_WORDS, "wrong words"),
+    (code::NO_PATH, "no direct path"),
+    (code::REFUSED, "the other side or the broker said no, or runs another command"),
+    (code::LOST, "the connection was lost"),
+    (code::LOCAL, "this computer: a port is taken, output closed, no place for keys"),
+    (code::INTERRUPTED, "Ctrl-C"),
+];
 
 /// Why a command failed.
 #[derive(Debug)]

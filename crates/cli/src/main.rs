@@ -2,33 +2,53 @@
 
 mod args;
 mod child;
+mod colour;
 mod commands;
+mod complete;
+mod editor;
 mod exit;
+mod help;
 mod masked;
+mod modes;
 mod payload;
+mod people;
+mod prompt;
+mod screen;
 mod setup;
 mod show;
 mod term;
+mod typed;
 mod visible;
+mod waits;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
 
 use crate::args::{Cli, Command};
 use crate::exit::{Failure, code};
 use crate::term::Talk;
 
 fn main() {
+    // Where a shell asks what could be typed, that is all there is to do.
+    CompleteEnv::with_factory(Cli::command).var(commands::completions::ASKED).complete();
     let cli = Cli::parse();
     setup::raise_descriptors();
-    // Not beside JSON, of which every line is an event.
-    if cli.common.verbose && !cli.common.json {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("tcpunch=debug").init();
-    }
+    modes::restore_on_panic();
     let payload = matches!(cli.command, Command::Listen(_) | Command::Connect(_));
     let talk = Talk::new(&cli.common, payload);
+    // Not beside JSON, of which every line is an event.
+    if cli.common.verbose && !cli.common.json {
+        let log = talk.clone();
+        tracing_subscriber::fmt()
+            .with_ansi(talk.colours().err)
+            .with_writer(move || log.log())
+            .with_env_filter("tcpunch=debug")
+            .init();
+    }
     let exit = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(run(cli, &talk));
+            talk.screen().finish();
             // Dropping it would wait for the thread that reads standard input.
             runtime.shutdown_background();
             exit
@@ -39,8 +59,7 @@ fn main() {
         talk.failure(&failure);
         failure.exit
     });
-    // Not by returning: a thread that reads standard input can't be stopped.
-    std::process::exit(i32::from(exit));
+    modes::exit(exit);
 }
 
 async fn run(cli: Cli, talk: &Talk) -> Result<u8, Failure> {
@@ -52,6 +71,10 @@ async fn run(cli: Cli, talk: &Talk) -> Result<u8, Failure> {
         Command::Chat(chat) => commands::chat::run(common, chat, talk).await,
         Command::Listen(pipe) => interruptible(commands::listen::run(common, &pipe, talk)).await,
         Command::Connect(connect) => interruptible(commands::connect::run(common, connect, talk)).await,
+        // Its series is summed up on Ctrl-C.
+        Command::Ping(ping) => commands::ping::run(common, ping, talk).await,
+        Command::Completions { shell } => commands::completions::run(&shell, talk),
+        Command::Man(man) => commands::man::run(&man, talk),
     }
 }
 

@@ -44,13 +44,20 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
         .timeout(common.timeout)
         .store(store(common, talk))
         .on_event(events(talk.clone()));
-    for broker in brokers(common, code)? {
+    let brokers = brokers(common, code)?;
+    let named: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+    let what = if named.is_empty() {
+        "the broker on this computer".to_owned()
+    } else {
+        format!("the broker at {}", named.join(" or "))
+    };
+    for broker in brokers {
         builder = builder.broker(broker);
     }
     if let Some(port) = common.bind {
         builder = builder.port(port);
     }
-    Ok(talk.waiting("the broker", builder.bind()).await?)
+    Ok(talk.waiting(&what, builder.bind()).await?)
 }
 
 /// A code names its broker; a pinned key that the flags give for it is used.
@@ -90,6 +97,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             talk.step("introduced", json!({ "peer": peer.to_string(), "addresses": addresses }));
             talk.detail(format!("introduced to {} at {}", peer.nickname(), addresses.join(", ")));
+            talk.waits().path_begins(&talk, peer);
         }
         Event::Fired { peer, port, remote } => {
             talk.step("syn", json!({ "peer": peer.to_string(), "port": port, "remote": remote.to_string() }));
@@ -102,14 +110,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
     }
 }
 
-/// The code of an argument, the environment, or a question on the terminal.
-pub(crate) fn code(who: Option<String>) -> Result<Code, Failure> {
-    let text = match who {
-        Some(who) => who,
-        None => crate::term::ask("Code: ").map_err(|error| {
-            Failure::new("usage", code::USAGE, format!("there is no terminal to ask for the code: {error}"))
-                .hint("give it as an argument, or in TCPUNCH_CODE")
-        })?,
-    };
-    text.parse().map_err(|error| Failure::new("usage", code::USAGE, error))
+/// The code of an argument or the environment.
+pub(crate) fn code(who: &str) -> Result<Code, Failure> {
+    who.parse().map_err(|error| Failure::new("usage", code::USAGE, error))
 }

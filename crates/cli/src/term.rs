@@ -1,14 +1,20 @@
 //! What a command says: for people on stderr, or JSON, one object a line.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tcpunch::PathInfo;
+use tcpunch::{Connection, PathInfo, PublicKey};
 use tcpunch_core::sanitize::sanitize_line;
 
 use crate::args::Common;
-use crate::exit::Failure;
+use crate::colour::{Colours, Hue, paint};
+use crate::exit::{Failure, code};
+use crate::modes;
+use crate::screen::Screen;
+use crate::waits::Waits;
 
 /// Where talk goes.
 #[derive(Clone)]
@@ -18,11 +24,48 @@ pub(crate) struct Talk {
     verbose: bool,
     /// stdout carries payload, so JSON goes to stderr.
     payload: bool,
+    colours: Colours,
+    screen: Arc<Screen>,
+    waits: Waits,
+}
+
+#[derive(Clone, Copy)]
+enum Stream {
+    Out,
+    Err,
 }
 
 impl Talk {
     pub(crate) fn new(common: &Common, payload: bool) -> Self {
-        Talk { json: common.json, quiet: common.quiet, verbose: common.verbose, payload }
+        Talk {
+            json: common.json,
+            quiet: common.quiet,
+            verbose: common.verbose,
+            payload,
+            colours: Colours::decide(),
+            screen: Arc::default(),
+            waits: Waits::default(),
+        }
+    }
+
+    /// Where lines appear while a line is being typed.
+    pub(crate) fn screen(&self) -> &Arc<Screen> {
+        &self.screen
+    }
+
+    /// Which outputs take colour.
+    pub(crate) fn colours(&self) -> Colours {
+        self.colours
+    }
+
+    /// A place for lines of the log: where talk goes.
+    pub(crate) fn log(&self) -> Log {
+        Log(self.clone())
+    }
+
+    /// What is being waited for.
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     pub(crate) fn is_json(&self) -> bool {
@@ -36,14 +79,14 @@ impl Talk {
     /// A line for people.
     pub(crate) fn say(&self, line: impl AsRef<str>) {
         if !self.json && !self.quiet {
-            self.line(&mut std::io::stderr(), line.as_ref());
+            self.line(Stream::Err, line.as_ref());
         }
     }
 
     /// A line for people that even the quiet need.
     pub(crate) fn must_say(&self, line: impl AsRef<str>) {
         if !self.json {
-            self.line(&mut std::io::stderr(), line.as_ref());
+            self.line(Stream::Err, line.as_ref());
         }
     }
 
@@ -57,7 +100,7 @@ impl Talk {
     /// What people asked the command for: on stdout.
     pub(crate) fn print(&self, line: impl AsRef<str>) {
         if !self.json {
-            self.line(&mut std::io::stdout(), line.as_ref());
+            self.line(Stream::Out, line.as_ref());
         }
     }
 
@@ -71,11 +114,7 @@ impl Talk {
             object.extend(fields);
         }
         let line = Value::Object(object).to_string();
-        if self.payload {
-            self.line(&mut std::io::stderr(), &line);
-        } else {
-            self.line(&mut std::io::stdout(), &line);
-        }
+        self.line(if self.payload { Stream::Err } else { Stream::Out }, &line);
     }
 
     /// An event for programs that asked for each step.
@@ -96,7 +135,7 @@ impl Talk {
                 "fatal": true,
             }),
         );
-        self.must_say(format!("tcpunch: {}", failure.message));
+        self.must_say(format!("{} {}", paint(self.colours.err, Hue::Error, "tcpunch:"), failure.message));
         if let Some(hint) = &failure.hint
             && !failure.message.contains(hint)
         {
@@ -104,40 +143,99 @@ impl Talk {
         }
     }
 
-    /// Nobody can be told that telling fails, but a closed stdout ends the command.
-    fn line(&self, out: &mut impl Write, line: &str) {
-        let bytes = format!("{line}\n");
-        if out.write_all(bytes.as_bytes()).and_then(|()| out.flush()).is_err() {
-            std::process::exit(i32::from(crate::exit::code::LOCAL));
+    /// Above what is being typed, where somebody types. A closed stdout ends the command; with a
+    /// closed stderr nobody listens, and what the command is for goes on.
+    fn line(&self, stream: Stream, line: &str) {
+        let text = format!("{line}\n");
+        let terminal = match stream {
+            Stream::Out => std::io::stdout().is_terminal(),
+            Stream::Err => std::io::stderr().is_terminal(),
+        };
+        if terminal && self.screen.print(&text) {
+            return;
+        }
+        match stream {
+            Stream::Out => {
+                let mut out = std::io::stdout();
+                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+                    modes::exit(code::LOCAL);
+                }
+            }
+            Stream::Err => {
+                let _ = std::io::stderr().write_all(text.as_bytes());
+            }
         }
     }
 
     /// Says what is waited for, if it takes longer than a second.
     pub(crate) async fn waiting<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
-        tokio::select! {
-            result = &mut work => return result,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
-        self.event("waiting", json!({ "for": what }));
-        self.say(format!("waiting for {what} ..."));
+        let _wait = self.waits.begin(self, what);
         work.await
+    }
+
+    /// Tells that the one peer of a code is connected, and how.
+    pub(crate) fn connected(&self, connection: &Connection) {
+        let (peer, info) = (connection.peer(), connection.info());
+        self.waits.path_ends(&peer);
+        let name = peer.nickname();
+        self.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": "code", "words": null }));
+        self.event("path", path_fields(&peer, info));
+        self.say(self.path_line(info));
+    }
+
+    /// Tells that the one peer of a code is not connected any more.
+    pub(crate) fn closed(&self, connection: &Connection, reason: &str) {
+        let (bytes_in, bytes_out) = connection.traffic();
+        let peer = connection.peer().to_string();
+        self.event(
+            "closed",
+            json!({ "peer": peer, "reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out }),
+        );
+    }
+
+    /// A member's name for stderr.
+    pub(crate) fn name<'a>(&self, peer: &PublicKey, name: &'a str) -> Cow<'a, str> {
+        paint(self.colours.err, Hue::Name(*peer), name)
+    }
+
+    /// A member's name for stdout.
+    pub(crate) fn name_on_stdout<'a>(&self, peer: &PublicKey, name: &'a str) -> Cow<'a, str> {
+        paint(self.colours.out, Hue::Name(*peer), name)
+    }
+
+    /// A code for stderr.
+    pub(crate) fn code<'a>(&self, code: &'a str) -> Cow<'a, str> {
+        paint(self.colours.err, Hue::Code, code)
+    }
+
+    /// `path  punched  local <-> remote  1 try, 2 SYNs, 38 ms`.
+    pub(crate) fn path_line(&self, info: &PathInfo) -> String {
+        let plural =
+            |count: u32, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+        format!(
+            "path  {}  {} <-> {}  {}, {}, {}",
+            paint(self.colours.err, Hue::Path, info.path.word()),
+            info.local,
+            info.remote,
+            plural(info.tries, "try", "tries"),
+            plural(info.syns, "SYN", "SYNs"),
+            millis(info.elapsed),
+        )
     }
 }
 
-/// `path  punched  local <-> remote  1 try, 2 SYNs, 38 ms`.
-pub(crate) fn path_line(info: &PathInfo) -> String {
-    let plural =
-        |count: u32, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
-    format!(
-        "path  {}  {} <-> {}  {}, {}, {}",
-        info.path,
-        info.local,
-        info.remote,
-        plural(info.tries, "try", "tries"),
-        plural(info.syns, "SYN", "SYNs"),
-        millis(info.elapsed),
-    )
+/// Lines of the log.
+pub(crate) struct Log(Talk);
+
+impl Write for Log {
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<usize> {
+        self.0.must_say(String::from_utf8_lossy(lines).trim_end_matches('\n'));
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The fields of the event `path`.
@@ -166,16 +264,6 @@ pub(crate) fn round(time: Duration) -> f64 {
 /// A text of others, fit for one line.
 pub(crate) fn clean(text: &str) -> String {
     sanitize_line(text, 500).into_owned()
-}
-
-/// Asks on the terminal itself, so that standard input stays free for data.
-pub(crate) fn ask(question: &str) -> std::io::Result<String> {
-    use std::io::{BufRead, BufReader};
-    let terminal = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-    (&terminal).write_all(question.as_bytes())?;
-    let mut line = String::new();
-    BufReader::new(&terminal).read_line(&mut line)?;
-    Ok(line.trim().to_owned())
 }
 
 pub(crate) fn stdout_is_terminal() -> bool {

@@ -167,6 +167,10 @@ pub enum Verb {
     Chat,
     /// Meets [`Verb::Chat`].
     ChatJoin,
+    /// Waits for [`Verb::PingJoin`], and answers its pings.
+    Ping,
+    /// Meets [`Verb::Ping`], and measures.
+    PingJoin,
 }
 
 impl Verb {
@@ -177,6 +181,8 @@ impl Verb {
             Verb::Connect => Verb::Listen,
             Verb::Chat => Verb::ChatJoin,
             Verb::ChatJoin => Verb::Chat,
+            Verb::Ping => Verb::PingJoin,
+            Verb::PingJoin => Verb::Ping,
         }
     }
 
@@ -186,6 +192,7 @@ impl Verb {
             Verb::Listen => "listen",
             Verb::Connect => "connect",
             Verb::Chat | Verb::ChatJoin => "chat",
+            Verb::Ping | Verb::PingJoin => "ping",
         }
     }
 }
@@ -231,8 +238,10 @@ mod tests {
 
     #[test]
     fn partners_are_mutual() {
-        for verb in [Verb::Listen, Verb::Connect, Verb::Chat, Verb::ChatJoin] {
+        let all = [Verb::Listen, Verb::Connect, Verb::Chat, Verb::ChatJoin, Verb::Ping, Verb::PingJoin];
+        for verb in all {
             assert_eq!(verb.partner().partner(), verb);
+            assert_eq!(all.iter().filter(|other| other.partner() == verb).count(), 1);
         }
     }
 

@@ -301,6 +301,19 @@ pub const WORDS_WITHIN: Duration = Duration::from_secs(10);
 pub const CHAT_QUEUE: usize = 256;
 /// An arriver that waits asks for its code this often: below the broker's limit of claims.
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// A wait that lasts longer than this is explained: shorter ones are over before they are read.
+pub const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pings that `ping` sends unless `--count` says otherwise: the first may pay for a sleeping radio
+/// or a cold cache, three more show what is usual.
+pub const PINGS: u64 = 4;
+/// Shortest pause between pings: a hundred a second measure; more would be load.
+pub const PING_PAUSE_LEAST: Duration = Duration::from_millis(10);
+/// Round trips of which the median is taken; of a longer series those of the end, half a megabyte.
+pub const PING_SAMPLES: usize = 32 * 1024;
+/// Lines that the line editor of a chat remembers.
+pub const TYPED_HISTORY: usize = 1000;
+/// How long the end of a chat waits for the line editor to show what was said before it.
+pub const EDITOR_ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// How long the demonstration may take in all.
 pub const DEMO_WITHIN: Duration = Duration::from_secs(5);
 /// The key that hides addresses in a broker's log is drawn anew after this, so that days can't be

@@ -24,8 +24,9 @@ pub(crate) async fn wait(
     talk: &Talk,
     verb: Verb,
 ) -> Result<Connection, Failure> {
-    let mut invite = endpoint.invite_for(verb).await?;
+    let mut invite = talk.waiting("the broker to give a code", endpoint.invite_for(verb)).await?;
     tell(invite.code(), verb, talk);
+    let _wait = talk.waits().begin(talk, "the other side");
     let mut code = invite.code().clone();
     let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
     loop {
@@ -62,6 +63,6 @@ fn tell(code: &Code, verb: Verb, talk: &Talk) {
         "code",
         json!({ "code": code.to_string(), "command": command, "expires_s": CODE_LIFE.as_secs() }),
     );
-    talk.must_say(format!("code  {code}"));
+    talk.must_say(format!("code  {}", talk.code(&code.to_string())));
     talk.say(format!("on the other computer type:  {command}"));
 }

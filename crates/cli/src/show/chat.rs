@@ -4,7 +4,7 @@ use serde_json::json;
 use tcpunch_apps::chat::ChatEvent;
 
 use crate::exit::code;
-use crate::term::{Talk, clean, millis, path_fields, path_line};
+use crate::term::{Talk, clean, millis, path_fields};
 
 /// Tells one event; `auth` is how members are authenticated.
 pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
@@ -18,8 +18,8 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
         ChatEvent::Here { peer, name, info } => {
             talk.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": auth, "words": null }));
             talk.event("path", path_fields(peer, info));
-            talk.say(path_line(info));
-            let path = info.path;
+            talk.say(talk.path_line(info));
+            let (name, path) = (talk.name(peer, name), info.path);
             talk.say(format!("* {name} is here ({path}, {}, not through the broker)", millis(info.elapsed)));
         }
         ChatEvent::Words { peer, name, words } => {
@@ -28,7 +28,7 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
         }
         ChatEvent::Line { peer, name, text } => {
             talk.event("message", json!({ "peer": peer.to_string(), "name": name, "text": text }));
-            talk.print(format!("{name}: {text}"));
+            talk.print(format!("{}: {text}", talk.name_on_stdout(peer, name)));
         }
         ChatEvent::Gone { peer, name, lost, by_us, traffic } => {
             let reason = lost.as_deref().map_or_else(|| "left".to_owned(), clean);
@@ -36,6 +36,7 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
                 "closed",
                 json!({ "peer": peer.to_string(), "reason": reason, "bytes_in": traffic.0, "bytes_out": traffic.1 }),
             );
+            let name = talk.name(peer, name);
             match lost {
                 Some(_) => talk.say(format!("* {name} is lost: {reason}")),
                 None if !by_us => talk.say(format!("* {name} left")),
