@@ -4,14 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
     BROKER_CLOSED_WITHIN, BROKER_OBSERVATION_HELD, BROKER_READ_BUFFER, BROKER_WRITE_BATCH,
-    BROKER_WRITE_WITHIN, HANDSHAKE_WITHIN, LINK_HANDSHAKE_MESSAGE, LINK_QUEUE, MAX_FRAME,
+    BROKER_WRITE_WITHIN, HANDSHAKE_WITHIN, LINK_HANDSHAKE_MESSAGE, LINK_QUEUE, LINK_QUEUE_BYTES, MAX_FRAME,
+    MESSAGES_PER_LINK,
 };
 use tcpunch_core::rendezvous::LinkId;
+use tcpunch_core::rendezvous::fence::Bucket;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern, SecureError};
 use tcpunch_core::wire::{
     self, BadMessage, BadPreface, FromBroker, ObservationToken, PREFACE, Preface, ToBroker,
@@ -19,8 +22,8 @@ use tcpunch_core::wire::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
 
 use crate::gate::{Gate, Pass};
 use crate::listen::{forget_unsent, least_round_trip};
@@ -33,6 +36,9 @@ pub(crate) struct Shared {
     pub(crate) traffic: Traffic,
     pub(crate) reports: mpsc::Sender<Report>,
     pub(crate) observers: Gate,
+    /// Turns at the computing of handshakes, one for every second processor: a flood of them leaves
+    /// the other half to the links that stand.
+    pub(crate) computing: Semaphore,
 }
 
 /// What is served where a connection came in.
@@ -75,14 +81,22 @@ enum End {
 
 /// The owner's end of a link.
 pub(crate) struct Handle {
-    queue: mpsc::Sender<Box<FromBroker>>,
+    queue: mpsc::Sender<Vec<u8>>,
+    /// Bytes in the queue.
+    waiting: Arc<AtomicUsize>,
     end: oneshot::Sender<End>,
 }
 
 impl Handle {
     /// Queues a message; false where the other side reads too slowly, or is gone.
-    pub(crate) fn send(&self, message: Box<FromBroker>) -> bool {
-        self.queue.try_send(message).is_ok()
+    pub(crate) fn send(&self, message: &FromBroker) -> bool {
+        let Ok(bytes) = wire::encode(message) else {
+            tracing::error!("a message is longer than allowed");
+            return false;
+        };
+        let length = bytes.len();
+        let before = self.waiting.fetch_add(length, Ordering::Relaxed);
+        before + length <= LINK_QUEUE_BYTES && self.queue.try_send(bytes).is_ok()
     }
 
     /// Closes the link after what was queued was sent.
@@ -114,6 +128,8 @@ enum Fault {
     Stalled,
     #[error("too slow with its handshake")]
     TooSlow,
+    #[error("made place for a newcomer")]
+    SentAway,
     #[error("the broker is stopping")]
     Stopping,
 }
@@ -152,22 +168,29 @@ async fn connection(
     from: SocketAddr,
     door: Door,
     link: LinkId,
-    pass: Pass,
+    mut pass: Pass,
 ) -> Result<(), Fault> {
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BROKER_READ_BUFFER, reader);
-    let begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, door))
-        .await
-        .map_err(|_| Fault::TooSlow)??;
+    let begun = tokio::select! {
+        begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, door)) => {
+            begun.map_err(|_| Fault::TooSlow)??
+        }
+        () = pass.sent_away() => return Err(Fault::SentAway),
+    };
     drop(pass);
     match begun {
         Begun::Observation(token) => {
             let report = Report::Observation { token, from };
             shared.report(report).await?;
-            if let Some(_held) = shared.observers.enter(from.ip()) {
+            if let Ok(mut held) = shared.observers.enter(clock(), from.ip()) {
                 // A peer that holds the connection open holds its NAT's mapping with it.
-                let _ = timeout(BROKER_OBSERVATION_HELD, reader.read(&mut [0])).await;
+                let mut byte = [0];
+                tokio::select! {
+                    _ = timeout(BROKER_OBSERVATION_HELD, reader.read(&mut byte)) => {}
+                    () = held.sent_away() => {}
+                }
             }
             Ok(())
         }
@@ -218,7 +241,7 @@ async fn shake_hands(
     let mut written = Instant::now();
     while !handshake.is_finished() {
         if handshake.is_my_turn() {
-            let message = handshake.write(&[])?;
+            let message = shared.compute(|| handshake.write(&[])).await??;
             let length = u16::try_from(message.len()).map_err(|_| SecureError::TooLong)?;
             let mut bytes = length.to_be_bytes().to_vec();
             bytes.extend_from_slice(&message);
@@ -227,7 +250,7 @@ async fn shake_hands(
             written = Instant::now();
         } else {
             let message = read_block(shared, reader, LINK_HANDSHAKE_MESSAGE).await?;
-            handshake.read(&message)?;
+            shared.compute(|| handshake.read(&message)).await??;
         }
     }
     let peer = handshake.remote().ok_or(SecureError::Malformed)?;
@@ -251,12 +274,13 @@ async fn run(
 ) -> Result<(), Fault> {
     let Established { peer, sealer, mut opener, first, round_trip: handshake } = established;
     let (queue, messages) = mpsc::channel(LINK_QUEUE);
+    let waiting = Arc::new(AtomicUsize::new(0));
     let (end, mut ended) = oneshot::channel();
     let report = Report::Up {
         link,
         peer,
         observed,
-        handle: Handle { queue, end },
+        handle: Handle { queue, waiting: waiting.clone(), end },
         first,
         round_trip: least_round_trip(reader.get_ref().as_ref()).or(Some(handshake)),
     };
@@ -265,7 +289,7 @@ async fn run(
     let (result, reset) = {
         // Both live as long as the link, so that choosing between them never loses half a frame.
         let mut reading = pin!(read_messages(shared, &mut reader, &mut opener, link, handshake));
-        let mut writing = pin!(write_messages(shared, &mut writer, sealer, messages));
+        let mut writing = pin!(write_messages(shared, &mut writer, sealer, messages, &waiting));
         tokio::select! {
             biased;
             end = &mut ended => match end {
@@ -301,8 +325,13 @@ async fn read_messages(
     link: LinkId,
     handshake: Duration,
 ) -> Result<(), Fault> {
+    let mut pace = Bucket::default();
     loop {
         let frame = read_block(shared, reader, MAX_FRAME).await?;
+        // Who says too much is read more slowly, which TCP passes on; no honest peer comes here.
+        while !pace.take(clock(), MESSAGES_PER_LINK, 1) {
+            sleep_until(pace.there_at(clock(), MESSAGES_PER_LINK, 1).into()).await;
+        }
         let message = wire::decode(&opener.open(frame)?)?;
         let round_trip = least_round_trip(reader.get_ref().as_ref()).or(Some(handshake));
         let report = Report::Message { link, message, round_trip };
@@ -314,14 +343,17 @@ async fn write_messages(
     shared: &Shared,
     writer: &mut OwnedWriteHalf,
     mut sealer: LinkSealer,
-    mut messages: mpsc::Receiver<Box<FromBroker>>,
+    mut messages: mpsc::Receiver<Vec<u8>>,
+    waiting: &AtomicUsize,
 ) -> Result<(), Fault> {
     let mut batch = Vec::new();
     let mut bytes = Vec::new();
     while messages.recv_many(&mut batch, BROKER_WRITE_BATCH).await > 0 {
         bytes.clear();
+        let mut taken = 0;
         for message in batch.drain(..) {
-            bytes.append(&mut sealer.seal(wire::encode(&message)?)?);
+            taken += message.len();
+            bytes.append(&mut sealer.seal(message)?);
         }
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
@@ -333,6 +365,7 @@ async fn write_messages(
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
         }
+        waiting.fetch_sub(taken, Ordering::Relaxed);
     }
     writer.shutdown().await?;
     Ok(())
@@ -355,7 +388,18 @@ async fn read_block(
 }
 
 impl Shared {
+    /// Some of a handshake's computing, in its turn.
+    async fn compute<T>(&self, work: impl FnOnce() -> T) -> Result<T, Fault> {
+        let _turn = self.computing.acquire().await.map_err(|_| Fault::Stopping)?;
+        Ok(work())
+    }
+
     async fn report(&self, report: Report) -> Result<(), Fault> {
         self.reports.send(report).await.map_err(|_| Fault::Stopping)
     }
+}
+
+/// The time by the clock that timers go by.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

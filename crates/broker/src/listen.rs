@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use tcpunch_core::limits::{BROKER_BACKLOG, BROKER_PORT_CHOICES};
+use tcpunch_core::limits::{BROKER_BACKLOG, BROKER_PORT_CHOICES, BROKER_SOCKET_BUFFER};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,6 +69,9 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     // port would each get half of the peers in silence.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
+    // What is accepted inherits them.
+    socket.set_recv_buffer_size(BROKER_SOCKET_BUFFER)?;
+    socket.set_send_buffer_size(BROKER_SOCKET_BUFFER)?;
     socket.bind(&address.into())?;
     socket.listen(BROKER_BACKLOG)?;
     socket.set_nonblocking(true)?;

@@ -14,16 +14,16 @@ use rand::rngs::OsRng;
 use rand_chacha::ChaCha20Rng;
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    ACCEPT_PAUSE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED, BROKER_HANDSHAKES,
-    BROKER_HANDSHAKES_PER_ADDRESS, BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT,
-    BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES,
-    PROBE_PORT,
+    ACCEPT_PAUSE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED, BROKER_GATES_SWEPT,
+    BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS,
+    BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST,
+    MAX_HOST_CANDIDATES, PROBE_PORT,
 };
 use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::advertise::{advertised, host_and_port, interface_addresses};
 use crate::gate::Gate;
@@ -238,12 +238,14 @@ impl Server {
         let most_connections = most_descriptors()
             .saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len())
             .max(BROKER_CONNECTIONS_LEAST);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let (reports, mut reported) = mpsc::channel(BROKER_REPORTS);
         let shared = Arc::new(Shared {
             key: self.key,
             traffic: self.traffic.clone(),
             reports,
             observers: Gate::new(BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS),
+            computing: Semaphore::new((processors / 2).max(1)),
         });
         let handshakes = Gate::new(BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS);
         let mut hub = Hub {
@@ -255,6 +257,7 @@ impl Server {
         let mut acceptor = Acceptor { doors: self.doors, first: 0, paused: None, failing: false };
         let mut connections = JoinSet::new();
         let mut last_link = 0;
+        let mut sweeps = interval(BROKER_GATES_SWEPT);
         let mut shutdown = pin!(shutdown);
         loop {
             let wake = hub.settle();
@@ -262,6 +265,10 @@ impl Server {
                 () = &mut shutdown => break,
                 Some(report) = reported.recv() => hub.take(report),
                 () = wait_until(wake) => {}
+                _ = sweeps.tick() => {
+                    handshakes.sweep(now());
+                    shared.observers.sweep(now());
+                }
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "a connection's task failed");
@@ -270,13 +277,20 @@ impl Server {
                 (stream, from, door) = acceptor.next() => {
                     let from = canonical(from);
                     if connections.len() >= most_connections {
+                        handshakes.give_way();
+                    }
+                    // Who gives way needs a moment to; the reserve is there for that as well.
+                    if connections.len() >= most_connections + BROKER_DESCRIPTORS_RESERVED / 2 {
                         tracing::debug!("no descriptor for another connection");
-                    } else if let Some(pass) = handshakes.enter(from.ip()) {
-                        last_link += 1;
-                        let link = LinkId(last_link);
-                        connections.spawn(serve(shared.clone(), stream, from, door, link, pass));
-                    } else {
-                        tracing::debug!("too many handshakes at once");
+                        continue;
+                    }
+                    match handshakes.enter(now(), from.ip()) {
+                        Ok(pass) => {
+                            last_link += 1;
+                            let link = LinkId(last_link);
+                            connections.spawn(serve(shared.clone(), stream, from, door, link, pass));
+                        }
+                        Err(no_place) => tracing::debug!(?no_place, "a connection is refused"),
                     }
                 }
             }
@@ -377,7 +391,7 @@ impl<F: FnMut(Event)> Hub<F> {
         loop {
             match self.rendezvous.poll(now()) {
                 Output::Send { link, message } => {
-                    let sent = self.links.get(&link).is_none_or(|handle| handle.send(message));
+                    let sent = self.links.get(&link).is_none_or(|handle| handle.send(&message));
                     if !sent && let Some(handle) = self.remove(link) {
                         tracing::debug!(link = link.0, "reads too slowly, or is gone");
                         handle.reset();

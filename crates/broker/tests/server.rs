@@ -10,7 +10,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use tcpunch_broker::{Note, Server, ServerConfig, ServerError, Traffic};
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{HANDSHAKE_WITHIN, MAX_FRAME};
+use tcpunch_core::limits::{
+    BROKER_HANDSHAKES_PER_ADDRESS, CONNECTS_PER_ADDRESS, HANDSHAKE_WITHIN, LINK_DEAD_AFTER, MAX_FRAME,
+    MAX_HANDSHAKE, MESSAGES_PER_LINK,
+};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::Event;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
@@ -386,23 +389,88 @@ async fn half_open_handshakes_are_closed_in_time() {
 async fn one_address_cannot_fill_the_handshakes() {
     let broker = start().await;
     let mut held = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..BROKER_HANDSHAKES_PER_ADDRESS {
         held.push(TcpStream::connect(broker.address).await.unwrap());
     }
-    let mut one_more = TcpStream::connect(broker.address).await.unwrap();
-    closed_silently(&mut one_more).await;
     let early = timeout(Duration::from_millis(20), held[0].read(&mut [0])).await;
     assert!(early.is_err(), "{early:?}");
-    drop(held);
-    let end = Instant::now() + SOON;
-    loop {
-        let stream = TcpStream::connect(broker.address).await.unwrap();
-        if Client::shake_hands(stream, &key(1), None).await.is_ok() {
+    let _one_more = TcpStream::connect(broker.address).await.unwrap();
+    closed_silently(&mut held[0]).await;
+    let early = timeout(Duration::from_millis(20), held[1].read(&mut [0])).await;
+    assert!(early.is_err(), "the oldest alone: {early:?}");
+    // Silent ones keep out nobody, not even of their own address.
+    Client::register(broker.address, &key(1), None).await.welcome().await;
+}
+
+#[tokio::test]
+async fn an_address_begins_only_so_many_connections() {
+    let broker = start().await;
+    let connect = |host: u8| async move {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+        socket.connect(broker.address).await.unwrap()
+    };
+    for _ in 0..CONNECTS_PER_ADDRESS.burst {
+        drop(connect(2).await);
+    }
+    let began = Instant::now();
+    let mut refused = false;
+    // One comes back every half second, so on a slow machine the first ones still get in.
+    while !refused && began.elapsed() < SOON {
+        let mut stream = connect(2).await;
+        refused = timeout(HANDSHAKE_WITHIN / 10, stream.read(&mut [0])).await.is_ok();
+    }
+    assert!(refused);
+    let stream = connect(3).await;
+    let mut other = Client::shake_hands(stream, &key(1), None).await.unwrap();
+    let frame = other.seal(&ToBroker::Register { profile: NatProfile::default() });
+    other.write(&frame).await.unwrap();
+    other.welcome().await;
+}
+
+/// A byte of the handshake now and then does not make it last longer.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_byte_by_byte_is_closed_in_time() {
+    let broker = start().await;
+    let mut stream = TcpStream::connect(broker.address).await.unwrap();
+    let preface = Preface::Link(Pattern::Ik).encode();
+    let mut handshake = LinkHandshake::peer(&key(1), Some(&broker.key), &preface).unwrap();
+    let bytes = [&preface[..], &block(&handshake.write(&[]).unwrap())].concat();
+    let began = Instant::now();
+    let mut sent = 0;
+    for byte in bytes {
+        sleep(Duration::from_millis(200)).await;
+        if stream.write_all(&[byte]).await.is_err() {
             break;
         }
-        assert!(Instant::now() < end, "places are free again");
-        sleep(Duration::from_millis(5)).await;
+        sent += 1;
     }
+    assert!(sent < 60, "{sent} bytes were taken");
+    assert!(began.elapsed() <= HANDSHAKE_WITHIN + Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+/// Nor does a byte of a frame now and then keep a link alive.
+#[tokio::test(start_paused = true)]
+async fn a_frame_byte_by_byte_is_closed_in_time() {
+    let broker = start().await;
+    let own = key(1);
+    let mut client = Client::register(broker.address, &own, None).await;
+    client.welcome().await;
+    let began = Instant::now();
+    let message = ToBroker::Wait { number: 1, share: vec![0; 200] };
+    for byte in client.seal(&message) {
+        sleep(Duration::from_secs(1)).await;
+        if client.write(&[byte]).await.is_err() {
+            break;
+        }
+        if broker.left(own.public()) == 1 {
+            break;
+        }
+    }
+    let most = LINK_DEAD_AFTER + Duration::from_secs(15);
+    assert!(began.elapsed() <= most, "{:?}", began.elapsed());
+    closed(&mut client.stream).await;
+    assert_eq!(broker.left(own.public()), 1);
 }
 
 #[tokio::test]
@@ -413,29 +481,36 @@ async fn a_slow_reader_is_closed_and_others_go_on() {
     let stream = socket.connect(broker.address).await.unwrap();
     let own = key(1);
     let mut slow = Client::shake_hands(stream, &own, None).await.unwrap();
+    let join = |openers| ToBroker::Join { connected: vec![], openers };
+    slow.say(&ToBroker::Register { profile: NatProfile::default() }).await;
+    slow.say(&join(vec![])).await;
     let mut other = Client::register(broker.address, &key(2), None).await;
     other.welcome().await;
-    let flood = async {
-        loop {
-            let mut pings = Vec::new();
-            for number in 0..256 {
-                pings.extend(slow.seal(&ToBroker::Ping(number)));
-            }
-            if slow.write(&pings).await.is_err() {
-                return;
-            }
+    // What one link may say is little, so many must come to fill another's queue.
+    let began = Instant::now();
+    for n in 0.. {
+        if broker.left(own.public()) == 1 {
+            break;
         }
-    };
-    let pings = async {
-        for number in 0..100 {
-            other.ping(number).await;
+        assert!(began.elapsed() < SOON * 3, "closed in time");
+        let socket = TcpSocket::new_v4().unwrap();
+        let host = u8::try_from(2 + n / 50).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+        let stream = socket.connect(broker.address).await.unwrap();
+        let mut newcomer = Client::shake_hands(stream, &key(100 + n), Some(broker.key)).await.unwrap();
+        newcomer.say(&ToBroker::Register { profile: NatProfile::default() }).await;
+        newcomer.welcome().await;
+        newcomer.say(&join(vec![vec![7; MAX_HANDSHAKE]])).await;
+        assert!(matches!(newcomer.hear().await, FromBroker::Joined { .. }));
+        if n % 10 == 0 {
+            other.ping(u32::try_from(n).unwrap()).await;
         }
-    };
-    let both = async { tokio::join!(flood, pings) };
-    timeout(SOON * 3, both).await.expect("closed in time");
+        sleep(Duration::from_millis(1)).await;
+    }
     let gone = |broker: &Running| broker.left(own.public()) == 1;
     broker.until("the peer left", gone).await;
-    assert_eq!(broker.traffic.links(), 1);
+    let alone = |broker: &Running| broker.traffic.links() == 1;
+    broker.until("the other goes on alone", alone).await;
     other.ping(0).await;
 }
 
@@ -459,15 +534,29 @@ async fn messages_are_answered_in_order() {
     let broker = start().await;
     let mut client = Client::register(broker.address, &key(1), None).await;
     client.welcome().await;
-    for round in 0..10 {
-        let numbers = round * 100..round * 100 + 100;
-        for number in numbers.clone() {
-            client.say(&ToBroker::Ping(number)).await;
-        }
-        for number in numbers {
-            assert_eq!(client.hear().await, FromBroker::Pong(number));
-        }
+    let numbers = 0..MESSAGES_PER_LINK.burst / 2;
+    for number in numbers.clone() {
+        client.say(&ToBroker::Ping(number)).await;
     }
+    for number in numbers {
+        assert_eq!(client.hear().await, FromBroker::Pong(number));
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_says_too_much_is_read_slowly_and_loses_nothing() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    client.welcome().await;
+    let began = Instant::now();
+    let beyond = 4;
+    for number in 0..MESSAGES_PER_LINK.burst + beyond {
+        client.say(&ToBroker::Ping(number)).await;
+    }
+    for number in 0..MESSAGES_PER_LINK.burst + beyond {
+        assert_eq!(client.hear().await, FromBroker::Pong(number));
+    }
+    assert!(began.elapsed() >= MESSAGES_PER_LINK.every * beyond * 9 / 10, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

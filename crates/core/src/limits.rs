@@ -5,6 +5,21 @@
 
 use std::time::Duration;
 
+/// So many at once, and one more after each pause.
+///
+/// Within any time `t` there are at most `burst + t / every`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many may come at once.
+    pub burst: u32,
+    /// After how long one more may come.
+    pub every: Duration,
+}
+
+const fn allowance(burst: u32, every: Duration) -> Allowance {
+    Allowance { burst, every }
+}
+
 // --- Addresses and ports ---
 
 /// Where a broker listens when nothing else is said.
@@ -42,6 +57,8 @@ pub const MAX_HANDSHAKE: usize = 384;
 /// handshake message and its host candidates, and room for one correction. More would be a data
 /// channel.
 pub const MAX_RELAYED: u8 = 3;
+/// Bytes of these messages together: two of the longest.
+pub const MAX_RELAYED_BYTES: usize = 2 * MAX_HANDSHAKE;
 /// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
 /// loopback, and every record must be buffered whole before it can be verified.
 pub const MAX_RECORD: usize = 64 * 1024;
@@ -125,19 +142,63 @@ pub const LOBBY_MEMBERS_MOST: usize = 32;
 pub const BROKER_LINKS: usize = 8192;
 /// Links at a time from one IPv4 address or IPv6 /64: a school or an office behind one address.
 pub const BROKER_LINKS_PER_ADDRESS: usize = 128;
+/// An IPv6 /48 gets this many times what one address gets. A /64 is one home's network, but who is
+/// given a /48 has 65,536 of them (RFC 6177), and could fill every table with one entry each. Four,
+/// because a /48 is also an organisation with several networks. A /56 is not counted by itself: it
+/// is one home's too, and what it may take at most is what its /48 may.
+pub const SITE_FACTOR: u32 = 4;
+/// Where a table is full, an address that has fewer entries than this takes the place of one of
+/// the address that has the most: one link a family, as a peer has. So a flood shuts newcomers
+/// out only from as many addresses as half the table has entries.
+pub const FAIR_SHARE: usize = 2;
+/// Connections of any kind that an address may begin: a classroom of 30 that starts at once
+/// begins a link and two observations each, and some try again. After that 120 a minute: each
+/// handshake costs the broker a quarter of a millisecond of computing.
+pub const CONNECTS_PER_ADDRESS: Allowance = allowance(128, Duration::from_millis(500));
+/// Messages on one link: a newcomer to the largest lobby answers 31 introductions, and says a few
+/// things of itself. After that two a second: a peer that waits says one in twenty seconds.
+pub const MESSAGES_PER_LINK: Allowance = allowance(64, Duration::from_millis(500));
+/// Joins of the lobby from one address: a classroom of 30 that joins at once, and again after the
+/// broker was restarted.
+pub const JOINS_PER_ADDRESS: Allowance = allowance(64, Duration::from_secs(2));
+/// A lobby gives all but one in this many of its places to one address, at least one place to each
+/// other: a classroom of 30 fits into the largest lobby, and alone shuts nobody out of it.
+pub const LOBBY_LEFT_FREE: usize = 16;
 /// Codes that one session may have open at once.
 pub const CODES_PER_SESSION: usize = 8;
+/// Codes of one address: each of a classroom of 30, twice.
+pub const CODES_PER_ADDRESS: usize = 64;
 /// Codes open at a time, of all sessions.
 pub const BROKER_CODES: usize = 4096;
-/// Claims of codes, and openings of codes, from one address within [`CLAIM_WINDOW`].
-pub const CLAIMS_PER_ADDRESS: usize = 60;
-/// The window of [`CLAIMS_PER_ADDRESS`].
-pub const CLAIM_WINDOW: Duration = Duration::from_secs(60);
-/// Claims that wait for the owner's next share at once, a code.
+/// Codes that an address may open: a classroom of 30 at once, twice.
+pub const OPENS_PER_ADDRESS: Allowance = allowance(64, Duration::from_secs(2));
+/// Numbers that an address may ask for: a classroom of 30 at once, each mistyping once. Asking
+/// again for the same number, as who waits for its code does, is no guess and not counted.
+pub const CLAIMS_PER_ADDRESS: Allowance = allowance(60, Duration::from_secs(1));
+/// Proofs of codes from one address: a classroom of 30 at once, with one wrong guess each. After
+/// that twelve a minute: each carries up to [`MAX_HANDSHAKE`] bytes to somebody.
+pub const PROOFS_PER_ADDRESS: Allowance = allowance(60, Duration::from_secs(5));
+/// Claims that wait for the owner's next share at once, a code; and claims of one session.
 pub const CLAIMS_PER_CODE: usize = 4;
+/// Numbers asked for in vain are counted this long: as long as a code lives that they may have
+/// aimed at. New numbers are drawn from [`NUMBERS_PER_CODE`] times as many.
+pub const MISSES_COUNTED: Duration = CODE_LIFE;
 /// Changes of its profile that a session may tell: it learns a few things after the registration,
 /// and more would be a way to talk through the broker.
 pub const PROFILES_PER_SESSION: u8 = 16;
+/// Observations of one session: eight ports, each at three addresses, and once more after the link
+/// was made again. The token goes over the network in the clear, so others can use it up.
+pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
+/// Bytes that one session may have passed on to others: shares, handshake messages, openers and
+/// relayed signals, each counted with [`SIGNAL_OVERHEAD`]. Who joins the largest lobby needs 6 KiB
+/// (31 openers of 34 bytes and as many sealed lists of hosts). After that 4 KiB a minute.
+pub const SIGNALS_PER_SESSION: Allowance = allowance(16 * 1024, Duration::from_micros(14_648));
+/// The same of one address, whatever its sessions: a classroom of 30 in one lobby, each with each,
+/// passes on 140 KiB. After that 16 KiB a minute: that is no way to move data.
+pub const SIGNALS_PER_ADDRESS: Allowance = allowance(192 * 1024, Duration::from_micros(3_662));
+/// Counted for each message that is passed on beside its bytes: the sender's key, which it chose,
+/// and what else it can choose.
+pub const SIGNAL_OVERHEAD: usize = 36;
 /// Proofs that one claim makes: a fresh share comes when another's guess used up the last one.
 /// Each proof lets a hostile broker test one pair of words, so there are no more than a waiter
 /// allows.
@@ -145,17 +206,29 @@ pub const PROOFS_PER_CLAIM: u8 = 3;
 /// A claim that is not proven within this is forgotten: the arriver proves at once, without a
 /// person in between.
 pub const CLAIM_LIFE: Duration = Duration::from_secs(30);
-/// Introductions toward one public address within [`INTRODUCTION_WINDOW`]: more would make peers
-/// into a SYN flood against it.
-pub const INTRODUCTIONS_PER_ADDRESS: usize = 60;
-/// The window of [`INTRODUCTIONS_PER_ADDRESS`].
+/// Introductions toward one public address, 128 within any minute: more would make peers into a
+/// SYN flood against it. Two sides behind one address are not counted: they meet nobody else.
+pub const INTRODUCTIONS_PER_ADDRESS: Allowance = allowance(96, Duration::from_millis(1875));
+/// Those of them that come from the lobby: two halves of a full lobby, each behind one address,
+/// meet in 64. Fewer than all, because any stranger can join an open lobby, and whoever has the
+/// words of a code must find introductions left.
+pub const LOBBY_INTRODUCTIONS_PER_ADDRESS: Allowance = allowance(64, Duration::from_millis(3750));
+/// In this window a member of a lobby counts [`LOBBY_INTRODUCTIONS`].
 pub const INTRODUCTION_WINDOW: Duration = Duration::from_secs(60);
+/// Introductions that can relay at a time, of all sessions; beyond it the oldest can no longer. A
+/// pair needs a second or two.
+pub const BROKER_INTRODUCTIONS: usize = 8192;
+/// And of one session: all other members of the largest lobby, twice.
+pub const INTRODUCTIONS_PER_SESSION: usize = 2 * LOBBY_MEMBERS_MOST;
 /// How long an introduction can relay sealed messages.
 pub const INTRODUCTION_LIFE: Duration = Duration::from_secs(30);
 /// Tracked addresses in a table of rates.
 pub const RATE_ENTRIES: usize = 16_384;
 /// Messages that may wait for a slow reader before its link is closed.
 pub const LINK_QUEUE: usize = 256;
+/// And their bytes: who joins the largest lobby is told 31 introductions and their answers, 25 KiB
+/// if all are as long as they may be.
+pub const LINK_QUEUE_BYTES: usize = 32 * 1024;
 /// From accepting a connection to its registration.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// Longest delay that Go gets to align two sides: beyond it the measured round trips are wrong.
@@ -175,16 +248,24 @@ pub const BROKER_PORT_CHOICES: u32 = 20;
 /// before the handshake is done costs memory for strangers.
 pub const LINK_HANDSHAKE_MESSAGE: usize = 1024;
 /// Connections that have not shown who they are, in all: each costs a descriptor and a few
-/// kilobytes for up to [`HANDSHAKE_WITHIN`].
+/// kilobytes for up to [`HANDSHAKE_WITHIN`]. Beyond it one goes of the address that began the
+/// most. Not more, because who is last of them waits for the computing of all (a quarter of a
+/// millisecond each).
 pub const BROKER_HANDSHAKES: usize = 512;
 /// And from one IPv4 address or IPv6 /64: a classroom that starts at once behind one address.
-pub const BROKER_HANDSHAKES_PER_ADDRESS: usize = 32;
+/// Beyond it the oldest goes.
+pub const BROKER_HANDSHAKES_PER_ADDRESS: usize = 64;
+/// The kernel's buffers of a link, each way, in bytes (Linux takes twice as much with its own
+/// bookkeeping): a link carries a few small messages, and who does not read must not cost more.
+pub const BROKER_SOCKET_BUFFER: usize = 32 * 1024;
 /// Observations whose connection is held open, in all. The answer goes out in any case; beyond
 /// this only the holding is refused.
 pub const BROKER_OBSERVERS: usize = 1024;
 /// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
 /// ports.
 pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 64;
+/// How often those who began connections long ago are forgotten.
+pub const BROKER_GATES_SWEPT: Duration = Duration::from_secs(10);
 /// How long an observation's connection is held open: longer than an attempt to connect lasts, and
 /// as long as NATs were seen to keep an idle mapping.
 pub const BROKER_OBSERVATION_HELD: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 //! Values only: a driver feeds it links and messages with the time, and carries out what it says.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand::{CryptoRng, Rng, RngCore};
@@ -12,10 +12,13 @@ use crate::candidate::{Scope, scope};
 use crate::code::Verb;
 use crate::identity::PublicKey;
 use crate::limits::{
-    BROKER_CODES, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE, CLAIM_WINDOW, CLAIMS_PER_ADDRESS,
-    CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION, GO_DELAY_MOST, INTRODUCTION_LIFE, INTRODUCTION_WINDOW,
-    INTRODUCTIONS_PER_ADDRESS, LINK_DEAD_AFTER, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED,
-    NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, PROFILES_PER_SESSION, RATE_ENTRIES, UNKNOWN_ROUND_TRIP,
+    BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
+    CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION, GO_DELAY_MOST,
+    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS,
+    LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
+    MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
+    NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
+    SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
@@ -23,6 +26,10 @@ use crate::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal,
     ToBroker,
 };
+
+pub mod fence;
+pub use fence::subscriber;
+use fence::{Bucket, Held, Rates};
 
 /// Names a link; the driver never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,41 +144,63 @@ pub enum Event {
 struct Link {
     peer: PublicKey,
     observed: SocketAddr,
+    /// Of this link alone: the token goes over the network in the clear.
+    token: [u8; 8],
     round_trip: Option<Duration>,
     heard: Instant,
 }
 
+#[derive(Default)]
 struct Session {
     links: Vec<LinkId>,
-    token: [u8; 8],
     profile: NatProfile,
     in_lobby: bool,
-    claims: u32,
+    codes: Vec<u32>,
+    claims: Vec<ClaimId>,
+    /// The number that was asked for last.
+    asked: Option<u32>,
     profiles: u8,
+    introductions: VecDeque<IntroductionId>,
+    signals: Bucket,
+    observations: Bucket,
 }
 
 struct Code {
     owner: PublicKey,
+    /// Where its owner came from, for the count by address.
+    address: IpAddr,
     verb: Verb,
+    /// The owner's last link is lost: nobody is told of it, and the number is kept for the owner.
+    lost: bool,
     share: Option<Share>,
     generation: u32,
     checking: Option<ClaimId>,
+    wrong: u8,
+    claims: Vec<ClaimId>,
     waiting: VecDeque<ClaimId>,
-    /// Its timer, which goes when the code goes.
-    expires: (Instant, u64),
+    expires: TimerKey,
 }
 
 struct Claim {
     number: u32,
     arriver: PublicKey,
     generation: u32,
+    expires: TimerKey,
+}
+
+/// What one side of an introduction has relayed.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    messages: u8,
+    bytes: usize,
 }
 
 struct Introduced {
     sides: [PublicKey; 2],
-    relayed: [u8; 2],
+    relayed: [Sent; 2],
     /// Addresses that one side was told of the other; bounded by the links of a session.
     told: Vec<SocketAddr>,
+    expires: TimerKey,
 }
 
 impl Introduced {
@@ -183,7 +212,21 @@ impl Introduced {
             _ => None,
         }
     }
+
+    /// The other side, and what this one has relayed.
+    fn sent_by(&mut self, peer: PublicKey) -> Option<(PublicKey, &mut Sent)> {
+        let [first, second] = self.sides;
+        let [by_first, by_second] = &mut self.relayed;
+        match peer {
+            _ if peer == first => Some((second, by_first)),
+            _ if peer == second => Some((first, by_second)),
+            _ => None,
+        }
+    }
 }
+
+/// A timer goes with what it ends.
+type TimerKey = (Instant, u64);
 
 enum Timer {
     Go { introduction: IntroductionId, peer: PublicKey },
@@ -193,56 +236,34 @@ enum Timer {
     Sweep,
 }
 
-/// Counts events by address within a window; bounded, and forgetful at its bound.
-struct Rates {
-    window: Duration,
-    most: usize,
-    seen: HashMap<IpAddr, (Instant, usize)>,
+/// Numbers that were asked for in vain, in this window and the one before.
+#[derive(Default)]
+struct Misses {
+    since: Option<Instant>,
+    now: u64,
+    before: u64,
 }
 
-impl Rates {
-    fn new(window: Duration, most: usize) -> Self {
-        Rates { window, most, seen: HashMap::new() }
+impl Misses {
+    fn count(&mut self, now: Instant) {
+        self.turn(now);
+        self.now += 1;
     }
 
-    fn allow(&mut self, now: Instant, address: IpAddr) -> bool {
-        let window = self.window;
-        if self.seen.len() >= RATE_ENTRIES {
-            self.seen.retain(|_, (since, _)| now.duration_since(*since) < window);
+    /// About how many there were lately; at most half of a window's are counted too long.
+    fn lately(&mut self, now: Instant) -> u64 {
+        self.turn(now);
+        self.now.max(self.before)
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        let windows = now.saturating_duration_since(since).as_nanos() / MISSES_COUNTED.as_nanos();
+        if windows > 0 {
+            self.before = if windows == 1 { self.now } else { 0 };
+            self.now = 0;
+            self.since = Some(now);
         }
-        let full = self.seen.len() >= RATE_ENTRIES;
-        match self.seen.get_mut(&subscriber(address)) {
-            Some((since, count)) if now.duration_since(*since) < window => {
-                *count += 1;
-                *count <= self.most
-            }
-            Some(entry) => {
-                *entry = (now, 1);
-                true
-            }
-            None => {
-                // Forgetting one is better than shutting newcomers out.
-                let forgotten = full.then(|| self.seen.keys().next().copied()).flatten();
-                if let Some(forgotten) = forgotten {
-                    self.seen.remove(&forgotten);
-                }
-                self.seen.insert(subscriber(address), (now, 1));
-                true
-            }
-        }
-    }
-
-    fn sweep(&mut self, now: Instant) {
-        let window = self.window;
-        self.seen.retain(|_, (since, _)| now.duration_since(*since) < window);
-    }
-}
-
-/// What one subscriber holds: an IPv4 address, or an IPv6 /64.
-pub fn subscriber(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
     }
 }
 
@@ -252,19 +273,63 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 pub struct Rendezvous<R> {
     config: Config,
     rng: R,
+    /// The first input: what was before is not known.
+    began: Option<Instant>,
     links: HashMap<LinkId, Link>,
-    per_address: HashMap<IpAddr, usize>,
+    links_of: Held,
     sessions: HashMap<PublicKey, Session>,
     tokens: HashMap<[u8; 8], PublicKey>,
     lobby: Vec<PublicKey>,
     codes: HashMap<u32, Code>,
+    codes_of: Held,
+    misses: Misses,
     claims: HashMap<ClaimId, Claim>,
     introductions: HashMap<IntroductionId, Introduced>,
-    claim_rates: Rates,
-    introduction_rates: Rates,
-    timers: BTreeMap<(Instant, u64), Timer>,
+    /// The oldest first; some are gone already.
+    introduced: VecDeque<IntroductionId>,
+    rates: AllRates,
+    timers: BTreeMap<TimerKey, Timer>,
     timer_number: u64,
+    /// There is a timer for it.
+    sweeping: bool,
     outputs: VecDeque<Output>,
+}
+
+/// What each address has used of its allowances.
+struct AllRates {
+    joins: Rates,
+    opens: Rates,
+    claims: Rates,
+    proofs: Rates,
+    signals: Rates,
+    introductions: Rates,
+    lobby_introductions: Rates,
+}
+
+impl AllRates {
+    fn new() -> Self {
+        AllRates {
+            joins: Rates::new(JOINS_PER_ADDRESS),
+            opens: Rates::new(OPENS_PER_ADDRESS),
+            claims: Rates::new(CLAIMS_PER_ADDRESS),
+            proofs: Rates::new(PROOFS_PER_ADDRESS),
+            signals: Rates::new(SIGNALS_PER_ADDRESS),
+            introductions: Rates::new(INTRODUCTIONS_PER_ADDRESS),
+            lobby_introductions: Rates::new(LOBBY_INTRODUCTIONS_PER_ADDRESS),
+        }
+    }
+
+    fn each(&mut self) -> [&mut Rates; 7] {
+        let AllRates { joins, opens, claims, proofs, signals, introductions, lobby_introductions } = self;
+        [joins, opens, claims, proofs, signals, introductions, lobby_introductions]
+    }
+}
+
+/// How two came together, for the limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Code,
+    Lobby,
 }
 
 impl<R: RngCore + CryptoRng> Rendezvous<R> {
@@ -273,24 +338,29 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         Rendezvous {
             config,
             rng,
+            began: None,
             links: HashMap::new(),
-            per_address: HashMap::new(),
+            links_of: Held::new(BROKER_LINKS_PER_ADDRESS),
             sessions: HashMap::new(),
             tokens: HashMap::new(),
             lobby: Vec::new(),
             codes: HashMap::new(),
+            codes_of: Held::new(CODES_PER_ADDRESS),
+            misses: Misses::default(),
             claims: HashMap::new(),
             introductions: HashMap::new(),
-            claim_rates: Rates::new(CLAIM_WINDOW, CLAIMS_PER_ADDRESS),
-            introduction_rates: Rates::new(INTRODUCTION_WINDOW, INTRODUCTIONS_PER_ADDRESS),
+            introduced: VecDeque::new(),
+            rates: AllRates::new(),
             timers: BTreeMap::new(),
             timer_number: 0,
+            sweeping: false,
             outputs: VecDeque::new(),
         }
     }
 
     /// Takes what happened.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.began.get_or_insert(now);
         match input {
             Input::LinkUp { link, peer, observed } => self.link_up(now, link, peer, observed),
             Input::Message { link, message, round_trip } => {
@@ -305,7 +375,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.message(now, link, peer, message);
             }
             Input::LinkDown { link } => self.link_down(link),
-            Input::Observation { token, from } => self.observation(token, from),
+            Input::Observation { token, from } => self.observation(now, token, from),
         }
     }
 
@@ -329,13 +399,16 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     /// has passed.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
-            && self.per_address.is_empty()
+            && self.links_of.is_empty()
             && self.sessions.is_empty()
             && self.tokens.is_empty()
             && self.lobby.is_empty()
             && self.codes.is_empty()
+            && self.codes_of.is_empty()
             && self.claims.is_empty()
             && self.introductions.is_empty()
+            && self.introduced.is_empty()
+            && self.timers.is_empty()
     }
 
     /// Links at this moment.
@@ -343,7 +416,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.links.len()
     }
 
-    fn at(&mut self, when: Instant, timer: Timer) -> (Instant, u64) {
+    fn at(&mut self, when: Instant, timer: Timer) -> TimerKey {
         self.timer_number += 1;
         let key = (when, self.timer_number);
         self.timers.insert(key, timer);
@@ -366,33 +439,29 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn link_up(&mut self, now: Instant, link: LinkId, peer: PublicKey, observed: SocketAddr) {
-        let held = self.per_address.get(&subscriber(observed.ip())).copied().unwrap_or(0);
-        if self.links.len() >= BROKER_LINKS || held >= BROKER_LINKS_PER_ADDRESS {
-            let refusal = if held >= BROKER_LINKS_PER_ADDRESS { Refusal::TooMany } else { Refusal::Full };
-            self.send(link, FromBroker::Refused { about: About::Link, refusal });
-            self.outputs.push_back(Output::Close { link });
-            return;
+        if self.links.len() >= BROKER_LINKS {
+            self.make_room_for_link(observed.ip());
         }
-        if self.links.is_empty() {
+        let refusal = if self.links.len() >= BROKER_LINKS {
+            Some(Refusal::Full)
+        } else if !self.links_of.take(observed.ip()) {
+            Some(Refusal::TooMany)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.refuse_link(link, refusal);
+        }
+        if !self.sweeping {
+            self.sweeping = true;
             self.at(now + SWEEP_EVERY, Timer::Sweep);
         }
-        *self.per_address.entry(subscriber(observed.ip())).or_default() += 1;
-        self.links.insert(link, Link { peer, observed, round_trip: None, heard: now });
-        let token = match self.sessions.get(&peer) {
-            Some(session) => session.token,
-            None => self.rng.random(),
-        };
-        let session = self.sessions.entry(peer).or_insert_with(|| Session {
-            links: Vec::new(),
-            token,
-            profile: NatProfile::default(),
-            in_lobby: false,
-            claims: 0,
-            profiles: 0,
-        });
+        let token = self.rng.random();
+        self.tokens.insert(token, peer);
+        self.links.insert(link, Link { peer, observed, token, round_trip: None, heard: now });
+        let session = self.sessions.entry(peer).or_default();
         let first = session.links.is_empty();
         session.links.push(link);
-        self.tokens.insert(token, peer);
         let same_family: Vec<LinkId> = session
             .links
             .iter()
@@ -421,20 +490,36 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.tell_new_address(peer, observed);
     }
 
+    /// The newest goes: what stands longest serves somebody most likely.
+    fn make_room_for_link(&mut self, newcomer: IpAddr) {
+        let Some(greedy) = self.links_of.greediest(newcomer) else { return };
+        let newest =
+            self.links.iter().filter(|(_, link)| greedy.is(link.observed.ip())).map(|(id, _)| *id).max();
+        if let Some(link) = newest {
+            self.refuse_link(link, Refusal::Full);
+        }
+    }
+
+    fn refuse_link(&mut self, link: LinkId, refusal: Refusal) {
+        self.send(link, FromBroker::Refused { about: About::Link, refusal });
+        self.outputs.push_back(Output::Close { link });
+        self.link_down(link);
+    }
+
     /// A second link, over the other family, may come up while the peer is being introduced.
     fn tell_new_address(&mut self, peer: PublicKey, address: SocketAddr) {
-        let others: Vec<(IntroductionId, PublicKey)> = self
-            .introductions
-            .iter_mut()
-            .filter(|(_, introduced)| {
-                !introduced.told.contains(&address) && introduced.told.len() < 2 * MAX_OBSERVED
-            })
-            .filter_map(|(id, introduced)| {
-                let other = introduced.other(peer)?;
+        let Some(session) = self.sessions.get(&peer) else { return };
+        let mut others = Vec::new();
+        for id in &session.introductions {
+            if let Some(introduced) = self.introductions.get_mut(id)
+                && !introduced.told.contains(&address)
+                && introduced.told.len() < 2 * MAX_OBSERVED
+                && let Some(other) = introduced.other(peer)
+            {
                 introduced.told.push(address);
-                Some((*id, other))
-            })
-            .collect();
+                others.push((*id, other));
+            }
+        }
         for (introduction, other) in others {
             self.send_to(other, FromBroker::SeenAt { introduction, address });
         }
@@ -444,13 +529,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let Some(entry) = self.links.remove(&link) else {
             return;
         };
-        let address = subscriber(entry.observed.ip());
-        if let Some(count) = self.per_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&address);
-            }
-        }
+        self.links_of.give_back(entry.observed.ip());
+        self.tokens.remove(&entry.token);
         let Some(session) = self.sessions.get_mut(&entry.peer) else {
             return;
         };
@@ -459,67 +539,86 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return;
         }
         let peer = entry.peer;
-        let token = session.token;
-        let in_lobby = session.in_lobby;
-        self.sessions.remove(&peer);
-        self.tokens.remove(&token);
-        if in_lobby {
+        let Some(session) = self.sessions.remove(&peer) else { return };
+        if session.in_lobby {
             self.lobby.retain(|member| *member != peer);
             for member in self.lobby.clone() {
                 self.send_to(member, FromBroker::Left { peer });
             }
         }
-        let own: Vec<u32> =
-            self.codes.iter().filter(|(_, code)| code.owner == peer).map(|(number, _)| *number).collect();
-        for number in own {
-            self.remove_code(number);
+        for number in session.codes {
+            self.lose_code(number);
         }
-        self.claims.retain(|_, claim| claim.arriver != peer);
+        for claim in session.claims {
+            self.remove_claim(claim);
+        }
+        for introduction in session.introductions {
+            self.end_introduction(introduction);
+        }
         self.outputs.push_back(Output::Event(Event::Left { peer }));
     }
 
-    fn observation(&mut self, token: ObservationToken, from: SocketAddr) {
+    fn observation(&mut self, now: Instant, token: ObservationToken, from: SocketAddr) {
         let [a, b, c, d, e, f, g, h, question @ ..] = token;
-        if let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() {
+        let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else { return };
+        let allowed = self
+            .sessions
+            .get_mut(&peer)
+            .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
+        if allowed {
             self.send_to(peer, FromBroker::Observed { question, from });
         }
+    }
+
+    /// Whether this link may have so many bytes passed on to another session.
+    fn may_signal(&mut self, now: Instant, link: LinkId, bytes: usize) -> bool {
+        let Some(link) = self.links.get(&link) else { return false };
+        let amount = u32::try_from(bytes.saturating_add(SIGNAL_OVERHEAD)).unwrap_or(u32::MAX);
+        let session = self.sessions.get_mut(&link.peer);
+        session.is_some_and(|session| session.signals.take(now, SIGNALS_PER_SESSION, amount))
+            && self.rates.signals.allow(now, link.observed.ip(), amount)
     }
 
     fn message(&mut self, now: Instant, link: LinkId, peer: PublicKey, message: ToBroker) {
         match message {
             ToBroker::Register { profile } | ToBroker::Profile(profile) => {
-                self.profile(peer, profile);
+                self.profile(now, link, peer, profile);
             }
             ToBroker::Join { connected, openers } => self.join(now, link, peer, &connected, openers),
             ToBroker::Open { verb, again } => self.open(now, link, peer, verb, again),
-            ToBroker::Wait { number, share } => self.wait(peer, number, share),
+            ToBroker::Wait { number, share } => self.wait(now, link, peer, number, share),
             ToBroker::Withdraw { number } => {
                 if self.codes.get(&number).is_some_and(|code| code.owner == peer) {
                     self.remove_code(number);
                 }
             }
             ToBroker::Claim { number, verb } => self.claim(now, link, peer, number, verb),
-            ToBroker::Prove { claim, share, handshake } => self.prove(link, peer, claim, share, handshake),
-            ToBroker::Accept { claim, handshake } => self.accept(now, peer, claim, handshake),
+            ToBroker::Prove { claim, share, handshake } => {
+                self.prove(now, link, peer, claim, share, handshake)
+            }
+            ToBroker::Accept { claim, handshake } => self.accept(now, link, peer, claim, handshake),
             ToBroker::Reject { claim, left } => self.reject(peer, claim, left),
-            ToBroker::Relay { introduction, signal } => self.relay(peer, introduction, signal),
+            ToBroker::Relay { introduction, signal } => self.relay(now, link, peer, introduction, signal),
             ToBroker::Ping(number) => self.send(link, FromBroker::Pong(number)),
             ToBroker::Pong(_) => {}
         }
     }
 
-    fn profile(&mut self, peer: PublicKey, profile: NatProfile) {
+    fn profile(&mut self, now: Instant, link: LinkId, peer: PublicKey, profile: NatProfile) {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
         if session.profile == profile || session.profiles >= PROFILES_PER_SESSION {
             return;
         }
         session.profiles += 1;
         session.profile = profile;
-        let others: Vec<(IntroductionId, PublicKey)> = self
+        let others: Vec<(IntroductionId, PublicKey)> = session
             .introductions
             .iter()
-            .filter_map(|(id, introduced)| Some((*id, introduced.other(peer)?)))
+            .filter_map(|id| Some((*id, self.introductions.get(id)?.other(peer)?)))
             .collect();
+        if others.is_empty() || !self.may_signal(now, link, 0) {
+            return;
+        }
         for (introduction, other) in others {
             self.send_to(other, FromBroker::ProfileOf { introduction, profile });
         }
@@ -533,11 +632,16 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         connected: &[PublicKey],
         openers: Vec<Vec<u8>>,
     ) {
+        let Some(observed) = self.links.get(&link).map(|link| link.observed) else { return };
+        // Not as a refused join, which tells of one introduction less: this one has not joined.
+        if !self.rates.joins.allow(now, observed.ip(), 1) {
+            return self.refuse_link(link, Refusal::TooMany);
+        }
         let refusal = if self.config.lobby == 0 {
             Some(Refusal::LobbyOff)
         } else if self.lobby.contains(&peer) {
             Some(Refusal::OutOfOrder)
-        } else if self.lobby.len() >= self.config.lobby {
+        } else if self.lobby.len() >= self.config.lobby || self.has_most_of_lobby(observed.ip()) {
             Some(Refusal::LobbyFull)
         } else {
             None
@@ -560,59 +664,97 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         };
         self.send(link, joined);
         for (index, (waiter, opener)) in others.into_iter().zip(openers).enumerate() {
-            if !self.may_introduce(now, &peer, &waiter) {
+            let length = opener.len();
+            if !self.may_introduce(now, By::Lobby, &peer, &waiter) || !self.may_signal(now, link, length) {
                 self.send(link, FromBroker::Refused { about: About::Join, refusal: Refusal::TooMany });
                 return;
             }
-            if opener.len() <= MAX_HANDSHAKE {
+            if length <= MAX_HANDSHAKE {
                 let arriver_met = Met::LobbyArriver { opener: count(index) };
                 self.introduce(now, (peer, arriver_met), (waiter, Met::LobbyWaiter { opener }));
             }
         }
     }
 
+    /// Whether the address has all places of the lobby that one address may have.
+    fn has_most_of_lobby(&self, address: IpAddr) -> bool {
+        let own = subscriber(address);
+        let members = self
+            .lobby
+            .iter()
+            .filter(|member| self.observed(member).iter().any(|observed| subscriber(observed.ip()) == own));
+        members.count() >= self.config.lobby - self.config.lobby / LOBBY_LEFT_FREE
+    }
+
     fn open(&mut self, now: Instant, link: LinkId, peer: PublicKey, verb: Verb, again: Option<u32>) {
-        // The link was made again before the old one was known to be lost: the code is still here.
-        if let Some(number) = again
-            && self.codes.get(&number).is_some_and(|code| code.owner == peer && code.verb == verb)
-        {
+        let Some(observed) = self.links.get(&link).map(|link| link.observed) else { return };
+        let address = observed.ip();
+        // Whose number it was gets it again. A broker that was started a moment ago can't know.
+        let young = self.began.is_some_and(|began| now.duration_since(began) < CODE_LIFE);
+        let again = again.filter(|number| match self.codes.get(number) {
+            Some(code) => code.owner == peer && code.verb == verb,
+            None => young && (NUMBER_FIRST..=NUMBER_LAST).contains(number),
+        });
+        let own = self.sessions.get(&peer).map_or(0, |session| session.codes.len());
+        let kept = again.filter(|number| self.codes.contains_key(number));
+        let may = kept.is_some() || own < CODES_PER_SESSION;
+        if !may || !self.rates.opens.allow(now, address, 1) {
+            let refusal = Refusal::TooMany;
+            return self.send(link, FromBroker::Refused { about: About::Open, refusal });
+        }
+        let wrong = kept.and_then(|number| self.codes.get(&number)).map_or(0, |code| code.wrong);
+        if let Some(number) = kept {
             self.remove_code(number);
         }
-        let Some(observed) = self.links.get(&link).map(|link| link.observed) else { return };
-        let own = self.codes.values().filter(|code| code.owner == peer).count();
-        let refusal = if own >= CODES_PER_SESSION || !self.claim_rates.allow(now, observed.ip()) {
-            Some(Refusal::TooMany)
-        } else if self.codes.len() >= BROKER_CODES {
+        if self.codes.len() >= BROKER_CODES {
+            self.make_room_for_code(address);
+        }
+        let refusal = if self.codes.len() >= BROKER_CODES {
             Some(Refusal::Full)
+        } else if !self.codes_of.take(address) {
+            Some(Refusal::TooMany)
         } else {
             None
         };
         if let Some(refusal) = refusal {
             return self.send(link, FromBroker::Refused { about: About::Open, refusal });
         }
-        let number = again
-            .filter(|number| {
-                (NUMBER_FIRST..=NUMBER_LAST).contains(number) && !self.codes.contains_key(number)
-            })
-            .unwrap_or_else(|| self.free_number());
+        let number = again.unwrap_or_else(|| self.free_number(now));
         let expires = self.at(now + CODE_LIFE, Timer::CodeExpires { number });
         let code = Code {
             owner: peer,
+            address,
             verb,
+            lost: false,
             share: None,
             generation: 0,
             checking: None,
+            wrong,
+            claims: Vec::new(),
             waiting: VecDeque::new(),
             expires,
         };
         self.codes.insert(number, code);
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            session.codes.push(number);
+        }
         let expires_s = u32::try_from(CODE_LIFE.as_secs()).unwrap_or(u32::MAX);
         self.send(link, FromBroker::Opened { number, expires_s });
     }
 
-    /// A random free number, with few enough live ones among them that a guess rarely meets one.
-    fn free_number(&mut self) -> u32 {
-        let wanted = (self.codes.len() as u64 + 1) * NUMBERS_PER_CODE;
+    /// The newest goes, which most likely nobody was told of yet.
+    fn make_room_for_code(&mut self, newcomer: IpAddr) {
+        let Some(greedy) = self.codes_of.greediest(newcomer) else { return };
+        let of_greedy = self.codes.iter().filter(|(_, code)| greedy.is(code.address));
+        if let Some(number) = of_greedy.max_by_key(|(_, code)| code.expires).map(|(number, _)| *number) {
+            self.expire_code(number);
+        }
+    }
+
+    /// A random free number, with few enough live ones among them that a guess rarely meets one:
+    /// numbers get longer with the number of codes, and while somebody guesses.
+    fn free_number(&mut self, now: Instant) -> u32 {
+        let wanted = (self.codes.len() as u64 + 1).max(self.misses.lately(now)) * NUMBERS_PER_CODE;
         let mut last = 999;
         while u64::from(last - NUMBER_FIRST) < wanted && last < NUMBER_LAST {
             last = last * 10 + 9;
@@ -625,8 +767,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         }
     }
 
-    fn wait(&mut self, peer: PublicKey, number: u32, share: Share) {
-        let Some(code) = self.codes.get_mut(&number).filter(|code| code.owner == peer) else {
+    fn wait(&mut self, now: Instant, link: LinkId, peer: PublicKey, number: u32, share: Share) {
+        let Some(code) = self.codes.get_mut(&number).filter(|code| code.owner == peer && !code.lost) else {
             return;
         };
         if share.len() != SHARE || code.share.is_some() || code.checking.is_some() {
@@ -635,6 +777,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         code.share = Some(share);
         code.generation += 1;
         let waiting: Vec<ClaimId> = code.waiting.drain(..).collect();
+        // Counted and never refused: each needs a code that was opened or a proof, which are bounded.
+        let _ = self.may_signal(now, link, SHARE);
         for claim in waiting {
             self.hand_out(claim);
         }
@@ -644,26 +788,35 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let Some(observed) = self.links.get(&link).map(|link| link.observed) else {
             return;
         };
-        let pending = self.sessions.get(&peer).map_or(0, |session| session.claims) as usize;
-        if pending >= CLAIMS_PER_CODE || !self.claim_rates.allow(now, observed.ip()) {
+        let pending = self.sessions.get(&peer).map_or(0, |session| session.claims.len());
+        let asked = self.sessions.get_mut(&peer).and_then(|session| session.asked.replace(number));
+        // Who waits for its code asks for the same number again and again: that is no guess.
+        let guess = asked != Some(number);
+        if pending >= CLAIMS_PER_CODE || guess && !self.rates.claims.allow(now, observed.ip(), 1) {
             return self
                 .send(link, FromBroker::Refused { about: About::Claim(number), refusal: Refusal::TooMany });
         }
-        let refusal = match self.codes.get(&number) {
+        let refusal = match self.codes.get(&number).filter(|code| !code.lost) {
             None => Some(Refusal::NoSuchCode),
             Some(code) if code.verb.partner() != verb => Some(Refusal::OtherVerb(code.verb)),
             Some(code) if code.owner == peer => Some(Refusal::OutOfOrder),
             Some(_) => None,
         };
+        if guess && refusal == Some(Refusal::NoSuchCode) {
+            self.misses.count(now);
+        }
         if let Some(refusal) = refusal {
             return self.send(link, FromBroker::Refused { about: About::Claim(number), refusal });
         }
         let id: ClaimId = self.rng.random();
-        self.claims.insert(id, Claim { number, arriver: peer, generation: 0 });
-        if let Some(session) = self.sessions.get_mut(&peer) {
-            session.claims += 1;
+        let expires = self.at(now + CLAIM_LIFE, Timer::ClaimExpires { claim: id });
+        self.claims.insert(id, Claim { number, arriver: peer, generation: 0, expires });
+        if let Some(code) = self.codes.get_mut(&number) {
+            code.claims.push(id);
         }
-        self.at(now + CLAIM_LIFE, Timer::ClaimExpires { claim: id });
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            session.claims.push(id);
+        }
         self.hand_out(id);
     }
 
@@ -699,7 +852,15 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         }
     }
 
-    fn prove(&mut self, link: LinkId, peer: PublicKey, id: ClaimId, share: Share, handshake: Vec<u8>) {
+    fn prove(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        peer: PublicKey,
+        id: ClaimId,
+        share: Share,
+        handshake: Vec<u8>,
+    ) {
         let Some(claim) = self.claims.get(&id).filter(|claim| claim.arriver == peer) else {
             return self
                 .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::NoSuchCode });
@@ -708,22 +869,27 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return self
                 .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::OutOfOrder });
         }
-        let number = claim.number;
-        let Some(code) = self.codes.get_mut(&number) else {
-            self.remove_claim(id);
-            return self
-                .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::NoSuchCode });
-        };
-        if code.share.is_none() || code.generation != claim.generation {
+        let (number, generation) = (claim.number, claim.generation);
+        let current = |code: &&mut Code| code.share.is_some() && code.generation == generation;
+        if self.codes.get_mut(&number).filter(current).is_none() {
             return self.hand_out(id);
         }
+        let address = self.links.get(&link).map(|link| link.observed.ip());
+        let allowed = address.is_some_and(|address| self.rates.proofs.allow(now, address, 1))
+            && self.may_signal(now, link, share.len() + handshake.len());
+        if !allowed {
+            self.remove_claim(id);
+            return self
+                .send(link, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::TooMany });
+        }
+        let Some(code) = self.codes.get_mut(&number) else { return };
         code.share = None;
         code.checking = Some(id);
         let owner = code.owner;
         self.send_to(owner, FromBroker::Proof { number, claim: id, peer, share, handshake });
     }
 
-    fn accept(&mut self, now: Instant, peer: PublicKey, id: ClaimId, handshake: Vec<u8>) {
+    fn accept(&mut self, now: Instant, link: LinkId, peer: PublicKey, id: ClaimId, handshake: Vec<u8>) {
         let Some((number, code)) = self.checked(peer, id) else {
             return;
         };
@@ -733,7 +899,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             self.send_to(peer, FromBroker::Gone { claim: id });
             return;
         };
-        if handshake.len() > MAX_HANDSHAKE || !self.may_introduce(now, &arriver, &peer) {
+        if handshake.len() > MAX_HANDSHAKE
+            || !self.may_introduce(now, By::Code, &arriver, &peer)
+            || !self.may_signal(now, link, handshake.len())
+        {
             self.send_to(arriver, FromBroker::Refused { about: About::Proof(id), refusal: Refusal::TooMany });
             self.send_to(peer, FromBroker::Gone { claim: id });
             return;
@@ -743,11 +912,14 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.introduce(now, (arriver, met.0), (peer, met.1));
     }
 
+    /// The waiter counts as well; a waiter that does not could be talked to by guessing.
     fn reject(&mut self, peer: PublicKey, id: ClaimId, left: u8) {
         let Some((number, code)) = self.checked(peer, id) else {
             return;
         };
         code.checking = None;
+        code.wrong = code.wrong.saturating_add(1);
+        let left = left.min(WRONG_GUESSES.saturating_sub(code.wrong));
         if let Some(claim) = self.remove_claim(id) {
             self.send_to(claim.arriver, FromBroker::WrongWords { claim: id, left });
         }
@@ -758,16 +930,20 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
 
     /// The code whose owner is checking this claim.
     fn checked(&mut self, owner: PublicKey, id: ClaimId) -> Option<(u32, &mut Code)> {
-        self.codes
-            .iter_mut()
-            .find(|(_, code)| code.owner == owner && code.checking == Some(id))
-            .map(|(number, code)| (*number, code))
+        let checks = |number: &&u32| self.codes.get(number).is_some_and(|code| code.checking == Some(id));
+        let number = *self.sessions.get(&owner)?.codes.iter().find(checks)?;
+        self.codes.get_mut(&number).map(|code| (number, code))
     }
 
     fn remove_claim(&mut self, id: ClaimId) -> Option<Claim> {
         let claim = self.claims.remove(&id)?;
+        self.timers.remove(&claim.expires);
         if let Some(session) = self.sessions.get_mut(&claim.arriver) {
-            session.claims = session.claims.saturating_sub(1);
+            session.claims.retain(|other| *other != id);
+        }
+        if let Some(code) = self.codes.get_mut(&claim.number) {
+            code.claims.retain(|other| *other != id);
+            code.waiting.retain(|other| *other != id);
         }
         Some(claim)
     }
@@ -775,9 +951,25 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn remove_code(&mut self, number: u32) {
         let Some(code) = self.codes.remove(&number) else { return };
         self.timers.remove(&code.expires);
-        let orphans: Vec<ClaimId> =
-            self.claims.iter().filter(|(_, claim)| claim.number == number).map(|(id, _)| *id).collect();
-        for id in orphans {
+        self.codes_of.give_back(code.address);
+        if let Some(session) = self.sessions.get_mut(&code.owner) {
+            session.codes.retain(|other| *other != number);
+        }
+        self.refuse_claims(number, code.claims);
+    }
+
+    /// The owner is gone, and may come back for its number.
+    fn lose_code(&mut self, number: u32) {
+        let Some(code) = self.codes.get_mut(&number) else { return };
+        code.lost = true;
+        code.share = None;
+        code.checking = None;
+        let claims = std::mem::take(&mut code.claims);
+        self.refuse_claims(number, claims);
+    }
+
+    fn refuse_claims(&mut self, number: u32, claims: Vec<ClaimId>) {
+        for id in claims {
             if let Some(claim) = self.remove_claim(id) {
                 self.send_to(
                     claim.arriver,
@@ -787,25 +979,30 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         }
     }
 
-    fn relay(&mut self, peer: PublicKey, id: IntroductionId, signal: Signal) {
-        let Some(introduced) = self.introductions.get_mut(&id) else {
-            return;
-        };
-        let [first, second] = introduced.sides;
-        let [by_first, by_second] = &mut introduced.relayed;
-        let (other, count) = match peer {
-            _ if peer == first => (second, by_first),
-            _ if peer == second => (first, by_second),
-            _ => return,
-        };
+    fn expire_code(&mut self, number: u32) {
+        let Some((owner, lost)) = self.codes.get(&number).map(|code| (code.owner, code.lost)) else { return };
+        self.remove_code(number);
+        if !lost {
+            self.send_to(owner, FromBroker::Expired { number });
+        }
+    }
+
+    fn relay(&mut self, now: Instant, link: LinkId, peer: PublicKey, id: IntroductionId, signal: Signal) {
         let length = match &signal {
             Signal::Answer(bytes) | Signal::Sealed(bytes) => bytes.len(),
         };
-        if *count >= MAX_RELAYED || length > MAX_HANDSHAKE {
+        let Some((other, sent)) = self.introductions.get_mut(&id).and_then(|found| found.sent_by(peer))
+        else {
+            return;
+        };
+        let (messages, bytes) = (sent.messages + 1, sent.bytes.saturating_add(length));
+        if messages > MAX_RELAYED || length > MAX_HANDSHAKE || bytes > MAX_RELAYED_BYTES {
             return;
         }
-        *count += 1;
-        self.send_to(other, FromBroker::Relayed { introduction: id, signal });
+        *sent = Sent { messages, bytes };
+        if self.may_signal(now, link, length) {
+            self.send_to(other, FromBroker::Relayed { introduction: id, signal });
+        }
     }
 
     fn observed(&self, peer: &PublicKey) -> Vec<SocketAddr> {
@@ -823,13 +1020,20 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     /// Whether neither side's public address is told of too many others. Toward private addresses
-    /// there is nobody to protect from this broker's peers.
-    fn may_introduce(&mut self, now: Instant, arriver: &PublicKey, waiter: &PublicKey) -> bool {
-        let addresses = [self.observed(arriver), self.observed(waiter)].concat();
-        addresses
-            .iter()
-            .filter(|address| scope(address.ip()) == Scope::Global)
-            .all(|address| self.introduction_rates.allow(now, address.ip()))
+    /// there is nobody to protect from this broker's peers, and two behind one address fire only
+    /// at themselves.
+    fn may_introduce(&mut self, now: Instant, by: By, arriver: &PublicKey, waiter: &PublicKey) -> bool {
+        let toward = |from: &[SocketAddr], at: &[SocketAddr]| -> Vec<IpAddr> {
+            let elsewhere = |ip: &IpAddr| !from.iter().any(|other| subscriber(other.ip()) == subscriber(*ip));
+            let public = |ip: &IpAddr| scope(*ip) == Scope::Global && elsewhere(ip);
+            at.iter().map(SocketAddr::ip).filter(public).collect()
+        };
+        let (arriver, waiter) = (self.observed(arriver), self.observed(waiter));
+        let victims = [toward(&waiter, &arriver), toward(&arriver, &waiter)].concat();
+        victims.into_iter().all(|ip| {
+            (by == By::Code || self.rates.lobby_introductions.allow(now, ip, 1))
+                && self.rates.introductions.allow(now, ip, 1)
+        })
     }
 
     fn introduce(&mut self, now: Instant, arriver: (PublicKey, Met), waiter: (PublicKey, Met)) {
@@ -840,8 +1044,11 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let (near, far) = (self.round_trip(&arriver), self.round_trip(&waiter));
         let bound = u32::try_from((near + far).as_micros()).unwrap_or(u32::MAX);
         let told = [&seen_arriver[..], &seen_waiter].concat();
-        self.introductions.insert(id, Introduced { sides: [arriver, waiter], relayed: [0, 0], told });
-        self.at(now + INTRODUCTION_LIFE, Timer::IntroductionExpires { introduction: id });
+        let expires = self.at(now + INTRODUCTION_LIFE, Timer::IntroductionExpires { introduction: id });
+        self.keep_introduction(
+            id,
+            Introduced { sides: [arriver, waiter], relayed: Default::default(), told, expires },
+        );
         let sides = [
             (arriver, arriver_met, waiter, &seen_waiter, &seen_arriver),
             (waiter, waiter_met, arriver, &seen_arriver, &seen_waiter),
@@ -884,26 +1091,54 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.outputs.push_back(Output::Event(Event::Go { arriver, waiter }));
     }
 
+    fn keep_introduction(&mut self, id: IntroductionId, introduced: Introduced) {
+        let mut beyond = Vec::new();
+        for side in introduced.sides {
+            if let Some(session) = self.sessions.get_mut(&side) {
+                session.introductions.push_back(id);
+                if session.introductions.len() > INTRODUCTIONS_PER_SESSION {
+                    beyond.extend(session.introductions.front().copied());
+                }
+            }
+        }
+        self.introductions.insert(id, introduced);
+        self.introduced.push_back(id);
+        if self.introductions.len() > BROKER_INTRODUCTIONS {
+            beyond.extend(self.introduced.front().copied());
+        }
+        for id in beyond {
+            self.end_introduction(id);
+        }
+    }
+
+    /// It can relay no longer. What was told stays told.
+    fn end_introduction(&mut self, id: IntroductionId) {
+        let Some(introduced) = self.introductions.remove(&id) else { return };
+        self.timers.remove(&introduced.expires);
+        for side in introduced.sides {
+            if let Some(session) = self.sessions.get_mut(&side) {
+                session.introductions.retain(|other| *other != id);
+            }
+        }
+        // Those that are gone go when they are the oldest, so that this is hardly ever searched.
+        while self.introduced.front().is_some_and(|oldest| !self.introductions.contains_key(oldest)) {
+            self.introduced.pop_front();
+        }
+        if self.introduced.len() > 2 * BROKER_INTRODUCTIONS {
+            self.introduced.retain(|id| self.introductions.contains_key(id));
+        }
+    }
+
     fn fire(&mut self, now: Instant, timer: Timer) {
         match timer {
             Timer::Go { introduction, peer } => {
                 self.send_to(peer, FromBroker::Go { introduction });
             }
-            Timer::CodeExpires { number } => {
-                if let Some(owner) = self.codes.get(&number).map(|code| code.owner) {
-                    self.remove_code(number);
-                    self.send_to(owner, FromBroker::Expired { number });
-                }
-            }
+            Timer::CodeExpires { number } => self.expire_code(number),
             Timer::ClaimExpires { claim } => {
                 self.remove_claim(claim);
-                for code in self.codes.values_mut() {
-                    code.waiting.retain(|waiting| *waiting != claim);
-                }
             }
-            Timer::IntroductionExpires { introduction } => {
-                self.introductions.remove(&introduction);
-            }
+            Timer::IntroductionExpires { introduction } => self.end_introduction(introduction),
             Timer::Sweep => {
                 let silent: Vec<LinkId> = self
                     .links
@@ -915,9 +1150,12 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                     self.outputs.push_back(Output::Close { link });
                     self.link_down(link);
                 }
-                self.claim_rates.sweep(now);
-                self.introduction_rates.sweep(now);
-                if !self.links.is_empty() {
+                for rates in self.rates.each() {
+                    rates.sweep(now);
+                }
+                let rates_empty = self.rates.each().into_iter().all(|rates| rates.is_empty());
+                self.sweeping = !self.links.is_empty() || !rates_empty;
+                if self.sweeping {
                     self.at(now + SWEEP_EVERY, Timer::Sweep);
                 }
             }

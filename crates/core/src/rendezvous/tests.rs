@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::{Allowance, FAIR_SHARE, LOBBY_MEMBERS_MOST};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -75,11 +76,36 @@ impl World {
         self.inbox.get_mut(&link(n)).and_then(VecDeque::pop_front)
     }
 
+    /// All that was told to anybody, in no order between links.
+    fn told(&mut self) -> Vec<(LinkId, FromBroker)> {
+        let inboxes = std::mem::take(&mut self.inbox);
+        inboxes
+            .into_iter()
+            .flat_map(|(link, inbox)| inbox.into_iter().map(move |message| (link, message)))
+            .collect()
+    }
+
     fn refusal(&mut self, n: u8) -> Option<Refusal> {
         match self.next(n) {
             Some(FromBroker::Refused { refusal, .. }) => Some(refusal),
             _ => None,
         }
+    }
+
+    /// A link of a session of its own.
+    fn anyone(&mut self, n: u32, ip: IpAddr) -> LinkId {
+        let link = LinkId(10_000 + u64::from(n));
+        let mut peer = [0; 32];
+        peer[..4].copy_from_slice(&n.to_be_bytes());
+        peer[31] = 1;
+        let observed = SocketAddr::new(ip, 2000);
+        self.input(Input::LinkUp { link, peer: PublicKey(peer), observed });
+        if let Some(inbox) = self.inbox.get_mut(&link)
+            && matches!(inbox.front(), Some(FromBroker::Welcome { .. }))
+        {
+            inbox.pop_front();
+        }
+        link
     }
 
     fn down(&mut self, n: u8) {
@@ -309,9 +335,7 @@ fn an_introduction_that_is_refused_burns_nothing() {
     let claim = world.claimed(2, number);
     world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
     world.next(1);
-    for _ in 0..=INTRODUCTIONS_PER_ADDRESS {
-        world.broker.may_introduce(world.now, &key(1), &key(2));
-    }
+    while world.broker.may_introduce(world.now, By::Code, &key(1), &key(2)) {}
     world.say(1, ToBroker::Accept { claim, handshake: vec![] });
     assert_eq!(world.refusal(2), Some(Refusal::TooMany));
     assert_eq!(world.next(1), Some(FromBroker::Gone { claim }), "the waiter goes on with a fresh share");
@@ -332,7 +356,7 @@ fn opening_and_withdrawing_leaves_nothing_behind() {
             world.say(1, ToBroker::Withdraw { number });
         }
     }
-    assert_eq!(opened, CLAIMS_PER_ADDRESS);
+    assert_eq!(opened, OPENS_PER_ADDRESS.burst);
     assert_eq!(world.broker.timers.len(), before);
 }
 
@@ -367,13 +391,281 @@ fn relayed_signals_are_counted_and_bounded() {
     world.say(2, relay(MAX_HANDSHAKE + 1));
     assert_eq!(world.next(1), None, "neither a stranger nor anything long");
     for _ in 0..10 {
-        world.say(2, relay(MAX_HANDSHAKE));
+        world.say(2, relay(10));
     }
-    assert_eq!(world.inbox[&link(1)].len(), usize::from(MAX_RELAYED));
+    assert_eq!(world.inbox[&link(1)].len(), usize::from(MAX_RELAYED), "few");
+    world.inbox.clear();
+    for _ in 0..10 {
+        world.say(1, relay(MAX_HANDSHAKE));
+    }
+    assert_eq!(world.inbox[&link(2)].len(), MAX_RELAYED_BYTES / MAX_HANDSHAKE, "and fewer of the longest");
     world.inbox.clear();
     world.pass(INTRODUCTION_LIFE);
     world.say(1, relay(10));
     assert_eq!(world.next(2), None);
+}
+
+/// Bytes that their sender chose.
+fn chosen(message: &FromBroker) -> usize {
+    match message {
+        FromBroker::Claimed { share, .. } => 32 + share.len(),
+        FromBroker::Proof { share, handshake, .. } => 32 + share.len() + handshake.len(),
+        FromBroker::Relayed { signal: Signal::Answer(bytes) | Signal::Sealed(bytes), .. } => bytes.len(),
+        FromBroker::Introduced(introduction) => match &introduction.meeting {
+            Met::LobbyWaiter { opener } => 32 + opener.len(),
+            Met::CodeArriver { answer, .. } => answer.len(),
+            Met::LobbyArriver { .. } | Met::CodeWaiter { .. } => 0,
+        },
+        FromBroker::ProfileOf { .. } => 3,
+        FromBroker::Observed { .. } => 10,
+        FromBroker::WrongWords { .. } => 1,
+        _ => 0,
+    }
+}
+
+/// Two that want to talk through the broker do all they can, with as many sessions as a broker lets
+/// an address begin, each saying as much as a link may.
+#[test]
+fn signalling_is_no_way_to_move_data() {
+    let mut world = World::new(Config { lobby: LOBBY_MEMBERS_MOST, ..Config::default() });
+    let (left, right) = (public(1), public(2));
+    let (mut to_left, mut to_right) = (0, 0);
+    let mut n = 0;
+    let mut lobby: VecDeque<LinkId> = VecDeque::new();
+    let minutes = 20;
+    for _ in 0..minutes * 60 {
+        world.pass(Duration::from_secs(1));
+        let [a, b] = [world.anyone(n, left), world.anyone(n + 1, right)];
+        n += 2;
+        let say = |link, message| Input::Message { link, message, round_trip: None };
+        for link in [a, b] {
+            let openers = vec![vec![0; MAX_HANDSHAKE]; 5];
+            world.input(say(link, ToBroker::Join { connected: vec![], openers }));
+        }
+        for wrong in 0..4 {
+            world.input(say(a, ToBroker::Open { verb: Verb::Listen, again: Some(n) }));
+            for (link, message) in world.told() {
+                let told = chosen(&message);
+                if world.broker.links.get(&link).is_some_and(|link| link.observed.ip() == left) {
+                    to_left += told;
+                } else {
+                    to_right += told;
+                }
+                match message {
+                    FromBroker::Opened { number, .. } => {
+                        world.input(say(a, ToBroker::Wait { number, share: vec![1; SHARE] }));
+                        world.input(say(b, ToBroker::Claim { number, verb: Verb::Connect }));
+                    }
+                    FromBroker::Claimed { claim, .. } => {
+                        let handshake = vec![0; MAX_HANDSHAKE];
+                        world.input(say(b, ToBroker::Prove { claim, share: vec![1; SHARE], handshake }));
+                    }
+                    FromBroker::Proof { claim, .. } if wrong < 3 => {
+                        world.input(say(a, ToBroker::Reject { claim, left: 9 }));
+                    }
+                    FromBroker::Proof { claim, .. } => {
+                        world.input(say(a, ToBroker::Accept { claim, handshake: vec![0; MAX_HANDSHAKE] }));
+                    }
+                    FromBroker::Introduced(introduction) => {
+                        for _ in 0..MAX_RELAYED {
+                            let signal = Signal::Sealed(vec![0; MAX_HANDSHAKE]);
+                            world.input(say(link, ToBroker::Relay { introduction: introduction.id, signal }));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        lobby.extend([a, b]);
+        while lobby.len() > 8 {
+            let link = lobby.pop_front().unwrap();
+            world.input(Input::LinkDown { link });
+        }
+    }
+    let most =
+        |of: Allowance| of.burst as usize + minutes as usize * 60_000_000 / of.every.as_micros() as usize;
+    let most = most(SIGNALS_PER_ADDRESS) + OPENS_PER_ADDRESS.burst as usize * (32 + SHARE) * minutes as usize;
+    assert!(to_left > 100_000 && to_right > 100_000, "they did get something through: {to_left}, {to_right}");
+    assert!(to_left <= most && to_right <= most, "{to_left} and {to_right} bytes, {most} at most");
+    assert!(most / minutes as usize <= 32 * 1024, "a minute, the burst shared out");
+}
+
+#[test]
+fn one_session_has_less_to_say_than_its_address() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    let mut passed = 0;
+    while world.broker.may_signal(world.now, link(1), MAX_HANDSHAKE) {
+        passed += MAX_HANDSHAKE;
+    }
+    assert!(passed <= SIGNALS_PER_SESSION.burst as usize);
+    world.pass(Duration::from_secs(40));
+    while world.broker.may_signal(world.now, link(1), 0) {
+        passed += SIGNAL_OVERHEAD;
+    }
+    assert!(passed < SIGNALS_PER_SESSION.burst as usize + 4096, "4 KiB a minute");
+}
+
+/// Whatever became of a number, who asks for it hears the same, at once.
+#[test]
+fn numbers_that_lead_nowhere_are_all_alike() {
+    let mut world = World::new(Config::default());
+    for n in 1..=2 {
+        world.up(n, &format!("198.51.100.{n}:1111"));
+    }
+    let reject = |world: &mut World, number, left| {
+        let claim = world.claimed(2, number);
+        world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
+        world.say(1, ToBroker::Reject { claim, left });
+    };
+    let withdrawn = world.code(1);
+    world.say(1, ToBroker::Withdraw { number: withdrawn });
+    let burnt = world.code(1);
+    reject(&mut world, burnt, 0);
+    world.inbox.clear();
+    let used = world.code(1);
+    let claim = world.claimed(2, used);
+    world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
+    world.say(1, ToBroker::Accept { claim, handshake: vec![] });
+    world.inbox.clear();
+    let expired = world.code(1);
+    for _ in 0..=CODE_LIFE.as_secs() / 20 {
+        world.pass(Duration::from_secs(20));
+        world.say(1, ToBroker::Ping(1));
+        world.say(2, ToBroker::Ping(1));
+    }
+    world.up(3, "198.51.100.3:1111");
+    let lost = world.code(3);
+    world.down(3);
+    let never = (100..1000).find(|n| ![withdrawn, burnt, used, expired, lost].contains(n)).unwrap();
+    for number in [never, withdrawn, burnt, used, expired, lost, 0, u32::MAX] {
+        world.inbox.clear();
+        let timers = world.broker.timers.len();
+        for verb in [Verb::Connect, Verb::ChatJoin, Verb::Listen] {
+            world.say(2, ToBroker::Claim { number, verb });
+            let told: Vec<FromBroker> = world.inbox.remove(&link(2)).unwrap().into();
+            let refusal = Refusal::NoSuchCode;
+            assert_eq!(told, [FromBroker::Refused { about: About::Claim(number), refusal }]);
+        }
+        assert_eq!(world.told(), [], "nobody else hears of it");
+        assert_eq!(world.broker.timers.len(), timers, "and nothing is left of it");
+    }
+}
+
+#[test]
+fn a_wrong_proof_is_answered_by_the_waiter_alone() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "203.0.113.2:2222");
+    let number = world.code(1);
+    for left in [2, 1, 0] {
+        let claim = world.claimed(2, number);
+        world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
+        assert_eq!(world.next(2), None, "the broker can't tell right words from wrong ones");
+        // A waiter that claims to count otherwise burns its code all the same.
+        world.say(1, ToBroker::Reject { claim, left: 9 });
+        assert_eq!(world.next(2), Some(FromBroker::WrongWords { claim, left }));
+        world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
+    }
+    world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
+    assert_eq!(world.refusal(2), Some(Refusal::NoSuchCode));
+}
+
+#[test]
+fn a_number_is_given_again_only_to_whose_it_was() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "198.51.100.2:1111");
+    let open = |again| ToBroker::Open { verb: Verb::Listen, again: Some(again) };
+    let opened = |world: &mut World, n| match world.next(n) {
+        Some(FromBroker::Opened { number, .. }) => number,
+        other => panic!("{other:?}"),
+    };
+    // Just started, it can't know whose a number was.
+    world.say(2, open(777));
+    assert_eq!(opened(&mut world, 2), 777);
+    let number = world.code(1);
+    world.say(2, open(number));
+    assert_ne!(opened(&mut world, 2), number, "in use");
+    world.down(1);
+    world.say(2, open(number));
+    assert_ne!(opened(&mut world, 2), number, "kept for who lost its link");
+    world.up(1, "198.51.100.1:1111");
+    world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
+    world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
+    assert_eq!(world.refusal(2), Some(Refusal::NoSuchCode), "not before it is opened again");
+    world.say(1, open(number));
+    assert_eq!(opened(&mut world, 1), number);
+    for _ in 0..=CODE_LIFE.as_secs() / 20 {
+        world.pass(Duration::from_secs(20));
+        world.say(2, ToBroker::Ping(1));
+    }
+    world.inbox.clear();
+    world.say(2, open(778));
+    assert_ne!(opened(&mut world, 2), 778, "by now it would know");
+}
+
+#[test]
+fn observations_with_a_token_that_others_saw_are_limited() {
+    let mut world = World::new(Config::default());
+    let up = |link, address: &str| Input::LinkUp { link, peer: key(1), observed: address.parse().unwrap() };
+    let token = |message| match message {
+        Some(FromBroker::Welcome { token, .. }) => token,
+        other => panic!("{other:?}"),
+    };
+    world.input(up(link(1), "198.51.100.1:1"));
+    let first = token(world.next(1));
+    let from = "203.0.113.9:5555".parse().unwrap();
+    let observe = |token: [u8; 8]| {
+        let mut full = [5; 16];
+        full[..8].copy_from_slice(&token);
+        Input::Observation { token: full, from }
+    };
+    for _ in 0..500 {
+        world.input(observe(first));
+    }
+    assert_eq!(world.inbox[&link(1)].len(), OBSERVATIONS_PER_SESSION.burst as usize);
+    world.input(up(link(2), "198.51.100.1:2"));
+    assert_ne!(token(world.next(2)), first, "each link has its own");
+    world.pass(Duration::from_secs(30));
+    world.input(observe(first));
+    assert_eq!(world.next(2), None, "which ends with the link");
+}
+
+#[test]
+fn links_that_come_and_go_leave_one_timer() {
+    let mut world = World::new(Config::default());
+    for n in 0..100 {
+        let link = world.anyone(n, public(n));
+        world.input(Input::LinkDown { link });
+    }
+    assert_eq!(world.broker.timers.len(), 1);
+}
+
+#[test]
+fn introductions_are_bounded_and_the_oldest_ends_first() {
+    let mut world = World::new(Config::default());
+    world.up(1, "10.0.0.1:1111");
+    world.up(2, "10.0.0.2:1111");
+    let introduce = |world: &mut World| {
+        let met = (Met::CodeWaiter { claim: 0 }, Met::CodeWaiter { claim: 0 });
+        world.broker.introduce(world.now, (key(1), met.0), (key(2), met.1));
+        world.drain();
+        world.broker.introduced.back().copied().unwrap()
+    };
+    let first = introduce(&mut world);
+    for _ in 1..INTRODUCTIONS_PER_SESSION {
+        introduce(&mut world);
+    }
+    let relay = |introduction| ToBroker::Relay { introduction, signal: Signal::Sealed(vec![1]) };
+    world.inbox.clear();
+    world.say(1, relay(first));
+    assert!(matches!(world.next(2), Some(FromBroker::Relayed { .. })));
+    introduce(&mut world);
+    world.inbox.clear();
+    world.say(1, relay(first));
+    assert_eq!(world.next(2), None);
+    assert_eq!(world.broker.introductions.len(), INTRODUCTIONS_PER_SESSION);
 }
 
 #[test]
@@ -456,25 +748,96 @@ fn a_peer_beside_the_broker_is_known_from_outside_by_the_brokers_address() {
     assert!(beside.public.is_empty());
 }
 
+/// An address a number, all public.
+fn public(n: u32) -> IpAddr {
+    IpAddr::V4((u32::from_be_bytes([11, 0, 0, 0]) + n).into())
+}
+
 #[test]
 fn introductions_toward_one_address_are_limited() {
     let mut world = World::new(Config { lobby: 2, ..Config::default() });
     world.up(1, "198.51.100.1:1111");
     world.say(1, join());
     let mut introduced = 0;
-    for n in 0..(INTRODUCTIONS_PER_ADDRESS + 20) as u16 {
-        let id = LinkId(1000 + u64::from(n));
-        let observed = SocketAddr::new(IpAddr::V4([203, 0, (n >> 8) as u8, n as u8].into()), 2000);
-        let mut peer = [0; 32];
-        peer[..2].copy_from_slice(&n.to_be_bytes());
-        peer[31] = 1;
-        world.input(Input::LinkUp { link: id, peer: PublicKey(peer), observed });
+    for n in 0..LOBBY_INTRODUCTIONS_PER_ADDRESS.burst + 20 {
+        let id = world.anyone(n, public(n));
         world.input(Input::Message { link: id, message: join(), round_trip: None });
         let told = world.inbox.remove(&id).unwrap();
         introduced += told.iter().filter(|message| matches!(message, FromBroker::Introduced(_))).count();
         world.input(Input::LinkDown { link: id });
     }
-    assert_eq!(introduced, INTRODUCTIONS_PER_ADDRESS);
+    assert_eq!(introduced, LOBBY_INTRODUCTIONS_PER_ADDRESS.burst as usize);
+    world.up(2, "203.0.113.2:2222");
+    world.inbox.clear();
+    let number = world.code(1);
+    let claim = world.claimed(2, number);
+    world.inbox.clear();
+    world.say(2, ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] });
+    world.say(1, ToBroker::Accept { claim, handshake: vec![] });
+    let told = &world.inbox[&link(2)];
+    assert!(
+        matches!(told[0], FromBroker::Introduced(_)),
+        "strangers in the lobby take no code's introductions"
+    );
+}
+
+#[test]
+fn a_classroom_behind_one_address_meets_in_the_lobby_and_by_code_at_once() {
+    let mut world = World::new(Config { lobby: LOBBY_MEMBERS_MOST, ..Config::default() });
+    let school = public(1);
+    let pupils: Vec<LinkId> = (0..30).map(|n| world.anyone(n, school)).collect();
+    for link in &pupils {
+        let openers = vec![vec![7; 34]; LOBBY_MEMBERS_MOST - 1];
+        let message = ToBroker::Join { connected: vec![], openers };
+        world.input(Input::Message { link: *link, message, round_trip: None });
+    }
+    let mut introduced = Vec::new();
+    for (link, message) in world.told() {
+        match message {
+            FromBroker::Introduced(introduction) => introduced.push((link, introduction.id)),
+            FromBroker::Refused { .. } => panic!("{message:?}"),
+            _ => {}
+        }
+    }
+    assert_eq!(introduced.len(), 30 * 29);
+    for (link, introduction) in introduced {
+        let message = ToBroker::Relay { introduction, signal: Signal::Answer(vec![0; 106]) };
+        world.input(Input::Message { link, message, round_trip: None });
+    }
+    let relayed = |message: &&FromBroker| matches!(message, FromBroker::Relayed { .. });
+    let relayed: usize = world.inbox.values().map(|inbox| inbox.iter().filter(relayed).count()).sum();
+    assert_eq!(relayed, 30 * 29, "each side's answer reaches the other");
+    world.inbox.clear();
+    let mut codes = Vec::new();
+    for link in &pupils[..15] {
+        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        world.input(Input::Message { link: *link, message, round_trip: None });
+        let Some(FromBroker::Opened { number, .. }) = world.inbox.get_mut(link).unwrap().pop_front() else {
+            panic!()
+        };
+        let message = ToBroker::Wait { number, share: vec![1; SHARE] };
+        world.input(Input::Message { link: *link, message, round_trip: None });
+        codes.push(number);
+    }
+    for (arriver, number) in pupils[15..].iter().zip(codes) {
+        let message = ToBroker::Claim { number, verb: Verb::Connect };
+        world.input(Input::Message { link: *arriver, message, round_trip: None });
+        let claimed = world.inbox.get_mut(arriver).unwrap().pop_front();
+        let Some(FromBroker::Claimed { claim, .. }) = claimed else { panic!("{claimed:?}") };
+        let message = ToBroker::Prove { claim, share: vec![1; SHARE], handshake: vec![0; 150] };
+        world.input(Input::Message { link: *arriver, message, round_trip: None });
+        let waiter = pupils[codes_at(&world, number)];
+        let message = ToBroker::Accept { claim, handshake: vec![0; 150] };
+        world.input(Input::Message { link: waiter, message, round_trip: None });
+        let told = world.inbox.get_mut(arriver).unwrap().pop_front();
+        assert!(matches!(told, Some(FromBroker::Introduced(_))), "{told:?}");
+    }
+}
+
+/// Which of [`World::anyone`] owns the code.
+fn codes_at(world: &World, number: u32) -> usize {
+    let [a, b, c, d, ..] = world.broker.codes[&number].owner.0;
+    u32::from_be_bytes([a, b, c, d]) as usize
 }
 
 #[test]
@@ -484,9 +847,139 @@ fn guessing_numbers_is_limited() {
     let mut answered = 0;
     for number in 0..200 {
         world.say(1, ToBroker::Claim { number: 100 + number, verb: Verb::Connect });
-        answered += usize::from(world.refusal(1) == Some(Refusal::NoSuchCode));
+        answered += u32::from(world.refusal(1) == Some(Refusal::NoSuchCode));
     }
-    assert_eq!(answered, CLAIMS_PER_ADDRESS);
+    assert_eq!(answered, CLAIMS_PER_ADDRESS.burst);
+}
+
+#[test]
+fn asking_again_for_the_same_number_is_no_guess() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    for _ in 0..200 {
+        world.say(1, ToBroker::Claim { number: 555, verb: Verb::Connect });
+        assert_eq!(world.refusal(1), Some(Refusal::NoSuchCode));
+    }
+    assert_eq!(world.broker.misses.lately(world.now), 1);
+}
+
+#[test]
+fn numbers_get_longer_while_somebody_guesses() {
+    let mut world = World::new(Config::default());
+    world.up(250, "192.0.2.250:1111");
+    assert!(world.code(250) <= 999);
+    for n in 0..50 {
+        let guesser = world.anyone(n, public(n));
+        for number in 0..CLAIMS_PER_ADDRESS.burst {
+            let message = ToBroker::Claim { number: 1000 + number, verb: Verb::Connect };
+            world.input(Input::Message { link: guesser, message, round_trip: None });
+        }
+    }
+    let digits = |number: u32| number.to_string().len();
+    let mut longest = (0..5).map(|_| digits(world.code(250))).max();
+    assert!(longest >= Some(6), "3,000 misses ask for numbers out of 300,000");
+    for n in 100..102 {
+        world.pass(MISSES_COUNTED);
+        let later = world.anyone(n, public(n));
+        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        world.input(Input::Message { link: later, message, round_trip: None });
+        let told = world.inbox.get_mut(&later).unwrap().pop_front();
+        let Some(FromBroker::Opened { number, .. }) = told else { panic!("{told:?}") };
+        longest = Some(digits(number));
+    }
+    assert_eq!(longest, Some(3));
+}
+
+#[test]
+fn joins_are_limited_by_address() {
+    let mut world = World::new(Config { lobby: 2, ..Config::default() });
+    let mut joined = 0;
+    for n in 0..JOINS_PER_ADDRESS.burst + 10 {
+        let link = world.anyone(n, public(1));
+        world.input(Input::Message { link, message: join(), round_trip: None });
+        let told = world.inbox.get_mut(&link).unwrap().pop_front();
+        joined += u32::from(matches!(told, Some(FromBroker::Joined { .. })));
+        world.input(Input::LinkDown { link });
+    }
+    assert_eq!(joined, JOINS_PER_ADDRESS.burst);
+    assert_eq!(world.closed.len(), 10, "told, and closed");
+}
+
+#[test]
+fn one_address_cannot_fill_the_lobby() {
+    let mut world = World::new(Config::default());
+    let mut joined = 0;
+    for n in 0..LOBBY_MEMBERS as u32 {
+        let link = world.anyone(n, public(1));
+        world.input(Input::Message { link, message: join(), round_trip: None });
+        joined += usize::from(world.broker.lobby.len() > joined);
+    }
+    assert_eq!(joined, LOBBY_MEMBERS - 1);
+    world.up(250, "192.0.2.250:1111");
+    world.say(250, join());
+    assert!(matches!(world.next(250), Some(FromBroker::Joined { .. })));
+}
+
+#[test]
+fn codes_of_one_address_are_limited() {
+    let mut world = World::new(Config::default());
+    let mut refused = 0;
+    for n in 0..CODES_PER_ADDRESS as u32 + 10 {
+        // Not too fast for the rate, and with a link that stays.
+        world.pass(OPENS_PER_ADDRESS.every);
+        let link = world.anyone(n, public(1));
+        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        world.input(Input::Message { link, message, round_trip: None });
+        let told = world.inbox.get_mut(&link).unwrap().pop_front();
+        refused += u32::from(matches!(told, Some(FromBroker::Refused { refusal: Refusal::TooMany, .. })));
+    }
+    assert_eq!(world.broker.codes.len(), CODES_PER_ADDRESS);
+    assert_eq!(refused, 10);
+}
+
+#[test]
+fn full_tables_make_place_for_who_has_less_than_its_share() {
+    let mut world = World::new(Config::default());
+    let greedy = public(1);
+    for n in 0..BROKER_LINKS_PER_ADDRESS as u32 {
+        world.anyone(n, greedy);
+    }
+    let mut n = 1000;
+    while world.broker.links() < BROKER_LINKS {
+        world.anyone(n, public(n / FAIR_SHARE as u32));
+        n += 1;
+    }
+    world.inbox.clear();
+    let newest = LinkId(10_000 + BROKER_LINKS_PER_ADDRESS as u64 - 1);
+    world.up(1, "192.0.2.1:1111");
+    assert_eq!(world.closed, [newest]);
+    assert!(matches!(
+        world.inbox[&newest][0],
+        FromBroker::Refused { about: About::Link, refusal: Refusal::Full }
+    ));
+    world.closed.clear();
+    world.anyone(n, public(2000 / FAIR_SHARE as u32));
+    assert_eq!(world.closed, [LinkId(10_000 + u64::from(n))], "who has its share makes nobody go");
+}
+
+#[test]
+fn a_full_table_of_codes_makes_place_for_who_has_none() {
+    let mut world = World::new(Config::default());
+    let mut n = 0;
+    let open = ToBroker::Open { verb: Verb::Listen, again: None };
+    while world.broker.codes.len() < BROKER_CODES {
+        let link = world.anyone(n, public(n / 4));
+        for _ in 0..CODES_PER_SESSION {
+            world.input(Input::Message { link, message: open.clone(), round_trip: None });
+        }
+        n += 1;
+    }
+    world.inbox.clear();
+    world.up(250, "192.0.2.250:1111");
+    world.code(250);
+    let expired = |message: &FromBroker| matches!(message, FromBroker::Expired { .. });
+    assert_eq!(world.inbox.values().flatten().filter(|message| expired(message)).count(), 1);
+    assert_eq!(world.broker.codes.len(), BROKER_CODES);
 }
 
 #[test]
