@@ -4,6 +4,8 @@
 //! while the application does not read. Writers seal in their own task and hand to the socket what
 //! it takes; the pump sends the rest.
 
+mod unencrypted;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -22,7 +24,9 @@ use tcpunch_core::plan::Path;
 use tcpunch_core::secure::{HEADER, Kind, OVERHEAD, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+
+pub use unencrypted::Unencrypted;
 
 /// How a connection came to be.
 #[derive(Clone, Debug)]
@@ -98,6 +102,8 @@ struct Receiving {
     window_began: Instant,
     window_taken: u64,
     ended: bool,
+    /// The peer's last record was [`Kind::Unencrypted`].
+    unencrypted: bool,
     waker: Option<Waker>,
     payload: u64,
     round_trip: Option<Duration>,
@@ -111,6 +117,8 @@ struct Shared {
     lost: Mutex<Option<Lost>>,
     /// The pump has something to send, or the connection was dropped.
     wake_pump: Notify,
+    /// Who takes the pump's place, and is handed what it has read.
+    successor: Mutex<Option<oneshot::Sender<Pump>>>,
     dropped: std::sync::atomic::AtomicBool,
 }
 
@@ -166,6 +174,7 @@ impl Connection {
                 window_began: now,
                 window_taken: 0,
                 ended: false,
+                unencrypted: false,
                 waker: None,
                 payload: 0,
                 round_trip: None,
@@ -173,6 +182,7 @@ impl Connection {
             }),
             lost: Mutex::new(None),
             wake_pump: Notify::new(),
+            successor: Mutex::new(None),
             dropped: std::sync::atomic::AtomicBool::new(false),
         });
         let (done, finished) = watch::channel(false);
@@ -499,11 +509,16 @@ impl Pump {
             lock(&self.shared.lost).get_or_insert(lost);
         }
         self.shared.wake_both();
+        let successor = lock(&self.shared.successor).take();
+        if let Some(successor) = successor {
+            // If nobody waits for it any more, the connection is given up.
+            let _ = successor.send(self);
+        }
     }
 
     async fn pump(&mut self) -> Result<(), Lost> {
         loop {
-            if self.flush_and_check()? {
+            if self.flush_and_check()? || lock(&self.shared.successor).is_some() {
                 return Ok(());
             }
             let shared = self.shared.clone();
@@ -668,6 +683,7 @@ impl Pump {
                 }
                 // The lane was chosen twice, or what arrived is known to have: of no consequence.
                 Kind::Nominate | Kind::Ack => {}
+                Kind::Unencrypted => lock(&self.shared.receiving).unencrypted = true,
                 Kind::Confirm => return Err(Lost::Forged),
             }
         }
