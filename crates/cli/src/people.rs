@@ -35,6 +35,7 @@ impl People {
             ChatEvent::Unreachable { peer, .. } => talk.waits().path_ends(peer),
             ChatEvent::Joined { .. }
             | ChatEvent::Line { .. }
+            | ChatEvent::Words { .. }
             | ChatEvent::Nobody
             | ChatEvent::Waiting => {}
         }
@@ -61,7 +62,9 @@ impl People {
         let people = self.lock();
         let asked = people.iter().filter(|person| called.is_none_or(|called| called == person.name));
         let lines: Vec<String> = asked
-            .map(|person| format!("* {}  {}", talk.name(&person.peer, &person.name), talk.path_line(&person.info)))
+            .map(|person| {
+                format!("* {}  {}", talk.name(&person.peer, &person.name), talk.path_line(&person.info))
+            })
             .collect();
         for line in &lines {
             talk.must_say(line);

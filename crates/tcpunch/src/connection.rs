@@ -7,6 +7,7 @@
 mod pump;
 mod receiving;
 mod sending;
+mod unencrypted;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,6 +25,8 @@ use tcpunch_core::secure::{ChannelBinding, Kind, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+
+pub use unencrypted::Unencrypted;
 
 use pump::Pump;
 use receiving::{Receiving, Said, Source};
@@ -99,6 +102,8 @@ struct Shared {
     readable: Waker,
     /// The pump has something to send, or the connection was dropped.
     wake_pump: Notify,
+    /// The pump is to leave the connection to somebody else.
+    relieved: AtomicBool,
     dropped: AtomicBool,
 }
 
@@ -164,6 +169,7 @@ impl Connection {
             wakers: Mutex::default(),
             readable: Arc::new(Readable(weak.clone())).into(),
             wake_pump: Notify::new(),
+            relieved: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
         });
         let (done, finished) = watch::channel(false);

@@ -30,7 +30,7 @@ mod port;
 mod registration;
 pub mod store;
 
-pub use connection::{Connection, ConnectionHandle, Lost, PathInfo};
+pub use connection::{Connection, ConnectionHandle, Lost, PathInfo, Unencrypted};
 pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};
 pub use error::{BindError, BrokerError, ConnectError, Event};
 pub use port::{Families, PortError};

@@ -13,6 +13,8 @@
     clippy::print_stderr
 )]
 
+#[path = "../support/example.rs"]
+mod example;
 mod failures;
 mod kinds;
 mod latency;
@@ -21,6 +23,7 @@ mod pairs;
 mod pipe;
 mod process;
 mod scene;
+mod teaching;
 mod topologies;
 
 use libtest_mimic::{Arguments, Trial};
@@ -45,7 +48,14 @@ fn main() {
     let measured = libtest_mimic::run(&alone, measured);
     // The programs mostly wait for each other; more at a time than this machine has processors keeps it busy.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials = [pipe::trials(), failures::trials(), topologies::trials(), lobby::trials(), pairs::trials()];
+    let trials = [
+        pipe::trials(),
+        failures::trials(),
+        topologies::trials(),
+        lobby::trials(),
+        pairs::trials(),
+        teaching::trials(),
+    ];
     let rest = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     measured.exit_if_failed();
     rest.exit();

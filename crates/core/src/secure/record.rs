@@ -32,6 +32,9 @@ pub enum Kind {
     Nominate,
     /// The other side's first record has arrived and verified.
     Ack,
+    /// The last record of this direction: once the other side has sent its own, bytes follow that are neither
+    /// encrypted nor authenticated.
+    Unencrypted,
 }
 
 impl Kind {
@@ -45,6 +48,7 @@ impl Kind {
             Kind::Confirm => 5,
             Kind::Nominate => 6,
             Kind::Ack => 7,
+            Kind::Unencrypted => 8,
         }
     }
 
@@ -58,6 +62,7 @@ impl Kind {
             5 => Kind::Confirm,
             6 => Kind::Nominate,
             7 => Kind::Ack,
+            8 => Kind::Unencrypted,
             _ => return Err(SecureError::Malformed),
         })
     }

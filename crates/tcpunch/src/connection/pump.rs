@@ -36,7 +36,7 @@ impl Pump {
         let mut timer_fired = false;
         loop {
             let more = self.receive(timer_fired)?;
-            if self.flush_and_check()? {
+            if self.flush_and_check()? || shared.relieved.load(Ordering::Acquire) {
                 return Ok(());
             }
             if more {

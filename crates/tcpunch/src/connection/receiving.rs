@@ -22,6 +22,8 @@ pub(super) enum Source {
     Buffer,
     /// The socket as well.
     Socket,
+    /// The socket as well, but no byte behind the record.
+    SocketExactly,
 }
 
 /// What came.
@@ -61,6 +63,8 @@ pub(super) struct Receiving {
     window_taken: u64,
     /// The peer said its end.
     pub(super) ended: bool,
+    /// The peer's last record was [`Kind::Unencrypted`].
+    pub(super) unencrypted: bool,
     /// The socket's end, or its error.
     pub(super) socket_ended: Option<Option<String>>,
     /// When the last bytes came.
@@ -87,6 +91,7 @@ impl Receiving {
             window_began: now,
             window_taken: 0,
             ended: false,
+            unencrypted: false,
             socket_ended: None,
             heard: now,
             payload: 0,
@@ -185,7 +190,9 @@ impl Receiving {
                 return Poll::Pending;
             }
             self.make_room();
-            let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+            let most =
+                if source == Source::SocketExactly { self.missing()? } else { self.buffer.len() - self.end };
+            let room = self.buffer.get_mut(self.end..self.end + most).unwrap_or_default();
             let read = ready!(socket.poll_read_ready(cx)).and_then(|()| socket.try_read(room));
             match read {
                 Ok(length) if length > 0 => {
@@ -199,6 +206,30 @@ impl Receiving {
                 }
             }
         }
+    }
+
+    /// Bytes until the record that has begun is there; first of its header alone.
+    fn missing(&self) -> Result<usize, Lost> {
+        let begun = self.buffer.get(self.begin..self.end).unwrap_or_default();
+        let whole = match begun.first_chunk::<HEADER>() {
+            Some(header) => HEADER + Opener::body_length(*header).map_err(|_| Lost::Forged)?,
+            None => HEADER,
+        };
+        Ok(whole.saturating_sub(begun.len()))
+    }
+
+    /// Everything that came and was not taken.
+    pub(super) fn take_all(&mut self) -> Vec<u8> {
+        self.put_aside();
+        let mut all: Vec<u8> = std::mem::take(&mut self.aside).into_iter().flatten().collect();
+        all.drain(..self.aside_taken);
+        self.aside_taken = 0;
+        all
+    }
+
+    /// Whether bytes came behind the last record.
+    pub(super) fn has_rest(&self) -> bool {
+        self.begin < self.end
     }
 
     /// Room for the rest of a record behind what is there of it.
@@ -215,6 +246,9 @@ impl Receiving {
 
     /// Opens the next record if it is there whole.
     fn open(&mut self) -> Result<Option<Said>, Lost> {
+        if self.unencrypted {
+            return Ok(None);
+        }
         let bytes = self.buffer.get_mut(self.begin..self.end).unwrap_or_default();
         let Some((header, rest)) = bytes.split_first_chunk_mut::<HEADER>() else { return Ok(None) };
         let length = Opener::body_length(*header).map_err(|_| Lost::Forged)?;
@@ -254,6 +288,10 @@ impl Receiving {
             }
             // The lane was chosen twice, or what arrived is known to have: of no consequence.
             Kind::Nominate | Kind::Ack => Said::Nothing,
+            Kind::Unencrypted => {
+                self.unencrypted = true;
+                Said::Nothing
+            }
             Kind::Confirm => return Err(Lost::Forged),
         }))
     }
