@@ -498,9 +498,14 @@ async fn listen(
     loop {
         let frame = match &words {
             Words::Done => read_frame(connection).await?,
-            Words::Open(..) | Words::Committed(_) => timeout_at(patience, read_frame(connection))
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not take part in the comparison of words"))??,
+            Words::Open(..) | Words::Committed(_) => {
+                timeout_at(patience, read_frame(connection)).await.map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "it does not take part in the comparison of words",
+                    )
+                })??
+            }
         };
         let Some(frame) = frame else { return Ok(()) };
         let report = match (frame, words) {
