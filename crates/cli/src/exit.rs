@@ -81,7 +81,9 @@ impl From<BrokerError> for Failure {
             BrokerError::Unreachable(_) => Failure::new("broker", code::BROKER, &error)
                 .hint("start one with: tcpunch broker, or name another with --broker HOST"),
             BrokerError::KeyChanged { .. } => Failure::new("broker-key", code::BROKER, &error),
-            BrokerError::Refuses(_) | BrokerError::Lost => Failure::new("broker", code::BROKER, &error),
+            BrokerError::Refuses(_) | BrokerError::Silent | BrokerError::Lost => {
+                Failure::new("broker", code::BROKER, &error)
+            }
         }
     }
 }

@@ -75,10 +75,27 @@ pub struct Surroundings {
     pub gateways: Vec<IpAddr>,
 }
 
+/// Whether a broker at `broker` can have seen this peer at `observed`, whose own end of the link is
+/// `local`.
+///
+/// What a broker says of a peer's own address decides whether the peer dials private and loopback
+/// addresses. A lie would open its machine and its network to whomever the broker names.
+pub fn is_plausible(observed: IpAddr, local: IpAddr, broker: IpAddr, gateways: &[IpAddr]) -> bool {
+    let (observed, local) = (observed.to_canonical(), local.to_canonical());
+    match scope(observed) {
+        Scope::Loopback => scope(broker) == Scope::Loopback,
+        // A broker that is dialled at a public address can sit on this side of the router all the same.
+        Scope::Private => {
+            scope(broker) <= Scope::Private || observed == local || gateways.contains(&observed)
+        }
+        Scope::Global => true,
+    }
+}
+
 /// Why an address is not dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// Port 0, or below 1024 for a host candidate.
+    /// Port 0, or below 1024 on this machine or in its network.
     #[error("its port is reserved")]
     Port,
     /// Unspecified, multicast, broadcast or link-local IPv6, which names no interface.
@@ -115,7 +132,10 @@ pub fn may_dial(
 ) -> Result<(), Forbidden> {
     let address = canonical(candidate.address);
     let ip = address.ip();
-    if address.port() == 0 {
+    // What listens below is the system's, and its network's, whoever names it.
+    let low =
+        address.port() < LOWEST_DIALLED_PORT && (candidate.kind == Kind::Host || scope(ip) <= Scope::Private);
+    if address.port() == 0 || low {
         return Err(Forbidden::Port);
     }
     let unicast = match ip {
@@ -156,9 +176,6 @@ pub fn may_dial(
         return Err(Forbidden::Elsewhere);
     }
     if candidate.kind == Kind::Host {
-        if address.port() < LOWEST_DIALLED_PORT {
-            return Err(Forbidden::Port);
-        }
         let in_own_network = here.interfaces.iter().any(|(own, prefix)| shares_prefix(ip, *own, *prefix));
         let near = here.observed.iter().any(|own| {
             peer_observed.iter().any(|peer| {
@@ -242,16 +259,16 @@ mod tests {
     #[test]
     fn never_what_is_no_single_host() {
         for address in [
-            "0.0.0.0:1",
-            "0.1.2.3:1",
-            "224.0.0.1:5",
-            "255.255.255.255:5",
-            "240.0.0.1:5",
+            "0.0.0.0:1000",
+            "0.1.2.3:1000",
+            "224.0.0.1:5000",
+            "255.255.255.255:5000",
+            "240.0.0.1:5000",
             "192.168.1.255:5000",
-            "[::]:5",
-            "[ff02::1]:5",
+            "[::]:5000",
+            "[ff02::1]:5000",
             "[fe80::1]:5000",
-            "[::ffff:224.0.0.1]:5",
+            "[::ffff:224.0.0.1]:5000",
         ] {
             for kind in [Kind::Host, Kind::Reflexive, Kind::Predicted] {
                 assert_eq!(judge(address, kind, "198.51.100.1:1"), Err(Forbidden::NotUnicast), "{address}");
@@ -282,11 +299,30 @@ mod tests {
 
     #[test]
     fn a_broker_cannot_make_a_peer_knock_in_its_own_network() {
-        assert_eq!(judge("192.168.1.7:443", Kind::Reflexive, "192.168.1.7:443"), Err(Forbidden::Elsewhere));
-        assert_eq!(judge("192.168.1.1:443", Kind::Reflexive, "192.168.1.1:443"), Err(Forbidden::Gateway));
+        assert_eq!(judge("192.168.1.7:4430", Kind::Reflexive, "192.168.1.7:4430"), Err(Forbidden::Elsewhere));
+        assert_eq!(judge("192.168.1.1:4430", Kind::Reflexive, "192.168.1.1:4430"), Err(Forbidden::Gateway));
+        assert_eq!(judge("192.168.1.7:443", Kind::Reflexive, "192.168.1.7:443"), Err(Forbidden::Port));
+        assert_eq!(judge("203.0.113.9:443", Kind::Reflexive, "203.0.113.9:443"), Ok(()));
         let beside = Surroundings { observed: vec!["192.168.1.5:23456".parse().unwrap()], ..here() };
         let candidate = Candidate { address: "192.168.1.7:30000".parse().unwrap(), kind: Kind::Reflexive };
         assert_eq!(may_dial(candidate, &beside, &[candidate.address]), Ok(()));
+    }
+
+    #[test]
+    fn a_broker_cannot_say_that_this_peer_is_where_it_is_not() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let plausible = |observed, broker| {
+            is_plausible(ip(observed), ip("192.168.1.5"), ip(broker), &[ip("192.168.1.1")])
+        };
+        assert!(plausible("198.51.100.1", "203.0.113.1"));
+        // Seen through the router's public address, with and without its own in place.
+        assert!(plausible("192.168.1.5", "203.0.113.1") && plausible("192.168.1.1", "203.0.113.1"));
+        assert!(plausible("172.17.0.1", "192.168.1.9") && plausible("172.17.0.1", "127.0.0.1"));
+        assert!(plausible("127.0.0.1", "127.0.0.1") && plausible("::ffff:127.0.0.1", "127.0.0.1"));
+        assert!(!plausible("10.0.0.1", "203.0.113.1"));
+        for observed in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(!plausible(observed, "203.0.113.1") && !plausible(observed, "192.168.1.9"), "{observed}");
+        }
     }
 
     proptest! {

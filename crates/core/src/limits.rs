@@ -199,10 +199,10 @@ pub const SIGNALS_PER_ADDRESS: Allowance = allowance(192 * 1024, Duration::from_
 /// Counted for each message that is passed on beside its bytes: the sender's key, which it chose,
 /// and what else it can choose.
 pub const SIGNAL_OVERHEAD: usize = 36;
-/// Proofs that one claim makes: a fresh share comes when another's guess used up the last one.
-/// Each proof lets a hostile broker test one pair of words, so there are no more than a waiter
-/// allows.
-pub const PROOFS_PER_CLAIM: u8 = 3;
+/// Proofs of one code that an endpoint makes within [`CODE_LIFE`], however often it claims it: a fresh share
+/// comes when another's guess used up the last one. Each proof lets a hostile broker test one pair of words,
+/// so there are no more than a waiter allows.
+pub const PROOFS_PER_CODE: u8 = 3;
 /// A claim that is not proven within this is forgotten: the arriver proves at once, without a
 /// person in between.
 pub const CLAIM_LIFE: Duration = Duration::from_secs(30);
@@ -311,6 +311,10 @@ pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 pub const SYNS_PER_LANE: u32 = 100;
 /// Connection attempts of one attempt on all its lanes.
 pub const SYNS_PER_ATTEMPT: u32 = 200;
+/// SYNs to one IPv4 address or IPv6 /64 within [`INTRODUCTION_WINDOW`], of all attempts together: a full
+/// lobby behind one resetting NAT needs 15 times 30 (measured). A broker that introduces strangers
+/// without end must not make a peer into a flood against whom it names.
+pub const SYNS_PER_ADDRESS: u32 = 600;
 /// Connection attempts on a host candidate: its listener stood before the address was told, so a
 /// refusal there is hardly ever the peer's.
 pub const SYNS_PER_HOST_LANE: u32 = 24;

@@ -1,11 +1,15 @@
 //! From two profiles and the introduction to lanes, and from a failure to its reason.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use crate::candidate::{Candidate, Kind, Scope, Surroundings, canonical, may_dial, scope};
+use crate::limits::{INTRODUCTION_WINDOW, SYNS_PER_ADDRESS};
 use crate::profile::NatProfile;
 use crate::puncher::Finished;
+use crate::rendezvous::subscriber;
 
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +113,22 @@ pub fn may_tell_hosts(own: &[SocketAddr], peer: &[SocketAddr]) -> bool {
     }) || [own, peer]
         .iter()
         .any(|side| !side.is_empty() && side.iter().all(|address| scope(address.ip()) <= Scope::Private))
+}
+
+/// Counts SYNs toward each subscriber, over all attempts of a peer.
+#[derive(Debug, Default)]
+pub struct SynBudget(HashMap<IpAddr, (Instant, u32)>);
+
+impl SynBudget {
+    /// Whether one more may leave toward this address now; counts it if so.
+    pub fn allow(&mut self, now: Instant, to: IpAddr) -> bool {
+        // What attempts dial in a window bounds the table.
+        self.0.retain(|_, (since, _)| now.duration_since(*since) < INTRODUCTION_WINDOW);
+        let (_, sent) = self.0.entry(subscriber(to)).or_insert((now, 0));
+        let allowed = *sent < SYNS_PER_ADDRESS;
+        *sent += u32::from(allowed);
+        allowed
+    }
 }
 
 /// Why two peers did not connect, in words for both users.
@@ -263,6 +283,17 @@ mod tests {
         assert!(may_tell_hosts(&one, &same));
         assert!(!may_tell_hosts(&one, &other));
         assert!(may_tell_hosts(&[address("192.168.1.2:1")], &[address("127.0.0.1:1")]));
+    }
+
+    #[test]
+    fn syns_toward_one_subscriber_are_bounded() {
+        let mut budget = SynBudget::default();
+        let now = Instant::now();
+        let ip = |n: u32| IpAddr::from((0x2001_0db8_u128 << 96) | u128::from(n));
+        let allowed = (0..2 * SYNS_PER_ADDRESS).filter(|n| budget.allow(now, ip(*n))).count();
+        assert_eq!(allowed, SYNS_PER_ADDRESS as usize);
+        assert!(budget.allow(now, "192.0.2.1".parse().unwrap()));
+        assert!(budget.allow(now + INTRODUCTION_WINDOW, ip(0)));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -11,9 +11,9 @@ use rand::rngs::StdRng;
 use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
-use tcpunch_core::plan::{Obstacle, Path, first_candidates, host_candidates};
+use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates};
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::puncher::{Config, Finished, Input, Output, Puncher, SocketId};
+use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Output, Puncher, SocketId};
 use tcpunch_core::secure::{
     ChannelBinding, HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer,
     SecureError, Tag, parse_preamble, preamble, signal_keys, tags,
@@ -73,6 +73,8 @@ pub(crate) struct Reach {
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
     pub(crate) profile: watch::Receiver<NatProfile>,
+    /// Of all attempts of this endpoint.
+    pub(crate) syns: Arc<Mutex<SynBudget>>,
     pub(crate) link: mpsc::Sender<Order>,
     pub(crate) events: EventSink,
 }
@@ -316,9 +318,9 @@ impl Attempt {
             Ok(stream) => match stream.peer_addr() {
                 Ok(remote) => {
                     self.connected.insert(socket, (stream, remote, None));
-                    tcpunch_core::puncher::Dialled::Connected
+                    Dialled::Connected
                 }
-                Err(_) => tcpunch_core::puncher::Dialled::Refused,
+                Err(_) => Dialled::Refused,
             },
             Err(refused) => refused.outcome,
         };
@@ -346,6 +348,14 @@ impl Attempt {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Dial { socket, remote } => {
+                let mut syns = self.reach.syns.lock().unwrap_or_else(PoisonError::into_inner);
+                let allowed = syns.allow(Instant::now(), remote.ip());
+                drop(syns);
+                if !allowed {
+                    tracing::warn!("no SYN to {remote}: too many went there within a minute");
+                    let outcome = Dialled::TimedOut;
+                    return self.puncher.handle(Instant::now(), Input::Dialled { socket, outcome });
+                }
                 (self.reach.events)(Event::Fired {
                     peer: self.reach.introduction.peer,
                     port: self.reach.here.port,

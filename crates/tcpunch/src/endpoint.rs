@@ -195,7 +195,8 @@ impl Endpoint {
         match tokio::time::timeout(self.timeout, news.recv()).await {
             Ok(Some(InviteNews::Opened(code))) => Ok(Invite { code, news, _guard: guard }),
             Ok(Some(InviteNews::Ended(Err(error)))) => Err(error),
-            Ok(_) | Err(_) => Err(lost()),
+            Ok(_) => Err(lost()),
+            Err(_) => Err(ConnectError::Broker(BrokerError::Silent)),
         }
     }
 

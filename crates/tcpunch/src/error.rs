@@ -35,6 +35,9 @@ pub enum BrokerError {
     /// It refuses this peer: too many came from its address, or it is full.
     #[error("the broker refuses: {0}")]
     Refuses(&'static str),
+    /// A link stands, and what was asked is not answered in time.
+    #[error("the broker does not answer")]
+    Silent,
     /// The link is gone, and could not be made again in time.
     #[error("the link to the broker is lost")]
     Lost,

@@ -3,17 +3,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tcpunch_core::candidate::Surroundings;
+use tcpunch_core::candidate::{Surroundings, is_plausible};
 use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
-    PROOFS_PER_CLAIM, WRONG_GUESSES,
+    CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
+    PROOFS_PER_CODE, WRONG_GUESSES,
 };
-use tcpunch_core::plan::{Obstacle, may_tell_hosts};
+use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
 use tcpunch_core::wire::{
@@ -78,12 +78,22 @@ struct Claim {
     verb: Verb,
     id: Option<ClaimId>,
     opening: Option<Opening>,
-    proofs: u8,
     reply: Reply,
     introduced: watch::Sender<bool>,
 }
 
+/// How often a code was proven. Each proof lets who answers for the broker test one pair of words, however many claims
+/// they belong to.
+struct Proven {
+    number: u32,
+    secret: Secret,
+    times: u8,
+    since: Instant,
+}
+
 struct Lobby {
+    /// The answer to the join has come.
+    joined: bool,
     openings: Vec<Option<Opening>>,
     connected: HashMap<PublicKey, ConnectionHandle>,
     introductions: VecDeque<Instant>,
@@ -116,6 +126,8 @@ pub(crate) struct Hub {
     advertised: Vec<String>,
     invitations: Vec<Invitation>,
     claims: Vec<Claim>,
+    proven: Vec<Proven>,
+    syns: Arc<Mutex<SynBudget>>,
     lobby: Option<Lobby>,
     running: HashMap<IntroductionId, Running>,
     attempts: JoinSet<(IntroductionId, Result<Connection, Box<Obstacle>>)>,
@@ -134,6 +146,8 @@ impl Hub {
             advertised: Vec::new(),
             invitations: Vec::new(),
             claims: Vec::new(),
+            proven: Vec::new(),
+            syns: Arc::default(),
             lobby: None,
             running: HashMap::new(),
             attempts: JoinSet::new(),
@@ -221,11 +235,12 @@ impl Hub {
                     return;
                 }
                 let number = code.number;
-                self.claims.push(Claim { code, verb, id: None, opening: None, proofs: 0, reply, introduced });
+                self.claims.push(Claim { code, verb, id: None, opening: None, reply, introduced });
                 self.send(ToBroker::Claim { number, verb });
             }
             Command::Lobby { news } => {
                 self.lobby = Some(Lobby {
+                    joined: false,
                     openings: Vec::new(),
                     connected: HashMap::new(),
                     introductions: VecDeque::new(),
@@ -240,6 +255,7 @@ impl Hub {
         let own = self.setup.key;
         let Some(lobby) = &mut self.lobby else { return };
         lobby.connected.retain(|_, connection| connection.is_alive());
+        lobby.joined = false;
         let mut openers = Vec::new();
         lobby.openings.clear();
         for _ in 1..LOBBY_MEMBERS_MOST {
@@ -336,6 +352,7 @@ impl Hub {
                 self.proof(number, claim, peer, &share, &handshake);
             }
             FromBroker::WrongWords { claim, left } => {
+                let left = left.min(WRONG_GUESSES);
                 self.end_claim(|own| own.id == Some(claim), ConnectError::WrongWords(left));
             }
             FromBroker::Gone { claim } => self.gone(claim),
@@ -351,9 +368,18 @@ impl Hub {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
             FromBroker::Joined { members, capacity, introductions } => {
-                self.lobby_news(LobbyNews::Joined { members, capacity, introductions });
+                // One join has one answer.
+                if self.lobby.as_mut().is_some_and(|lobby| !std::mem::replace(&mut lobby.joined, true)) {
+                    self.lobby_news(LobbyNews::Joined { members, capacity, introductions });
+                }
             }
-            FromBroker::Left { peer } => self.lobby_news(LobbyNews::Left(peer)),
+            FromBroker::Left { peer } => {
+                // Whom this side never met can't leave it.
+                let connected = self.lobby.as_ref().is_some_and(|lobby| lobby.connected.contains_key(&peer));
+                if connected || self.running.values().any(|running| running.peer == peer) {
+                    self.lobby_news(LobbyNews::Left(peer));
+                }
+            }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
             FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
@@ -381,12 +407,18 @@ impl Hub {
         probe_ports: Vec<u16>,
     ) {
         let first = self.links.iter().all(|link| link.observed.is_none());
-        if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
-            link.observed = Some(observed);
-        }
         if let Some((_, key)) = &self.broker {
             let event = Event::Registered { broker: remote, key: *key, local, observed };
             (self.setup.events)(event);
+        }
+        if !is_plausible(observed.ip(), local.ip(), remote.ip(), &gather::gateways()) {
+            tracing::warn!(
+                "the broker at {remote} says that it sees this peer at {observed}, where it can't"
+            );
+            return;
+        }
+        if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
+            link.observed = Some(observed);
         }
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
@@ -416,7 +448,10 @@ impl Hub {
         let (broker, _) = self.broker.as_ref()?;
         let loopback = self.links.iter().any(|link| link.remote.ip().to_canonical().is_loopback());
         match self.advertised.first() {
-            Some(advertised) if loopback => Some(advertised.clone()),
+            // It is printed, and typed into a shell elsewhere.
+            Some(advertised) if loopback && advertised.parse::<BrokerAddress>().is_ok() => {
+                Some(advertised.clone())
+            }
             _ => Some(broker.in_code()),
         }
     }
@@ -524,8 +559,7 @@ impl Hub {
             return;
         };
         let Some(broker) = known else { return };
-        claim.proofs += 1;
-        if claim.proofs > PROOFS_PER_CLAIM {
+        if !may_prove(&mut self.proven, &claim.code, Instant::now()) {
             return self.end_claim(|claim| claim.code.number == number, ConnectError::NoAnswer);
         }
         let meeting = Meeting { broker, number, verb: claim.verb.partner() };
@@ -674,6 +708,7 @@ impl Hub {
             here,
             sources: Sources { v4: source(true), v6: source(false) },
             profile: self.profile.subscribe(),
+            syns: self.syns.clone(),
             link: self.setup.link.clone(),
             events: self.setup.events.clone(),
         };
@@ -766,6 +801,23 @@ impl Hub {
                 };
                 self.lobby_news(news);
             }
+        }
+    }
+}
+
+/// Counts one more proof of the code, if there may be one.
+fn may_prove(proven: &mut Vec<Proven>, code: &Code, now: Instant) -> bool {
+    proven.retain(|proven| now.duration_since(proven.since) < CODE_LIFE);
+    let known = proven.iter_mut().find(|known| known.number == code.number && known.secret == code.secret);
+    match known {
+        Some(known) if known.times >= PROOFS_PER_CODE => false,
+        Some(known) => {
+            known.times += 1;
+            true
+        }
+        None => {
+            proven.push(Proven { number: code.number, secret: code.secret.clone(), times: 1, since: now });
+            true
         }
     }
 }

@@ -454,10 +454,16 @@ impl RawBroker {
 
     /// The next link, registered, before Welcome.
     pub async fn accept(&self) -> Served {
-        let mut stream = self.knock().await;
-        let mut preface = [0; PREFACE];
-        stream.read_exact(&mut preface).await.unwrap();
-        let Ok(Preface::Link(pattern)) = Preface::decode(preface) else { panic!("{preface:?}") };
+        let (stream, preface, pattern) = loop {
+            let mut stream = self.knock().await;
+            let mut preface = [0; PREFACE];
+            stream.read_exact(&mut preface).await.unwrap();
+            match Preface::decode(preface).unwrap() {
+                Preface::Link(pattern) => break (stream, preface, pattern),
+                // It looks at its NAT.
+                Preface::Observe => {}
+            }
+        };
         let handshake = LinkHandshake::broker(&self.secret, pattern, &preface).unwrap();
         let link = soon("a link", RawLink::shake(stream, handshake)).await;
         let mut served = Served { link, heard: Vec::new() };
@@ -544,6 +550,11 @@ impl Served {
             _ => unreachable!(),
         }
     }
+}
+
+/// A made-up member that arrives in the lobby: its first handshake message, and what is needed to go on.
+pub fn arrives(member: &SecretKey) -> (Opening, Vec<u8>) {
+    Opening::open(&member.public()).unwrap()
 }
 
 /// A half of an introduction.
