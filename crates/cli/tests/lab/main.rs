@@ -13,6 +13,9 @@
     clippy::print_stderr
 )]
 
+#[path = "../support/documents.rs"]
+#[allow(dead_code, reason = "another test uses the rest")]
+mod documents;
 #[path = "../support/example.rs"]
 mod example;
 mod failures;
@@ -21,6 +24,7 @@ mod latency;
 mod lobby;
 mod pairs;
 mod pipe;
+mod played;
 mod process;
 mod scene;
 mod teaching;
@@ -55,6 +59,7 @@ fn main() {
         lobby::trials(),
         pairs::trials(),
         teaching::trials(),
+        played::trials(),
     ];
     let rest = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     measured.exit_if_failed();

@@ -1,7 +1,7 @@
 //! What docs/how-it-works.md says, shown: the example of a hundred lines, and what a NAT lets in.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         minimal(Kind::PreservingReset),
         trial("teaching::the_door_is_one_port_for_one_port", the_same_port),
         trial("teaching::what_a_refusal_does_to_the_door", refusals),
+        trial("teaching::a_symmetric_nat_has_a_door_for_each_destination", symmetric),
     ]
 }
 
@@ -203,41 +204,67 @@ fn fact(scene: &Scene, what: &str, found: &str, expected: &str) {
 fn the_same_port() {
     let scene = Scene::new();
     let nats = [KernelNat::masquerade(), KernelNat::masquerade()];
-    let [(ann, ann_home), (ben, ben_home)] = &homes(&scene, nats);
-    let before = knock(ben, 5001, SocketAddrV4::new(*ann_home, 4001), SILENCE);
-    fact(&scene, "Ben calls Ann, who has called nobody", before, "no answer");
-    let _door = call(ann, 4002, SocketAddrV4::new(*ben_home, 5002));
-    let after = knock(ben, 5002, SocketAddrV4::new(*ann_home, 4002), PATIENCE);
-    fact(&scene, "Ann calls Ben's port 5002, then Ben calls her from port 5002", after, "connected");
-    let _door = call(ann, 4003, SocketAddrV4::new(*ben_home, 5003));
-    let elsewhere = knock(ben, 5004, SocketAddrV4::new(*ann_home, 4003), SILENCE);
-    fact(&scene, "Ann calls Ben's port 5003, then Ben calls her from port 5004", elsewhere, "no answer");
-    let other = knock(ben, 5003, SocketAddrV4::new(*ann_home, 4004), SILENCE);
+    let [(alice, alice_home), (bob, bob_home)] = &homes(&scene, nats);
+    let before = knock(bob, 5001, SocketAddrV4::new(*alice_home, 4001), SILENCE);
+    fact(&scene, "Bob calls Alice, who has called nobody", before, "no answer");
+    let _door = call(alice, 4002, SocketAddrV4::new(*bob_home, 5002));
+    let after = knock(bob, 5002, SocketAddrV4::new(*alice_home, 4002), PATIENCE);
+    fact(&scene, "Alice calls Bob's port 5002, then Bob calls her from port 5002", after, "connected");
+    let _door = call(alice, 4003, SocketAddrV4::new(*bob_home, 5003));
+    let elsewhere = knock(bob, 5004, SocketAddrV4::new(*alice_home, 4003), SILENCE);
+    fact(&scene, "Alice calls Bob's port 5003, then Bob calls her from port 5004", elsewhere, "no answer");
+    let other = knock(bob, 5003, SocketAddrV4::new(*alice_home, 4004), SILENCE);
     fact(&scene, "and from port 5003, but to another port of hers", other, "no answer");
 }
 
-/// Ben's SYN comes too early and is answered on the way, by Ann's NAT; then Ann calls him. His NAT drops what it did not
+/// Bob's SYN comes too early and is answered on the way, by Alice's NAT; then Alice calls him. His NAT drops what it did not
 /// expect.
 fn refusals() {
-    // Ann's port and Ben's, as a segment from her to him begins.
-    const FROM_ANN_TO_BEN: [u8; 4] = [15, 161, 19, 137];
+    // Alice's port and Bob's, as a segment from her to him begins.
+    const FROM_ALICE_TO_BOB: [u8; 4] = [15, 161, 19, 137];
     for (refusal, early, door) in [
         (Refusal::Reset, "refused by a reset", "closed"),
         (Refusal::Icmp(natlab::Unreachable::Host), "refused by ICMP", "open"),
     ] {
         let scene = Scene::new();
         let nats = [KernelNat::masquerade().refusing(refusal), KernelNat::masquerade()];
-        let [(ann, ann_home), (ben, ben_home)] = &homes(&scene, nats);
-        let first = knock(ben, 5001, SocketAddrV4::new(*ann_home, 4001), PATIENCE);
-        fact(&scene, "Ben calls first, and Ann's NAT answers", first, early);
-        let seen = tap(ben);
-        let _call = call(ann, 4001, SocketAddrV4::new(*ben_home, 5001));
+        let [(alice, alice_home), (bob, bob_home)] = &homes(&scene, nats);
+        let first = knock(bob, 5001, SocketAddrV4::new(*alice_home, 4001), PATIENCE);
+        fact(&scene, "Bob calls first, and Alice's NAT answers", first, early);
+        let seen = tap(bob);
+        let _call = call(alice, 4001, SocketAddrV4::new(*bob_home, 5001));
         let until = Instant::now() + if door == "open" { PATIENCE } else { SILENCE };
-        let came = || seen.lock().unwrap().windows(4).any(|window| window == FROM_ANN_TO_BEN);
+        let came = || seen.lock().unwrap().windows(4).any(|window| window == FROM_ALICE_TO_BOB);
         while !came() && Instant::now() < until {
             // What comes in on a wire is not announced here.
             thread::sleep(Duration::from_millis(5));
         }
         fact(&scene, "the door that his call had opened", if came() { "open" } else { "closed" }, door);
+    }
+}
+
+/// One local port, two destinations: which ports do these see?
+fn symmetric() {
+    for (kind, expected) in [(Kind::PreservingDrop, "the same port"), (Kind::Symmetric, "two ports")] {
+        let scene = Scene::new();
+        let alice = kind.site(&scene.lab, "alice", Duration::ZERO);
+        let seen = ["first", "second"].map(|name| {
+            let host = scene.lab.public_host(name).without_ipv6().start().unwrap();
+            let at = SocketAddrV4::new(host.ipv4(), 7000);
+            let listener = host.run(|| TcpListener::bind(at)).unwrap().unwrap();
+            let call = alice.run(|| {
+                let socket = socket_at(4001);
+                socket.connect(&at.into()).map(|()| socket)
+            });
+            let (_stream, remote) = listener.accept().unwrap();
+            (remote.port(), call.unwrap().unwrap())
+        });
+        let found = if seen[0].0 == seen[1].0 { "the same port" } else { "two ports" };
+        fact(
+            &scene,
+            &format!("behind a {} NAT, two others see of one local port", kind.name()),
+            found,
+            expected,
+        );
     }
 }

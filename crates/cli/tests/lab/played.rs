@@ -1,0 +1,383 @@
+//! The documents' scenes, played as they are written: the commands typed, and what they print compared.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use libtest_mimic::Trial;
+use natlab::Host;
+use tempfile::TempDir;
+
+use crate::documents::{self, DOCUMENTS, Scene as Written, Terminal, Way, code, scenes, shape, way};
+use crate::kinds::Kind;
+use crate::process::{Journal, PATIENCE, Process};
+use crate::scene::Scene;
+use crate::trial;
+
+/// A session of ssh is started, and this is typed there.
+const REMOTE: &str = "echo it\\'s $((40 + 2)); exit\n";
+const REMOTE_SAYS: &str = "it's 42";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![trial("documents::the_tests_they_name_exist", tests_exist)];
+    for scene in DOCUMENTS.into_iter().flat_map(scenes) {
+        let first = &scene.terminals[0];
+        let name = format!("documents::{}:{}", scene.document, first.line);
+        match way(first) {
+            Some(Way::Run) => trials.push(trial(name, move || play(scene))),
+            Some(Way::Lab) => trials.extend(scene.terminals.iter().cloned().map(|terminal| {
+                trial(format!("documents::{}:{}", scene.document, terminal.line), move || lab(&terminal))
+            })),
+            // Another test looks after these.
+            Some(Way::Cargo | Way::Listed(_)) | None => {}
+        }
+    }
+    trials
+}
+
+/// What stands behind `--test lab --`.
+fn arguments(command: &str) -> Option<Vec<&str>> {
+    command.split_once("--test lab -- ").map(|(_, arguments)| arguments.split_whitespace().collect())
+}
+
+fn own(arguments: &[&str]) -> String {
+    let output = Command::new(env::current_exe().unwrap()).args(arguments).output().unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{arguments:?}:\n{text}");
+    text
+}
+
+fn tests_exist() {
+    let list = own(&["--list"]);
+    let terminals = DOCUMENTS.into_iter().flat_map(scenes).flat_map(|scene| scene.terminals);
+    let mut named = 0;
+    for terminal in terminals {
+        for filter in arguments(&terminal.command).into_iter().flatten().filter(|word| !word.starts_with('-'))
+        {
+            named += 1;
+            assert!(list.contains(filter), "no test of the lab has '{filter}' in its name");
+        }
+    }
+    assert!(named > 2, "only {named} tests of the lab are named");
+}
+
+/// A command of the lab: it passes, and prints what is shown, in that order.
+fn lab(terminal: &Terminal) {
+    let printed = own(&arguments(&terminal.command).unwrap());
+    let mut lines = printed.lines().map(shape);
+    for shown in &terminal.shows {
+        assert!(
+            lines.any(|line| line == shape(shown)),
+            "'{shown}' is not printed (any more) here:\n{printed}"
+        );
+    }
+}
+
+/// A terminal with a command that runs.
+struct Open<'a> {
+    written: &'a Terminal,
+    child: Child,
+    input: Option<ChildStdin>,
+    printed: Arc<Mutex<Vec<u8>>>,
+    /// Lines printed, up to where the written ones were found.
+    read: usize,
+    /// Written lines that were found or typed.
+    found: usize,
+    ended: Option<bool>,
+    /// Where it runs.
+    directory: TempDir,
+}
+
+impl Open<'_> {
+    fn lines(&self) -> Vec<String> {
+        let printed = self.printed.lock().unwrap();
+        let text = String::from_utf8_lossy(&printed);
+        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
+    }
+
+    /// Finds the next written lines in what is printed, and types those that are typed. Whether all are found.
+    fn follow(&mut self, typed: &[String]) -> bool {
+        let lines = self.lines();
+        while let Some(next) = self.written.shows.get(self.found) {
+            if let Some(text) = typed.iter().find(|text| is_typed(next, text)) {
+                let input = self.input.as_mut().expect("its input is open while something is to be typed");
+                input.write_all(format!("{text}\n").as_bytes()).expect("it reads");
+            } else if let Some(at) = lines.iter().skip(self.read).position(|line| shape(line) == shape(next))
+            {
+                self.read += at + 1;
+            } else {
+                return false;
+            }
+            self.found += 1;
+        }
+        true
+    }
+
+    fn has_ended(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().unwrap().map(|status| status.success());
+        }
+        self.ended.is_some()
+    }
+
+    fn is_broker(&self) -> bool {
+        self.written.command.starts_with("tcpunch broker")
+    }
+
+    /// Whether it has come as far as the next terminal needs.
+    fn is_under_way(&mut self) -> bool {
+        let coded = self.lines().iter().any(|line| code(line).is_some());
+        match self.written.shows.iter().any(|line| code(line).is_some()) || self.written.shows.is_empty() {
+            true => coded || self.has_ended(),
+            false => self.found > 0 || self.has_ended(),
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A line is typed where it stands, alone or behind a prompt, if another terminal shows it as said by somebody.
+fn typed_lines(scene: &Written) -> Vec<String> {
+    let shown: Vec<&String> = scene.terminals.iter().flat_map(|terminal| &terminal.shows).collect();
+    let said = shown.iter().filter_map(|line| {
+        let (name, text) = line.split_once(": ")?;
+        (!name.contains(' ')).then(|| text.to_owned())
+    });
+    said.filter(|text| shown.iter().any(|line| is_typed(line, text))).collect()
+}
+
+fn is_typed(line: &str, text: &str) -> bool {
+    line == text || line.strip_suffix(text).is_some_and(|prompt| prompt.ends_with("> "))
+}
+
+/// Where the terminals of a scene are.
+struct Stage {
+    hosts: Vec<Host>,
+    away: Option<Process>,
+    _ssh: Option<(Child, TempDir)>,
+    bin: TempDir,
+}
+
+/// The program and, for sessions, ssh, as a shell finds them.
+fn programs() -> TempDir {
+    let bin = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tcpunch"), bin.path().join("tcpunch")).unwrap();
+    bin
+}
+
+fn stage(scene: &Scene, written: &Written) -> Stage {
+    let commands: Vec<&str> = written.terminals.iter().map(|terminal| terminal.command.as_str()).collect();
+    let bin = programs();
+    let meets = |command: &&&str| {
+        let verbs = ["chat", "listen", "connect", "ping"];
+        documents::words(command).any(|word| verbs.contains(&word))
+    };
+    // With a broker among the terminals, or without any, all are on one computer, at home.
+    if commands.iter().any(|command| command.starts_with("tcpunch broker"))
+        || !commands.iter().any(|command| meets(&command))
+    {
+        let host = Kind::PreservingDrop.site(&scene.lab, "computer", Duration::ZERO);
+        return Stage { hosts: vec![host; commands.len()], away: None, _ssh: None, bin };
+    }
+    // Otherwise everyone has a home of his own, and the broker is elsewhere.
+    let host = scene.lab.public_host("broker").without_ipv6().start().unwrap();
+    let names = bin.path().join("hosts");
+    fs::write(&names, format!("127.0.0.1 localhost\n{} broker.example\n", host.ipv4())).unwrap();
+    let away = scene.broker_on(&host, &["--ephemeral", "--public", "broker.example"]);
+    let unlucky =
+        written.terminals.iter().flat_map(|terminal| &terminal.shows).any(|line| line.contains("symmetric"));
+    let kind = if unlucky { Kind::Symmetric } else { Kind::PreservingDrop };
+    let hosts: Vec<Host> = (0..commands.len())
+        .map(|at| kind.site(&scene.lab, &format!("computer-{at}"), Duration::from_millis(2)))
+        .collect();
+    let ssh =
+        commands.iter().any(|command| command.starts_with("ssh ")).then(|| ssh_server(&hosts[0], bin.path()));
+    Stage { hosts, away: Some(away), _ssh: ssh, bin }
+}
+
+/// A server where ssh is expected on that host, and a client that needs no questions.
+fn ssh_server(host: &Host, bin: &Path) -> (Child, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let here = |name: &str| directory.path().join(name).display().to_string();
+    for key in ["host", "user"] {
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &here(key)]).status();
+        assert!(made.unwrap().success());
+    }
+    // Where it drops its privileges.
+    fs::create_dir_all("/run/sshd").unwrap();
+    let config = format!(
+        "ListenAddress 127.0.0.1\nPort 22\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+         StrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n",
+        here("host"),
+        here("user.pub"),
+    );
+    fs::write(here("config"), config).unwrap();
+    let mut server = host.command("sh");
+    // It insists on an absolute path of its own.
+    server.args(["-c", "exec \"$(PATH=$PATH:/usr/sbin command -v sshd)\" -D -e -f \"$0\"", &here("config")]);
+    let mut server = server.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = Vec::new();
+    let mut output = server.stderr.take().unwrap();
+    let mut buffer = [0; 256];
+    while !String::from_utf8_lossy(&said).contains("listening") {
+        let length = output.read(&mut buffer).unwrap();
+        assert!(length > 0, "no ssh server: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&buffer[..length]);
+    }
+    thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    // `user` stands for the reader's own name.
+    let client = format!(
+        "#!/bin/sh\nexec {} -F none -i {} -l root -o BatchMode=yes -o StrictHostKeyChecking=no \
+         -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \"$@\"\n",
+        which("ssh").display(),
+        here("user"),
+    );
+    let wrapper = bin.join("ssh");
+    fs::write(&wrapper, client).unwrap();
+    fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    (server, directory)
+}
+
+fn which(program: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap();
+    env::split_paths(&path)
+        .map(|place| place.join(program))
+        .find(|file| file.exists())
+        .expect("it is installed")
+}
+
+/// A directory that has what commands take from the reader's.
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("home")).unwrap();
+    directory
+}
+
+fn open<'a>(journal: &Journal, stage: &Stage, at: usize, written: &'a Terminal, command: &str) -> Open<'a> {
+    let directory = directory();
+    if command.contains(" photos") {
+        fs::create_dir(directory.path().join("photos")).unwrap();
+        fs::write(directory.path().join("photos/sea.jpg"), [0xff, 0xd8, 0, 10, 13, 4]).unwrap();
+    }
+    // On a terminal both outputs are one.
+    let names = stage.bin.path().join("hosts");
+    let mut shell = stage.hosts[at].command("sh");
+    shell
+        .args(["-c", "[ ! -e \"$0\" ] || mount --bind \"$0\" /etc/hosts; exec 2>&1; eval \"$1\""])
+        .arg(&names)
+        .arg(command);
+    let path = env::join_paths(
+        [stage.bin.path().to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap())),
+    );
+    shell.env("PATH", path.unwrap()).env("HOME", directory.path().join("home")).env_remove("TCPUNCH_CODE");
+    if stage.away.is_some() {
+        shell.env("TCPUNCH_BROKER", "broker.example");
+    }
+    shell.current_dir(directory.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    journal.note(&format!("terminal {at}"), &format!("$ {command}"));
+    let printed = Arc::new(Mutex::new(Vec::new()));
+    let (mut output, kept) = (child.stdout.take().unwrap(), printed.clone());
+    let (journal, name) = (journal.clone(), format!("terminal {at}"));
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = output.read(&mut buffer) {
+            journal.note(&name, &String::from_utf8_lossy(&buffer[..length]));
+            kept.lock().unwrap().extend_from_slice(&buffer[..length]);
+        }
+    });
+    let mut input = child.stdin.take();
+    if command.starts_with("ssh ") {
+        input.as_mut().unwrap().write_all(REMOTE.as_bytes()).unwrap();
+    }
+    Open { written, child, input, printed, read: 0, found: 0, ended: None, directory }
+}
+
+/// The command with the code that was really printed in the place of the one that is written. Other words behind the same
+/// number stay: they are the wrong ones.
+fn with_code(command: &str, written: &[&str], open: &[Open<'_>]) -> String {
+    let Some((number, secret, broker)) = code(command) else { return command.to_owned() };
+    let printed: Vec<String> =
+        open.iter().flat_map(Open::lines).filter(|line| code(line).is_some()).collect();
+    let Some((real_number, real_secret, real_broker)) = printed.last().and_then(|line| code(line)) else {
+        return command.to_owned();
+    };
+    let is_right = !written.iter().any(|line| code(line).is_some())
+        || written.iter().filter_map(|line| code(line)).any(|(_, words, _)| words == secret);
+    let words = if is_right { real_secret } else { secret };
+    let join = |number: &str, words: &str, broker: &str| {
+        if broker.is_empty() { format!("{number}-{words}") } else { format!("{number}-{words}@{broker}") }
+    };
+    command.replace(&join(number, secret, broker), &join(real_number, words, real_broker))
+}
+
+fn play(written: Written) {
+    let scene = Scene::new();
+    let journal = &scene.journal;
+    let stage = stage(&scene, &written);
+    let typed = typed_lines(&written);
+    let shown: Vec<&str> =
+        written.terminals.iter().flat_map(|terminal| &terminal.shows).map(String::as_str).collect();
+    let mut opened: Vec<Open<'_>> = Vec::new();
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        let all = opened.len() == written.terminals.len();
+        let mut later_ended = all;
+        for terminal in opened.iter_mut().rev() {
+            let complete = terminal.follow(&typed);
+            // The last that came is the first that goes; brokers stay.
+            if complete && later_ended && !terminal.is_broker() {
+                terminal.input = None;
+            }
+            later_ended &= terminal.is_broker() || terminal.has_ended();
+        }
+        if all && later_ended && opened.iter_mut().all(|terminal| terminal.follow(&typed)) {
+            break;
+        }
+        if let Some(next) = written.terminals.get(opened.len()) {
+            let ready = opened.last_mut().is_none_or(|last| {
+                if next.follows && !last.is_broker() { last.has_ended() } else { last.is_under_way() }
+            });
+            if ready {
+                let command = with_code(&next.command, &shown, &opened);
+                opened.push(open(journal, &stage, opened.len(), next, &command));
+            }
+        }
+        if Instant::now() > deadline {
+            let missing = opened.iter().filter_map(|terminal| terminal.written.shows.get(terminal.found));
+            journal.fail(&format!(
+                "{}:{}: not as written; missing: {:#?}",
+                written.document,
+                written.terminals[0].line,
+                missing.collect::<Vec<_>>()
+            ));
+        }
+        // Outputs are gathered by threads of their own.
+        thread::sleep(Duration::from_millis(5));
+    }
+    let session = opened.iter().any(|terminal| terminal.written.command.starts_with("ssh "));
+    for terminal in &opened {
+        // ssh ends its ProxyCommand by a signal when the session is over, so the far end hears no end of the pipe.
+        let far_end = session && terminal.written.command.starts_with("socat ");
+        let well = terminal.ended != Some(false) || !terminal.written.shows.is_empty() || far_end;
+        journal.assert(well, &format!("this failed: {}", terminal.written.command));
+        if terminal.written.command.starts_with("ssh ") {
+            let says = terminal.lines().iter().any(|line| line == REMOTE_SAYS);
+            journal.assert(says, "nothing is run at the other end");
+        }
+        if terminal.written.command.ends_with("| tar x") {
+            let came = fs::read(terminal.directory.path().join("photos/sea.jpg"));
+            journal.assert(came.is_ok_and(|photo| photo.len() == 6), "no photo came");
+        }
+    }
+}

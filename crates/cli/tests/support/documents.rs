@@ -1,0 +1,225 @@
+//! The commands and screens in documents, as they stand there now.
+//!
+//! A fenced block `console` is one terminal: `$ command`, and what it shows, typed lines included. The console blocks
+//! under one heading are one scene: terminals that are open at the same time, started from the first to the last.
+//! A block `sh` is a scene of its own, with one terminal for each command. A block `text demo` is an excerpt of what
+//! `tcpunch demo` prints.
+
+use std::path::{Path, PathBuf};
+
+/// Where readers find commands to type.
+pub(crate) const DOCUMENTS: [&str; 3] = ["README.md", "docs/how-it-works.md", "CONTRIBUTING.md"];
+
+/// Commands that are not run, by how they begin, and why.
+const NOT_RUN: [(&str, &str); 1] = [(".ci/run", "it runs this test, among all the others")];
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+pub(crate) fn read(document: &str) -> String {
+    std::fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+/// A command, and the lines that stand below it.
+#[derive(Clone, Debug)]
+pub(crate) struct Terminal {
+    /// Of the document.
+    pub(crate) line: usize,
+    pub(crate) command: String,
+    pub(crate) shows: Vec<String>,
+    /// Whether the command before this one is typed in the same terminal.
+    pub(crate) follows: bool,
+}
+
+/// What is open at the same time.
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    pub(crate) document: &'static str,
+    pub(crate) terminals: Vec<Terminal>,
+}
+
+/// What is done with a command.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Way {
+    /// Run in the lab, with the rest of its scene.
+    Run,
+    /// A test of the lab by its name: run, and what it prints compared, where the document shows that.
+    Lab,
+    /// Cargo, which CI runs anyway: everything that it names exists.
+    Cargo,
+    /// Not run, for this reason.
+    Listed(&'static str),
+}
+
+/// What is done with the command, or `None` if nobody has thought of it.
+pub(crate) fn way(terminal: &Terminal) -> Option<Way> {
+    let command = without_variables(&terminal.command);
+    if command.starts_with("cargo test") && command.contains("--test lab ") && !terminal.shows.is_empty() {
+        Some(Way::Lab)
+    } else if command.starts_with("cargo ") {
+        Some(Way::Cargo)
+    } else if let Some((_, why)) = NOT_RUN.iter().find(|(begin, _)| command.starts_with(begin)) {
+        Some(Way::Listed(why))
+    } else if words(command).any(|word| word == "tcpunch") {
+        Some(Way::Run)
+    } else {
+        None
+    }
+}
+
+/// Words, whatever quotes they are in.
+pub(crate) fn words(command: &str) -> impl Iterator<Item = &str> {
+    command.split(|c: char| c.is_whitespace() || "'\"=:|".contains(c)).filter(|word| !word.is_empty())
+}
+
+/// The command behind `NAME=value`.
+pub(crate) fn without_variables(command: &str) -> &str {
+    let mut rest = command.trim_start();
+    while let Some((first, after)) = rest.split_once(' ')
+        && first
+            .split_once('=')
+            .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+    {
+        rest = after.trim_start();
+    }
+    rest
+}
+
+struct Block {
+    heading: usize,
+    language: String,
+    /// Of the first line inside.
+    line: usize,
+    lines: Vec<String>,
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut open, mut heading) = (false, 0);
+    for (number, line) in text.lines().enumerate() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            open = !open;
+            if open {
+                let language = language.trim().to_owned();
+                blocks.push(Block { heading, language, line: number + 2, lines: Vec::new() });
+            }
+        } else if open {
+            blocks.last_mut().unwrap().lines.push(line.to_owned());
+        } else if line.starts_with('#') {
+            heading = number;
+        }
+    }
+    assert!(!open, "a block is not closed");
+    blocks
+}
+
+/// All scenes of a document.
+pub(crate) fn scenes(document: &'static str) -> Vec<Scene> {
+    let mut scenes: Vec<Scene> = Vec::new();
+    let mut last = None;
+    for block in blocks(&read(document)) {
+        let terminals = match block.language.as_str() {
+            "sh" => script(&block),
+            // A screen that is no command says so by another language; a prompt in it is a command all the same.
+            _ => screens(&block),
+        };
+        if terminals.is_empty() {
+            continue;
+        }
+        let joins = block.language != "sh" && last == Some(block.heading);
+        last = (block.language != "sh").then_some(block.heading);
+        match scenes.last_mut() {
+            Some(scene) if joins => scene.terminals.extend(terminals),
+            _ => scenes.push(Scene { document, terminals }),
+        }
+    }
+    scenes
+}
+
+fn script(block: &Block) -> Vec<Terminal> {
+    let mut terminals = Vec::new();
+    let mut command = String::new();
+    for (at, line) in block.lines.iter().enumerate() {
+        // A comment stands alone or behind blanks; a `#` within a word is part of a broker's address.
+        let line = if line.starts_with('#') { "" } else { line.split(" # ").next().unwrap_or_default() };
+        match line.trim().strip_suffix('\\') {
+            Some(part) => command += part,
+            None => {
+                command += line.trim();
+                if !command.is_empty() {
+                    let command = std::mem::take(&mut command);
+                    let line = block.line + at;
+                    terminals.push(Terminal { line, command, shows: Vec::new(), follows: false });
+                }
+            }
+        }
+    }
+    terminals
+}
+
+fn screens(block: &Block) -> Vec<Terminal> {
+    let mut terminals: Vec<Terminal> = Vec::new();
+    for (at, line) in block.lines.iter().enumerate() {
+        if let Some(command) = line.strip_prefix("$ ") {
+            terminals.push(Terminal {
+                line: block.line + at,
+                command: command.to_owned(),
+                shows: Vec::new(),
+                follows: !terminals.is_empty(),
+            });
+        } else if let Some(terminal) = terminals.last_mut() {
+            terminal.shows.push(line.trim_end().to_owned());
+        }
+    }
+    terminals
+}
+
+/// The lines of blocks in this language.
+pub(crate) fn listings(document: &str, language: &str) -> Vec<Vec<String>> {
+    let blocks = blocks(&read(document)).into_iter();
+    blocks.filter(|block| block.language == language).map(|block| block.lines).collect()
+}
+
+/// A line without what differs from run to run: times, ports, addresses, keys, codes and names become signs, a plural a
+/// singular. Ways of reaching a peer count as one, for which one it is depends on the network.
+pub(crate) fn shape(line: &str) -> String {
+    line.split_whitespace().map(shape_of_word).collect::<Vec<_>>().join(" ")
+}
+
+fn shape_of_word(word: &str) -> String {
+    let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+    let sign = if code(bare).is_some() {
+        "CODE"
+    } else if bare.contains(|c: char| c.is_ascii_digit()) {
+        "N"
+    } else if is_words(bare) {
+        "NAME"
+    } else {
+        match bare {
+            "lan" | "direct" | "mapped" | "punched" | "birthday" => "PATH",
+            "SYNs" => "SYN",
+            "tries" => "try",
+            "" => return word.to_owned(),
+            bare => bare,
+        }
+    };
+    word.replacen(bare, sign, 1)
+}
+
+fn is_words(text: &str) -> bool {
+    let list = tcpunch_core::code::words();
+    text.split_once('-').is_some_and(|(one, other)| list.contains(&one) && list.contains(&other))
+}
+
+/// The number, the words and the broker of the first code in a text, as parts of it.
+pub(crate) fn code(text: &str) -> Option<(&str, &str, &str)> {
+    let end_of = |c: char| !(c.is_ascii_alphanumeric() || "-@.:[]".contains(c));
+    text.split(end_of).find_map(|word| {
+        let (place, broker) = word.split_once('@').unwrap_or((word, ""));
+        let (number, secret) = place.split_once('-')?;
+        let all_digits = number.len() >= 3 && number.bytes().all(|digit| digit.is_ascii_digit());
+        (all_digits && is_words(secret)).then_some((number, secret, broker))
+    })
+}
