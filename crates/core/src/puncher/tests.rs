@@ -117,6 +117,31 @@ fn nothing_is_sent_before_go() {
 }
 
 #[test]
+fn go_leaves_alone_what_came_in_before_it() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    rig.input(Input::Go);
+    assert!(rig.dials().is_empty(), "the 4-tuple is alive");
+    rig.input(Input::Verified { socket, nominated: false });
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, socket);
+}
+
+#[test]
+fn a_stranger_does_not_make_a_lane_fire_before_go() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    rig.input(Input::Failed { socket });
+    rig.until(rig.start + 300 * MS);
+    assert!(rig.dials().is_empty());
+    rig.input(Input::Go);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
 fn a_lost_go_does_not_hang_the_attempt() {
     let mut rig = Rig::new(true, 50 * MS);
     rig.lane(1);
