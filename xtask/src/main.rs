@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod fuzz;
 mod rules;
 
 use std::path::PathBuf;
@@ -15,7 +16,9 @@ use anyhow::{Context, Result};
 
 const TASKS: &str = "\
 cargo xtask check           format, lints, docs, and the rules on sources and documents
-cargo xtask check --quick   only the rules on sources and documents (under a second)";
+cargo xtask check --quick   only the rules on sources and documents (under a second)
+cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
+                            looks for inputs that break a parser or a state machine";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         }
         ["check"] => root().and_then(|root| check::run(&root, false)),
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
+        ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
 use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME};
 use tcpunch_core::sanitize::sanitize_line;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -367,15 +367,9 @@ async fn converse(
     };
     let read = async {
         while let Some(frame) = read_frame(connection).await? {
-            let report = match frame {
-                Frame::Hello { name } => {
-                    let name = sanitize_line(&name, MAX_NAME / 2).into_owned();
-                    let name = if name.trim().is_empty() { peer.nickname() } else { name };
-                    FromMember::Hello { peer, name, info: connection.info().clone() }
-                }
-                Frame::Line { text } => {
-                    FromMember::Line { peer, text: sanitize_line(&text, MAX_LINE).into_owned() }
-                }
+            let report = match fit_for_a_terminal(frame, &peer) {
+                Frame::Hello { name } => FromMember::Hello { peer, name, info: connection.info().clone() },
+                Frame::Line { text } => FromMember::Line { peer, text },
             };
             if reports.send(report).await.is_err() {
                 break;
@@ -397,6 +391,16 @@ async fn converse(
     }
 }
 
+fn fit_for_a_terminal(frame: Frame, peer: &PublicKey) -> Frame {
+    match frame {
+        Frame::Hello { name } => {
+            let name = sanitize_line(&name, MAX_NAME / 2).into_owned();
+            Frame::Hello { name: if name.trim().is_empty() { peer.nickname() } else { name } }
+        }
+        Frame::Line { text } => Frame::Line { text: sanitize_line(&text, MAX_LINE).into_owned() },
+    }
+}
+
 fn encode(frame: &Frame) -> Vec<u8> {
     // Names and lines are cut before; serialising to memory has no other way to fail.
     let body = postcard::to_allocvec(frame).unwrap_or_default();
@@ -405,7 +409,7 @@ fn encode(frame: &Frame) -> Vec<u8> {
 }
 
 /// The next frame, or `None` at the end.
-async fn read_frame(mut half: &Connection) -> io::Result<Option<Frame>> {
+async fn read_frame(mut half: impl AsyncRead + Unpin) -> io::Result<Option<Frame>> {
     let mut header = [0; 4];
     let first = half.read(&mut header).await?;
     if first == 0 {
@@ -421,4 +425,60 @@ async fn read_frame(mut half: &Connection) -> io::Result<Option<Frame>> {
     postcard::from_bytes(&body)
         .map(Some)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the other side does not speak chat"))
+}
+
+/// What the fuzz targets call; not part of the library.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use tcpunch::PublicKey;
+    use tokio::io::{AsyncRead, ReadBuf};
+
+    use super::{Frame, fit_for_a_terminal, read_frame};
+
+    /// What the others would be shown.
+    #[derive(Debug, PartialEq, Eq)]
+    pub enum Heard {
+        /// A name.
+        Hello(String),
+        /// A line.
+        Line(String),
+    }
+
+    struct Pieces<'a> {
+        rest: &'a [u8],
+        size: usize,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let length = self.rest.len().min(self.size).min(into.remaining());
+            let (piece, rest) = self.rest.split_at(length);
+            into.put_slice(piece);
+            self.rest = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Reads a conversation from these bytes, in pieces of `size`, to its end; says whether it ended well.
+    pub fn hear(bytes: &[u8], size: usize, mut tell: impl FnMut(Heard)) -> bool {
+        let mut stream = Pieces { rest: bytes, size };
+        let conversation = async {
+            while let Some(frame) = read_frame(&mut stream).await? {
+                tell(match fit_for_a_terminal(frame, &PublicKey([1; 32])) {
+                    Frame::Hello { name } => Heard::Hello(name),
+                    Frame::Line { text } => Heard::Line(text),
+                });
+            }
+            std::io::Result::Ok(())
+        };
+        matches!(pin!(conversation).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+    }
 }
