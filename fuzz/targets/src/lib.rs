@@ -12,6 +12,8 @@
 mod addresses;
 mod bytes;
 mod chat;
+#[cfg(unix)]
+mod connection;
 mod lane;
 mod link;
 mod peers;
@@ -36,6 +38,8 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses::run, seeds: addresses::seeds },
     Target { name: "chat", run: chat::run, seeds: chat::seeds },
+    #[cfg(unix)]
+    Target { name: "connection", run: connection::run, seeds: connection::seeds },
     Target { name: "lane", run: lane::run, seeds: lane::seeds },
     Target { name: "link", run: link::run, seeds: link::seeds },
     Target { name: "peers", run: peers::run, seeds: peers::seeds },
