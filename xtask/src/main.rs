@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod fuzz;
 mod rules;
 
 use std::path::PathBuf;
@@ -18,7 +19,9 @@ const TASKS: &str = "\
 cargo xtask check           format, lints, docs, and the rules on sources and documents
 cargo xtask check --quick   only the rules on sources and documents (under a second)
 cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
-cargo xtask bench --quick   the same with less data and fewer repetitions";
+cargo xtask bench --quick   the same with less data and fewer repetitions
+cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
+                            looks for inputs that break a parser or a state machine";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
+        ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

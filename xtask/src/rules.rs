@@ -134,6 +134,7 @@ const OURS: &[&str] = &[
     "tcpunch-scenarios",
     "scenarios",
     "natlab",
+    "tcpunch-fuzz",
     "xtask",
 ];
 

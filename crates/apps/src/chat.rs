@@ -14,7 +14,7 @@ use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, Pu
 use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME, WORDS_WITHIN};
 use tcpunch_core::sanitize::sanitize_line;
 use tcpunch_core::secure::{Commitment, Committed, Comparison, Nonce};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -549,7 +549,7 @@ fn encode(frame: &Frame) -> Vec<u8> {
 }
 
 /// The next frame, or `None` at the end.
-async fn read_frame(mut half: &Connection) -> io::Result<Option<Frame>> {
+async fn read_frame(mut half: impl AsyncRead + Unpin) -> io::Result<Option<Frame>> {
     let mut header = [0; 4];
     let first = half.read(&mut header).await?;
     if first == 0 {
@@ -563,4 +563,64 @@ async fn read_frame(mut half: &Connection) -> io::Result<Option<Frame>> {
     let mut body = vec![0; length];
     half.read_exact(&mut body).await?;
     postcard::from_bytes(&body).map(Some).map_err(|_| no_chat())
+}
+
+/// What the fuzz targets call; not part of the library.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz {
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use tcpunch::PublicKey;
+    use tokio::io::{AsyncRead, ReadBuf};
+
+    use tcpunch_core::limits::MAX_LINE;
+    use tcpunch_core::sanitize::sanitize_line;
+
+    use super::{Frame, fit, read_frame};
+
+    /// What the others would be shown.
+    #[derive(Debug, PartialEq, Eq)]
+    pub enum Heard {
+        /// A name.
+        Hello(String),
+        /// A line.
+        Line(String),
+    }
+
+    struct Pieces<'a> {
+        rest: &'a [u8],
+        size: usize,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let length = self.rest.len().min(self.size).min(into.remaining());
+            let (piece, rest) = self.rest.split_at(length);
+            into.put_slice(piece);
+            self.rest = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Reads a conversation from these bytes, in pieces of `size`, to its end; says whether it ended well.
+    pub fn hear(bytes: &[u8], size: usize, mut tell: impl FnMut(Heard)) -> bool {
+        let mut stream = Pieces { rest: bytes, size };
+        let conversation = async {
+            while let Some(frame) = read_frame(&mut stream).await? {
+                tell(match frame {
+                    Frame::Hello { name } => Heard::Hello(fit(&name, &PublicKey([1; 32]))),
+                    Frame::Line { text } => Heard::Line(sanitize_line(&text, MAX_LINE).into_owned()),
+                    Frame::Commit(_) | Frame::Reveal(_) => continue,
+                });
+            }
+            std::io::Result::Ok(())
+        };
+        matches!(pin!(conversation).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+    }
 }

@@ -8,7 +8,7 @@ use rand::{CryptoRng, Rng};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::limits::{NUMBER_FIRST, NUMBER_LAST};
+use crate::limits::{MAX_BROKER_TEXT, NUMBER_FIRST, NUMBER_LAST};
 
 /// The English list of BIP-0039: 2,048 words, sorted, that differ in their first four letters.
 static WORDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| include_str!("words.txt").lines().collect());
@@ -108,7 +108,7 @@ impl FromStr for Code {
         let (first, second) = (known_word(first)?, known_word(second)?);
         if let Some(broker) = broker
             && (broker.is_empty()
-                || broker.len() > 255
+                || broker.len() > MAX_BROKER_TEXT
                 || !broker.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c)))
         {
             return Err(BadCode::Broker(broker.to_owned()));

@@ -130,6 +130,9 @@ pub const NUMBERS_PER_CODE: u64 = 100;
 pub const NUMBER_FIRST: u32 = 100;
 /// Largest code number that is read or given.
 pub const NUMBER_LAST: u32 = 9_999_999;
+/// Longest `host:port` of a broker in a code, in bytes: a DNS name has at most 253 (RFC 1035 section
+/// 2.3.4 without the root), and a port five digits.
+pub const MAX_BROKER_TEXT: usize = 259;
 /// Members of an open lobby unless `--lobby` says otherwise; each has a connection to every other.
 pub const LOBBY_MEMBERS: usize = 16;
 /// Most members a lobby can be told to have: a join carries a handshake message for each, and must

@@ -335,7 +335,9 @@ impl<R: RngCore> Puncher<R> {
             return;
         }
         self.went = true;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
+        // On the others something came in before Go.
+        let waiting = self.lanes.iter_mut().filter(|lane| lane.state == LaneState::Waiting);
+        for (index, lane) in waiting.enumerate() {
             lane.state = LaneState::Ready(now + pace(index));
         }
     }
@@ -517,7 +519,7 @@ impl<R: RngCore> Puncher<R> {
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
             lane.report.impostors += 1;
             let pause = REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
-            lane.state = LaneState::Ready(now + pause);
+            lane.state = if self.went { LaneState::Ready(now + pause) } else { LaneState::Waiting };
         }
         if self.nominated == Some(socket) {
             self.nominated = None;

@@ -335,7 +335,9 @@ impl Hub {
         self.claims.retain(|claim| !claim.reply.is_closed());
         match message {
             FromBroker::Welcome { observed, token, advertised, probe_ports } => {
-                self.advertised = advertised;
+                // They come to stand in commands that people copy: only what is an address.
+                let addresses = advertised.iter().filter_map(|text| text.parse::<BrokerAddress>().ok());
+                self.advertised = addresses.map(|address| address.in_code()).collect();
                 self.welcome(remote, local, observed, token, probe_ports);
             }
             FromBroker::Observed { question, from } => {

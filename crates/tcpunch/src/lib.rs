@@ -23,6 +23,9 @@ mod connection;
 mod diagnose;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod gather;
 mod hub;
 mod listener;

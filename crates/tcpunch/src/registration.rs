@@ -54,7 +54,10 @@ impl FromStr for BrokerAddress {
         let (host, port) = if let Some(rest) = place.strip_prefix('[') {
             let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
             host.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
-            (host, rest.strip_prefix(':'))
+            match rest.strip_prefix(':') {
+                None if !rest.is_empty() => return Err(bad()),
+                port => (host, port),
+            }
         } else if place.parse::<std::net::Ipv6Addr>().is_ok() {
             (place, None)
         } else {
@@ -63,7 +66,7 @@ impl FromStr for BrokerAddress {
                 None => (place, None),
             }
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:%".contains(c);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
         if host.is_empty() || host.len() > 253 || !host.chars().all(plain) {
             return Err(bad());
         }
@@ -392,7 +395,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&length[..], message].concat()
 }
 
-async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+pub(crate) async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     // A broker of another version answers with its own preface, in the clear.
     if length.to_be_bytes() == *b"tc" {
@@ -639,6 +642,7 @@ impl Drop for Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tcpunch_core::code::Code;
 
     #[test]
     fn broker_addresses_are_read() {
@@ -660,7 +664,10 @@ mod tests {
 
     #[test]
     fn what_is_no_broker_is_refused() {
-        for text in ["", ":1", "a:0", "a:b", "a:99999", "a b", "[::1", "[zz]:1", "a#12", "a\n:1", "$(x)"] {
+        for text in [
+            "", ":1", "a:0", "a:b", "a:99999", "a b", "[::1", "[zz]:1", "[::1]1", "a%b", "a#12", "a\n:1",
+            "$(x)",
+        ] {
             assert!(text.parse::<BrokerAddress>().is_err(), "{text}");
         }
     }
@@ -671,5 +678,9 @@ mod tests {
         assert_eq!(in_code("b.example:7766"), "b.example");
         assert_eq!(in_code("b.example:7767"), "b.example:7767");
         assert_eq!(in_code("[::1]:7766"), "[::1]");
+        for long in [format!("{}:9", "a".repeat(253)), format!("{}:65535", "a".repeat(253))] {
+            let code: Code = format!("412-abandon-zoo@{}", in_code(&long)).parse().unwrap();
+            assert_eq!(code.broker.as_deref(), Some(&*long), "every broker can stand in a code");
+        }
     }
 }

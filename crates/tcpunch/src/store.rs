@@ -178,6 +178,26 @@ impl Store {
         Store { place: Place::Memory(Mutex::default()) }
     }
 
+    /// A store in memory that holds these files already.
+    #[cfg(feature = "fuzz")]
+    #[doc(hidden)]
+    pub fn with_files(files: impl IntoIterator<Item = (&'static str, String)>) -> Store {
+        let files = files.into_iter().map(|(name, text)| (name, Zeroizing::new(text))).collect();
+        Store { place: Place::Memory(Mutex::new(files)) }
+    }
+
+    /// The text of a file of a store in memory.
+    #[cfg(feature = "fuzz")]
+    #[doc(hidden)]
+    pub fn file(&self, name: &str) -> Option<String> {
+        match &self.place {
+            Place::Disk(_) => None,
+            Place::Memory(files) => {
+                files.lock().unwrap_or_else(PoisonError::into_inner).get(name).map(|text| text.to_string())
+            }
+        }
+    }
+
     /// The identity key. Made from `fresh` on first use; of several processes that do so at once, all get the same.
     ///
     /// # Errors

@@ -43,7 +43,12 @@ impl Broker {
     }
 
     async fn start_at(at: SocketAddr, key: SecretKey) -> Self {
-        let server = Server::bind(ServerConfig::listening_on(at, key.clone())).await.unwrap();
+        Broker::start_with(ServerConfig::listening_on(at, key)).await
+    }
+
+    async fn start_with(config: ServerConfig) -> Self {
+        let key = config.key.clone();
+        let server = Server::bind(config).await.unwrap();
         let at = server.addresses()[0];
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
@@ -416,4 +421,15 @@ async fn one_endpoint_serves_many() {
         says(waiter, &[*number]).await;
         hears(arriver, &[*number]).await;
     }
+}
+
+#[tokio::test]
+async fn a_broker_puts_no_command_into_a_code() {
+    let key = SecretKey::generate(&mut rand::rngs::StdRng::from_os_rng());
+    let mut config = ServerConfig::listening_on("127.0.0.1:0".parse().unwrap(), key);
+    config.public =
+        ["b.invalid$(reboot)", "\u{1b}]0;title\u{7}.invalid", "b.invalid:99"].map(String::from).into();
+    let broker = Broker::start_with(config).await;
+    let invite = soon("a code", broker.endpoint().await.invite()).await.unwrap();
+    assert_eq!(invite.code().broker.as_deref(), Some("b.invalid:99"));
 }

@@ -117,11 +117,80 @@ fn nothing_is_sent_before_go() {
 }
 
 #[test]
+fn go_leaves_alone_what_came_in_before_it() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    rig.input(Input::Go);
+    assert!(rig.dials().is_empty(), "the 4-tuple is alive");
+    rig.input(Input::Verified { socket, nominated: false });
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, socket);
+}
+
+#[test]
+fn a_stranger_does_not_make_a_lane_fire_before_go() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    rig.input(Input::Failed { socket });
+    rig.until(rig.start + 300 * MS);
+    assert!(rig.dials().is_empty());
+    rig.input(Input::Go);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
 fn a_lost_go_does_not_hang_the_attempt() {
     let mut rig = Rig::new(true, 50 * MS);
     rig.lane(1);
     rig.until(rig.start + GO_DELAY_MOST + 60 * MS);
     assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
+fn go_is_waited_for_as_long_as_it_may_be_under_way() {
+    let mut rig = Rig::new(true, 500 * MS);
+    rig.lane(1);
+    rig.until(rig.start + GO_DELAY_MOST + 499 * MS);
+    assert!(rig.dials().is_empty());
+    rig.until(rig.start + GO_DELAY_MOST + 500 * MS);
+    assert_eq!(rig.dials().len(), 1);
+}
+
+#[test]
+fn many_lanes_are_fired_one_after_the_other() {
+    for late in [false, true] {
+        let mut rig = Rig::new(true, 50 * MS);
+        if late {
+            rig.input(Input::Go);
+        }
+        for n in 0..9 {
+            rig.lane(n);
+        }
+        rig.input(Input::Go);
+        for n in 0..4 {
+            rig.until(rig.start + n * LANE_PACE);
+            assert_eq!(rig.dials().len(), LANES_AT_ONCE + n as usize, "late: {late}");
+            rig.until(rig.now + LANE_PACE - MS);
+            assert_eq!(rig.dials().len(), LANES_AT_ONCE + n as usize, "late: {late}");
+        }
+    }
+}
+
+#[test]
+fn an_attempt_can_be_given_up_earlier_and_not_later() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    assert!(!rig.puncher.is_over());
+    rig.puncher.give_up_at(rig.start + 6000 * MS);
+    rig.puncher.give_up_at(rig.start + 9000 * MS);
+    rig.until(rig.start + 5999 * MS);
+    assert!(!rig.puncher.is_over() && rig.finished().is_none());
+    rig.until(rig.start + 6000 * MS);
+    assert!(rig.puncher.is_over() && rig.finished().is_some());
 }
 
 #[test]
@@ -158,13 +227,22 @@ fn refusals_from_nearby_are_spaced_and_bounded() {
     rig.lane(1);
     rig.input(Input::Go);
     let sent = rig.refuse_all(MS / 5, Dialled::Refused, rig.start + 15_000 * MS);
-    for pair in sent.windows(2).skip(REFUSED_AT_ONCE as usize) {
-        assert!(pair[1] - pair[0] >= REFIRE_LEAST / 2);
-    }
+    let (at_once, spaced) = sent.split_at(REFUSED_AT_ONCE as usize + 1);
+    assert!(at_once.windows(2).all(|pair| pair[1] - pair[0] == MS / 5), "few are fired at once");
+    assert!(spaced.windows(2).all(|pair| pair[1] - pair[0] >= REFIRE_LEAST / 2));
     assert_eq!(sent.len(), SYNS_PER_LANE as usize);
     let finished = rig.finished().unwrap();
     assert_eq!(finished.lanes[0].refused, SYNS_PER_LANE);
     assert!(rig.now < rig.start + 10_000 * MS, "nobody waits for lanes that are dead");
+}
+
+#[test]
+fn refusals_that_take_longer_are_not_fired_at_again_at_once() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let sent = rig.refuse_all(REFIRE_LEAST, Dialled::Refused, rig.start + 50 * MS);
+    assert!(sent.windows(2).take(8).any(|pair| pair[1] - pair[0] > REFIRE_LEAST));
 }
 
 #[test]
@@ -208,6 +286,44 @@ fn an_address_in_use_waits_for_the_accept_and_goes_on() {
 }
 
 #[test]
+fn what_was_no_syn_does_not_count_as_one() {
+    let mut rig = Rig::new(true, 50 * MS);
+    for n in 1..=3 {
+        rig.lane(n);
+    }
+    rig.input(Input::Go);
+    assert_eq!(rig.puncher.syns(), 3);
+    rig.dialled(rig.dials()[0], Dialled::InUse);
+    assert_eq!(rig.puncher.syns(), 2);
+    rig.dialled(rig.dials()[1], Dialled::NoRoute);
+    assert_eq!(rig.puncher.syns(), 1);
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    rig.input(Input::Verified { socket, nominated: false });
+    let finished = rig.finished().unwrap();
+    assert_eq!(finished.syns, 1);
+    let lanes: Vec<_> = finished.lanes.iter().map(|lane| (lane.syns, lane.no_route)).collect();
+    assert_eq!(lanes, [(0, false), (0, true), (1, false)]);
+}
+
+#[test]
+fn what_comes_in_where_a_syn_waits_takes_the_place_of_that_syn() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    let dialling = rig.dials()[0];
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    assert!(rig.outputs.contains(&Output::Close { socket: dialling }));
+    assert_eq!(rig.puncher.syns(), 0);
+    rig.dialled(dialling, Dialled::Connected);
+    rig.until(rig.start + 400 * MS);
+    assert_eq!(rig.dials().len(), 1, "the lane is open");
+    rig.input(Input::Verified { socket, nominated: false });
+    assert_eq!(rig.finished().unwrap().winner.unwrap().socket, socket);
+}
+
+#[test]
 fn the_first_connection_is_nominated_and_wins_when_it_verifies() {
     let mut rig = Rig::new(true, 50 * MS);
     rig.lane(1);
@@ -247,6 +363,26 @@ fn if_the_nominated_one_dies_a_verified_one_takes_its_place() {
     assert!(rig.outputs.contains(&Output::Close { socket: dials[0] }));
     assert!(rig.outputs.contains(&Output::Nominate { socket: dials[1] }));
     assert_eq!(rig.finished().unwrap().winner.unwrap().socket, dials[1]);
+}
+
+#[test]
+fn who_does_not_show_that_it_is_the_peer_is_given_up_in_time() {
+    for (controlling, patience) in [(true, NOMINATED_WITHIN), (false, AUTHENTICATE_WITHIN)] {
+        let mut rig = Rig::new(controlling, 50 * MS);
+        rig.lane(1);
+        rig.input(Input::Go);
+        let socket = rig.dials()[0];
+        rig.dialled(socket, Dialled::Connected);
+        rig.until(rig.start + 2 * 50 * MS + patience - MS);
+        assert!(!rig.outputs.contains(&Output::Close { socket }));
+        rig.until(rig.start + 2 * 50 * MS + patience);
+        assert!(rig.outputs.contains(&Output::Close { socket }));
+        assert_eq!(rig.dials().len(), 1, "not fired at again at once");
+        rig.until(rig.now + REFIRE_SLOW / 2 - MS);
+        assert_eq!(rig.dials().len(), 1);
+        rig.until(rig.now + REFIRE_SLOW + MS);
+        assert_eq!(rig.dials().len(), 2);
+    }
 }
 
 #[test]

@@ -86,3 +86,48 @@ fn ring_key(suite: Suite, secret: &[u8; 32]) -> LessSafeKey {
     };
     LessSafeKey::new(UnboundKey::new(algorithm, secret).expect("32 bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_count_from_zero_and_each_key_follows_from_the_last() {
+        for suite in [Suite::ChaCha20Poly1305, Suite::Aes256Gcm] {
+            let mut cipher = Cipher::new(suite, [7; 32]);
+            let sealed = |cipher: &mut Cipher| {
+                let mut bytes = *b"text";
+                let tag = cipher.seal(b"header", &mut bytes).unwrap();
+                [&bytes[..], &tag].concat()
+            };
+            // Sealed by the library alone, as docs/protocol.md has it.
+            let expected = |secret: [u8; 32], counter: u64| {
+                let nonce = [&[0; 4][..], &counter.to_be_bytes()].concat().try_into().unwrap();
+                let mut bytes = b"text".to_vec();
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                ring_key(suite, &secret)
+                    .seal_in_place_append_tag(nonce, Aad::from(b"header"), &mut bytes)
+                    .unwrap();
+                bytes
+            };
+            let second = blake3::derive_key("tcpunch v1 next key", &[7; 32]);
+            for counter in 0..RECORDS_PER_KEY {
+                let bytes = sealed(&mut cipher);
+                if counter < 3 || counter > RECORDS_PER_KEY - 3 {
+                    assert_eq!(bytes, expected([7; 32], counter), "{counter}");
+                }
+            }
+            assert_eq!(sealed(&mut cipher), expected(second, 0));
+            assert_eq!(sealed(&mut cipher), expected(second, 1));
+        }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn the_processors_instructions_are_seen() {
+        let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let flags = processor.lines().find(|line| line.starts_with("flags")).unwrap();
+        let has = |flag| flags.split_whitespace().any(|other| other == flag);
+        assert_eq!(has_fast_aes(), has("aes") && has("pclmulqdq"));
+    }
+}

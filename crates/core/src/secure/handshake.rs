@@ -322,4 +322,36 @@ mod tests {
         let (mut opening, _) = Opening::open(&A).unwrap();
         assert!(opening.finish(&B, &[0; 60]).is_err());
     }
+
+    #[test]
+    fn the_fast_cipher_is_taken_only_where_both_have_it() {
+        let features = Features::of_this_machine();
+        assert_eq!(features.suite(Features(Features::FAST_AES)) == Suite::Aes256Gcm, has_fast_aes());
+        for (one, other, suite) in [
+            (1, 1, Suite::Aes256Gcm),
+            (1, 0, Suite::ChaCha20Poly1305),
+            (0, 1, Suite::ChaCha20Poly1305),
+            (0, 0, Suite::ChaCha20Poly1305),
+            (u32::MAX, 1, Suite::Aes256Gcm),
+            (u32::MAX, u32::MAX - 1, Suite::ChaCha20Poly1305),
+        ] {
+            assert_eq!(Features(one).suite(Features(other)), suite, "{one:x} {other:x}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_says_another_initiator_is_seen_by_the_true_one() {
+        let (mut opening, first) = Opening::open(&A).unwrap();
+        let (_, answer, _) = respond(&B, &PublicKey([3; 32]), None, &first, vec![]).unwrap();
+        assert_eq!(opening.finish(&B, &answer).err(), Some(SecureError::Forged));
+    }
+
+    #[test]
+    fn messages_may_be_as_long_as_the_bound_and_no_longer() {
+        let (_, mut first) = Opening::open(&A).unwrap();
+        first.resize(MAX_HANDSHAKE, 0);
+        assert!(respond(&B, &A, None, &first, vec![]).is_ok(), "what a later version adds is passed over");
+        first.push(0);
+        assert_eq!(respond(&B, &A, None, &first, vec![]).err(), Some(SecureError::TooLong));
+    }
 }

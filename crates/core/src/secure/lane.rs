@@ -140,4 +140,53 @@ mod tests {
         assert_eq!(parse_preamble(&[0xff; PREAMBLE]), Err(SecureError::TooLong));
         assert_eq!(preamble(&[1; TAG], &[2; SALT], &[0; MAX_HANDSHAKE + 1]), Err(SecureError::TooLong));
     }
+
+    #[test]
+    fn the_longest_handshake_message_fits() {
+        let bytes = preamble(&[1; TAG], &[2; SALT], &[3; MAX_HANDSHAKE]).unwrap();
+        let head: [u8; PREAMBLE] = bytes[..PREAMBLE].try_into().unwrap();
+        assert_eq!(parse_preamble(&head), Ok(([1; TAG], [2; SALT], MAX_HANDSHAKE)));
+    }
+
+    #[test]
+    fn salts_are_drawn() {
+        use rand::SeedableRng;
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(1);
+        let salts = [LaneKeys::salt(&mut rng), LaneKeys::salt(&mut rng)];
+        let mut same = rand_chacha::ChaCha20Rng::seed_from_u64(1);
+        let mut drawn = [0; SALT];
+        same.fill_bytes(&mut drawn);
+        assert_eq!(salts[0], drawn);
+        assert_ne!(salts[0], salts[1]);
+    }
+
+    #[test]
+    fn a_key_serves_one_direction_of_one_connection_of_one_introduction() {
+        use crate::secure::{Kind, Suite};
+        use zeroize::Zeroizing;
+        let (one, two) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
+        let suite = Suite::ChaCha20Poly1305;
+        let ours = PeerKeys { send: one.clone(), receive: two.clone(), suite };
+        let theirs = PeerKeys { send: two, receive: one, suite };
+        let opens = |mut sealer: Sealer, mut opener: Opener| {
+            let mut record = Vec::new();
+            sealer.seal(Kind::Data, b"text", &mut record).unwrap();
+            let (header, body) = record.split_first_chunk_mut().unwrap();
+            opener.open(*header, body).is_ok()
+        };
+        let lane = |keys: &PeerKeys, nonce| LaneKeys::new(keys.clone(), [nonce; 16]);
+        let (ours_7, theirs_7) = (lane(&ours, 7), lane(&theirs, 7));
+        assert!(opens(ours_7.sealer(&[5; SALT]), theirs_7.opener(&[5; SALT])));
+        assert!(!opens(ours_7.sealer(&[5; SALT]), theirs_7.opener(&[6; SALT])), "another connection");
+        assert!(!opens(ours_7.sealer(&[5; SALT]), ours_7.opener(&[5; SALT])), "the other direction");
+        assert!(
+            !opens(ours_7.sealer(&[5; SALT]), lane(&theirs, 8).opener(&[5; SALT])),
+            "another introduction"
+        );
+        let signals = |keys, nonce| signal_keys(keys, &[nonce; 16]);
+        assert!(opens(signals(&ours, 7).0, signals(&theirs, 7).1));
+        assert!(!opens(signals(&ours, 7).0, signals(&theirs, 8).1), "another introduction");
+        assert!(!opens(signals(&ours, 7).0, signals(&ours, 7).1), "the other direction");
+        assert!(!opens(signals(&ours, 7).0, theirs_7.opener(&[5; SALT])), "no lane");
+    }
 }

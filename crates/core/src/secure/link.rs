@@ -193,4 +193,25 @@ mod tests {
     fn another_broker_cannot_answer_for_the_known_one() {
         assert!(matches!(run(Some(key(3).public())), Err(SecureError::Forged)));
     }
+
+    #[test]
+    fn the_longest_message_fits_into_a_frame_and_no_longer_one() {
+        let (peer, broker) = run(Some(key(2).public())).unwrap();
+        let ((mut sealer, _), (_, mut opener)) = (peer.finish(), broker.finish());
+        let longest = vec![1; MAX_FRAME - TAG_LEN];
+        let frame = sealer.seal(longest.clone()).unwrap();
+        assert_eq!(frame.len(), 2 + MAX_FRAME);
+        assert_eq!(opener.open(frame[2..].to_vec()), Ok(longest));
+        assert_eq!(sealer.seal(vec![1; MAX_FRAME - TAG_LEN + 1]), Err(SecureError::TooLong));
+    }
+
+    #[test]
+    fn who_speaks_out_of_turn_is_refused() {
+        let mut peer = LinkHandshake::peer(&key(1), None, b"hello").unwrap();
+        assert!(peer.is_my_turn() && !peer.is_finished());
+        let first = peer.write(&[]).unwrap();
+        assert!(!peer.is_my_turn() && peer.write(&[]).is_err());
+        assert_eq!(peer.remote(), None, "nobody has shown a key");
+        assert!(peer.read(&first).is_err(), "the own message is no answer");
+    }
 }

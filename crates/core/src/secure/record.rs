@@ -221,6 +221,44 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_kind_comes_back_and_no_other_is_taken() {
+        let kinds = [
+            Kind::Data,
+            Kind::End,
+            Kind::Credit,
+            Kind::Ping,
+            Kind::Pong,
+            Kind::Confirm,
+            Kind::Nominate,
+            Kind::Ack,
+        ];
+        let (mut sealer, mut opener) = pair(Suite::Aes256Gcm);
+        for (code, kind) in kinds.into_iter().enumerate() {
+            let mut record = Vec::new();
+            sealer.seal(kind, b"text", &mut record).unwrap();
+            assert_eq!(open_one(&mut opener, &mut record), Ok((kind, b"text".to_vec())));
+            assert_eq!(usize::from(kind.code()), code, "as docs/protocol.md has it");
+        }
+        for code in 8..=255 {
+            let (header, mut body) = ([0, 0, 0, 17], [code]);
+            let tag = Cipher::new(Suite::Aes256Gcm, [9; 32]).seal(&header, &mut body).unwrap();
+            let mut body = [&body[..], &tag].concat();
+            let opened = Opener::new(Suite::Aes256Gcm, [9; 32]).open(header, &mut body).map(|_| ());
+            assert_eq!(opened, Err(SecureError::Malformed), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_longest_and_the_shortest_payload_come_back() {
+        let (mut sealer, mut opener) = pair(Suite::Aes256Gcm);
+        for length in [0, MAX_RECORD] {
+            let (payload, mut record) = (vec![1; length], Vec::new());
+            sealer.seal(Kind::Data, &payload, &mut record).unwrap();
+            assert_eq!(open_one(&mut opener, &mut record), Ok((Kind::Data, payload)));
+        }
+    }
+
     proptest! {
         #[test]
         fn every_payload_comes_back(payload in proptest::collection::vec(any::<u8>(), 0..2000)) {
