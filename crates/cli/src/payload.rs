@@ -1,11 +1,43 @@
-//! Standard output that carries payload.
+//! Standard input and output that carry payload.
 
 use std::fs::File;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncWrite, Stdout};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, Stdin, Stdout};
+
+use crate::term::Talk;
+use crate::waits::Wait;
+
+/// Standard input. When it has ended, the other side is waited for.
+pub(crate) struct Input {
+    stdin: Stdin,
+    talk: Talk,
+    ended: Option<Wait>,
+}
+
+impl Input {
+    pub(crate) fn new(stdin: Stdin, talk: &Talk) -> Self {
+        Input { stdin, talk: talk.clone(), ended: None }
+    }
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stdin).poll_read(cx, buffer))?;
+        if buffer.filled().len() == before && this.ended.is_none() {
+            this.ended = Some(this.talk.waits().begin(&this.talk, "the other side to end as well"));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
 
 /// Standard output that can end before the process does.
 ///

@@ -73,7 +73,8 @@ fn ask_plainly(mut terminal: &File) -> Result<Code, Failure> {
 }
 
 fn nothing() -> Failure {
-    Failure::new("usage", code::USAGE, "no code was typed").hint("the other side sees it; it looks like 412-cobalt-heron")
+    Failure::new("usage", code::USAGE, "no code was typed")
+        .hint("the other side sees it; it looks like 412-canyon-oxygen")
 }
 
 fn wrong(typed: &str) -> Option<String> {

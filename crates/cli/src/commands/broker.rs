@@ -22,7 +22,7 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     config.lobby = flags.lobby;
     config.public = flags.public;
     let public = !config.public.is_empty();
-    let server = Server::bind(config).await.map_err(|error| match error {
+    let server = talk.waiting("the names of --public", Server::bind(config)).await.map_err(|error| match error {
         ServerError::Taken { .. } | ServerError::Listen { .. } => {
             Failure::local(error).hint("is a broker running already? choose another port with --listen")
         }

@@ -9,7 +9,7 @@ use tcpunch_core::limits::ASK_AGAIN_AFTER;
 
 use crate::args::{Common, Connect, Pipe};
 use crate::exit::{Failure, code};
-use crate::payload::Payload;
+use crate::payload::{Input, Payload};
 use crate::prompt;
 use crate::setup;
 use crate::term::{Talk, stdout_is_terminal};
@@ -21,8 +21,7 @@ pub(crate) async fn run(common: &Common, connect: Connect, talk: &Talk) -> Resul
         None => prompt::code().await?,
     };
     let endpoint = setup::endpoint(common, Some(&code), talk).await?;
-    let connection =
-        talk.waiting("the other side", arrive(&endpoint, &code, Verb::Connect, common.wait)).await?;
+    let connection = arrive(&endpoint, &code, Verb::Connect, common.wait, talk).await?;
     // The broker has done its part.
     drop(endpoint);
     pipe(connection, &connect.pipe, talk).await
@@ -34,7 +33,9 @@ pub(super) async fn arrive(
     code: &Code,
     verb: Verb,
     wait: Option<Duration>,
+    talk: &Talk,
 ) -> Result<Connection, ConnectError> {
+    talk.waits().other_side_begins(talk);
     let give_up = Instant::now() + wait.unwrap_or_default();
     loop {
         match endpoint.connect_as(code.clone(), verb).await {
@@ -49,7 +50,7 @@ pub(super) async fn arrive(
 /// Says how the connection runs, and moves bytes until both sides have ended.
 pub(crate) async fn pipe(connection: Connection, flags: &Pipe, talk: &Talk) -> Result<u8, Failure> {
     talk.connected(&connection);
-    let input = tokio::io::stdin();
+    let input = Input::new(tokio::io::stdin(), talk);
     let result = if stdout_is_terminal() && !flags.raw {
         pipe::run(&connection, input, Visible::new(Payload::stdout())).await
     } else {
