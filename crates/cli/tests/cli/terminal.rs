@@ -370,8 +370,6 @@ fn a_stopped_chat_goes_on_with_its_line() {
             kill(shell.program(), Signal::SIGSTOP).unwrap();
         }
         shell.until("stopped", |screen| screen.matches("Stopped").count() == times);
-        shell.types("stty -a | grep -c -- ' icanon'\n");
-        shell.ends_with_line("$");
         shell.types("fg\n");
         shell.until("the line again", |screen| screen.lines().last().is_some_and(|line| line.starts_with("> one")));
         shell.types(more);
