@@ -137,10 +137,7 @@ mod tests {
             series.note(Duration::from_millis(2));
         }
         let summary = series.summary().unwrap();
-        assert_eq!(
-            (summary.most, summary.median),
-            (Duration::from_secs(9), Duration::from_millis(2))
-        );
+        assert_eq!((summary.most, summary.median), (Duration::from_secs(9), Duration::from_millis(2)));
         assert_eq!(series.last.len(), PING_SAMPLES);
     }
 }

@@ -24,7 +24,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             example("tcpunch chat --broker broker.example", "on two others: talk"),
             example("tcpunch listen --broker broker.example", "a pipe: prints a code for the other side"),
             example("tcpunch connect 412-canyon-oxygen@broker.example", "the other end of the pipe"),
-            example("tcpunch ping --broker broker.example", "prints a code; who pings with it learns the path"),
+            example(
+                "tcpunch ping --broker broker.example",
+                "prints a code; who pings with it learns the path",
+            ),
         ],
     ),
     ("demo", &[example("tcpunch demo", "needs no network and keeps nothing")]),
@@ -51,7 +54,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         &[
             example("tar c photos | tcpunch listen", "sends a directory"),
             example("tcpunch listen > backup.tar", "receives a file"),
-            example("socat EXEC:'tcpunch listen' TCP:127.0.0.1:22", "offers this computer's ssh to one caller"),
+            example(
+                "socat EXEC:'tcpunch listen' TCP:127.0.0.1:22",
+                "offers this computer's ssh to one caller",
+            ),
         ],
     ),
     (
@@ -94,7 +100,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
 /// What the environment changes.
 pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
     ("TCPUNCH_BROKER", "the broker, as --broker; several with commas between"),
-    ("TCPUNCH_CODE", "the code, where the command line has none: others on this computer can't read it there"),
+    (
+        "TCPUNCH_CODE",
+        "the code, where the command line has none: others on this computer can't read it there",
+    ),
     ("NO_COLOR", "no colour, if it is set and not empty"),
     ("XDG_STATE_HOME", "where the state directory is; ~/.local/state without it"),
 ];
@@ -121,7 +130,9 @@ pub(crate) fn below_all() -> String {
     for (code, meaning) in CODES {
         let _ = write!(text, "\n  {code:>3}  {meaning}");
     }
-    text.push_str("\n\n'tcpunch help COMMAND' tells all of one command, 'tcpunch man | man -l -' is the manual.");
+    text.push_str(
+        "\n\n'tcpunch help COMMAND' tells all of one command, 'tcpunch man | man -l -' is the manual.",
+    );
     text
 }
 
@@ -152,7 +163,11 @@ mod tests {
                 let words = call(example.line);
                 let parsed = Cli::try_parse_from(&words);
                 assert!(parsed.is_ok(), "{}: {}", example.line, parsed.err().unwrap());
-                assert!(*command == "tcpunch" || words.iter().any(|word| word == command), "{}", example.line);
+                assert!(
+                    *command == "tcpunch" || words.iter().any(|word| word == command),
+                    "{}",
+                    example.line
+                );
                 for who in words.iter().filter(|word| word.starts_with("412-")) {
                     assert!(who.parse::<tcpunch::Code>().is_ok(), "{who}");
                 }

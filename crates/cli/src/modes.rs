@@ -5,7 +5,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Ends the pastes that come marked as such; the line editor asks the terminal for them.
@@ -67,11 +69,8 @@ fn editing_again() {
     let before = before();
     let Some((terminal, cooked)) = &*before else { return };
     let mut raw = cooked.clone();
-    raw.input_flags &= !(InputFlags::BRKINT
-        | InputFlags::ICRNL
-        | InputFlags::INPCK
-        | InputFlags::ISTRIP
-        | InputFlags::IXON);
+    raw.input_flags &=
+        !(InputFlags::BRKINT | InputFlags::ICRNL | InputFlags::INPCK | InputFlags::ISTRIP | InputFlags::IXON);
     raw.local_flags &= !(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::IEXTEN | LocalFlags::ISIG);
     for (index, value) in [(SpecialCharacterIndices::VMIN, 1), (SpecialCharacterIndices::VTIME, 0)] {
         if let Some(character) = raw.control_chars.get_mut(index as usize) {

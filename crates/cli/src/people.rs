@@ -33,10 +33,7 @@ impl People {
             }
             ChatEvent::Gone { peer, .. } => self.lock().retain(|person| person.peer != *peer),
             ChatEvent::Unreachable { peer, .. } => talk.waits().path_ends(peer),
-            ChatEvent::Joined { .. }
-            | ChatEvent::Line { .. }
-            | ChatEvent::Nobody
-            | ChatEvent::Waiting => {}
+            ChatEvent::Joined { .. } | ChatEvent::Line { .. } | ChatEvent::Nobody | ChatEvent::Waiting => {}
         }
     }
 
@@ -61,7 +58,9 @@ impl People {
         let people = self.lock();
         let asked = people.iter().filter(|person| called.is_none_or(|called| called == person.name));
         let lines: Vec<String> = asked
-            .map(|person| format!("* {}  {}", talk.name(&person.peer, &person.name), talk.path_line(&person.info)))
+            .map(|person| {
+                format!("* {}  {}", talk.name(&person.peer, &person.name), talk.path_line(&person.info))
+            })
             .collect();
         for line in &lines {
             talk.must_say(line);

@@ -57,8 +57,7 @@ impl Screen {
         typed: impl FnMut(Typed) + Send + 'static,
     ) -> bool {
         // The editor writes to stdout; where that goes elsewhere, to the terminal itself.
-        let behavior =
-            if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
+        let behavior = if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
         let Ok(mut editor) = editor::new(behavior, true, complete, |_| None) else { return false };
         let Ok(printer) = editor.create_external_printer() else { return false };
         let screen = self.clone();

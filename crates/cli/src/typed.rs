@@ -143,7 +143,11 @@ impl Desk {
                 }
             }
             if !open && leaving.is_none() {
-                let what = if self.people.is_empty() { "somebody to come" } else { "the others to have heard everything" };
+                let what = if self.people.is_empty() {
+                    "somebody to come"
+                } else {
+                    "the others to have heard everything"
+                };
                 leaving = Some(self.talk.waits().begin(&self.talk, what));
             }
         }

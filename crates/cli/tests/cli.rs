@@ -521,7 +521,11 @@ fn a_ping_measures_and_both_sides_end_well() {
     }
     assert!(lines[3].starts_with("3 pings, 3 answered: min ") && lines[3].contains(", median "), "{lines:?}");
     let answerer = answerer.ends().with(0);
-    assert!(answerer.err.contains("3 pings answered") && answerer.err.contains("path  lan"), "{}", answerer.err);
+    assert!(
+        answerer.err.contains("3 pings answered") && answerer.err.contains("path  lan"),
+        "{}",
+        answerer.err
+    );
     assert!(answerer.out.is_empty());
 }
 
@@ -534,7 +538,11 @@ fn a_ping_tells_programs_all_it_measured() {
     let asker = run(&broker, home.path(), &["ping", code, "--json", "-i", "0.01"]).ends().with(0);
     let said = events(&asker.text());
     let names: Vec<&str> = said.iter().map(|event| text(event, "event")).collect();
-    assert_eq!(names, ["peer", "path", "ping", "ping", "ping", "ping", "summary", "closed"], "four without --count");
+    assert_eq!(
+        names,
+        ["peer", "path", "ping", "ping", "ping", "ping", "summary", "closed"],
+        "four without --count"
+    );
     let mut times: Vec<f64> = Vec::new();
     for (at, ping) in said[2..6].iter().enumerate() {
         has(ping, &["peer", "number", "rtt_ms"]);
@@ -1286,7 +1294,8 @@ fn the_manual_is_well_formed_and_names_everything() {
     }
     if Command::new("groff").arg("--version").output().is_ok() {
         for page in &all {
-            let output = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(page).output().unwrap();
+            let output =
+                Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(page).output().unwrap();
             assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         }
     }

@@ -26,6 +26,7 @@ pub(crate) fn run(shell: &str, talk: &Talk) -> Result<u8, Failure> {
 /// This program as it was called; a shell may stand elsewhere when it asks.
 fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let called = if called.components().count() > 1 { std::env::current_exe().unwrap_or(called) } else { called };
+    let called =
+        if called.components().count() > 1 { std::env::current_exe().unwrap_or(called) } else { called };
     called.to_string_lossy().into_owned()
 }

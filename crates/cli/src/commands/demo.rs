@@ -15,7 +15,8 @@ pub(crate) async fn run(talk: &Talk) -> Result<u8, Failure> {
 }
 
 async fn steps(talk: &Talk) -> Result<(), Failure> {
-    let mut broker = Process::start("broker", &["broker", "--listen", "127.0.0.1:0", "--log-addresses"], talk)?;
+    let mut broker =
+        Process::start("broker", &["broker", "--listen", "127.0.0.1:0", "--log-addresses"], talk)?;
     let started = broker.event("broker").await?;
     let place = text(&started, "/addresses/0")?;
     talk.print(format!("1. A broker listens on {place}. It introduces peers; it never carries their data."));

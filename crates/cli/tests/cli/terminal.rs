@@ -176,7 +176,8 @@ fn long_and_wide_lines_survive_interruptions_and_a_narrow_terminal() {
     }
     let (broker, home) = (broker(), home());
     let (ann, mut ben) = ann_and_ben(&broker, home.path(), 40, "");
-    let (first, second) = ("日本語 and 🚀 and a line that is longer than", " forty columns wide, twice over: äöü");
+    let (first, second) =
+        ("日本語 and 🚀 and a line that is longer than", " forty columns wide, twice over: äöü");
     ann.types(first);
     // The editor breaks its own lines.
     let typed = |part: &str| ann.until(part, |screen| screen.replace('\n', "").contains(part));
@@ -210,7 +211,8 @@ fn several_lines_at_once_are_several_messages() {
             ann.types("\n");
         }
         ben.prints(&format!("{name} 99"));
-        let said: Vec<String> = ben.out().lines().filter(|line| line.contains(name)).map(str::to_owned).collect();
+        let said: Vec<String> =
+            ben.out().lines().filter(|line| line.contains(name)).map(str::to_owned).collect();
         assert_eq!(said, lines.iter().map(|line| format!("ann: {line}")).collect::<Vec<_>>());
     }
 }
@@ -371,7 +373,9 @@ fn a_stopped_chat_goes_on_with_its_line() {
         }
         shell.until("stopped", |screen| screen.matches("Stopped").count() == times);
         shell.types("fg\n");
-        shell.until("the line again", |screen| screen.lines().last().is_some_and(|line| line.starts_with("> one")));
+        shell.until("the line again", |screen| {
+            screen.lines().last().is_some_and(|line| line.starts_with("> one"))
+        });
         shell.types(more);
         shell.until(more, |screen| screen.lines().last().is_some_and(|line| line.ends_with(more)));
     }
@@ -399,7 +403,8 @@ fn colour_is_for_terminals_that_want_it() {
     }
     // Where standard error goes elsewhere it has none, though the terminal has.
     let file = home.path().join("talk");
-    let line = format!("{PROGRAM} connect --ephemeral --broker 127.0.0.1:1 412-zebra-zoo 2>{}", file.display());
+    let line =
+        format!("{PROGRAM} connect --ephemeral --broker 127.0.0.1:1 412-zebra-zoo 2>{}", file.display());
     let terminal = Terminal::run(80, &line);
     terminal.shows("exit 3");
     let told = std::fs::read_to_string(file).unwrap();
@@ -479,7 +484,12 @@ fn the_question_can_be_left_unanswered() {
             terminal.ends_with_line("Code:");
             terminal.key(key);
             terminal.until(exit, |screen| screen.ends_with(&format!("{exit}\nmodes as before")));
-            assert_eq!(terminal.screen().contains("no code was typed"), exit == "exit 2", "{}", terminal.screen());
+            assert_eq!(
+                terminal.screen().contains("no code was typed"),
+                exit == "exit 2",
+                "{}",
+                terminal.screen()
+            );
         }
     }
     let terminal = Terminal::run(100, &line);
