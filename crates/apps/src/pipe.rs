@@ -68,11 +68,14 @@ pub async fn run(
     connection.close().await.map_err(PipeError::Lost)
 }
 
-async fn send(mut connection: &Connection, mut input: impl Read) -> Result<(), PipeError> {
+async fn send<R: Read>(mut connection: &Connection, mut input: R) -> Result<R, PipeError> {
     let mut buffer = vec![0; CHUNK];
     loop {
         match input.read(&mut buffer) {
-            Ok(0) => return connection.shutdown().await.map_err(PipeError::Lost),
+            Ok(0) => {
+                connection.shutdown().await.map_err(PipeError::Lost)?;
+                return Ok(input);
+            }
             Ok(length) => {
                 let part = buffer.get(..length).unwrap_or_default();
                 connection.write_all(part).await.map_err(PipeError::Lost)?;

@@ -7,17 +7,19 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::exit::{Failure, code};
+use crate::term::Talk;
 
 /// A process of this program; ended when dropped.
 pub(crate) struct Process {
     name: &'static str,
+    talk: Talk,
     child: Child,
     events: Lines<BufReader<ChildStdout>>,
 }
 
 impl Process {
     /// Starts it with JSON events of every step, and nothing kept on disk.
-    pub(crate) fn start(name: &'static str, arguments: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn start(name: &'static str, arguments: &[&str], talk: &Talk) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(Failure::internal)?;
         let mut child = Command::new(program)
             .args(arguments)
@@ -31,11 +33,12 @@ impl Process {
             .spawn()
             .map_err(Failure::internal)?;
         let Some(output) = child.stdout.take() else { return Err(Failure::internal("no output")) };
-        Ok(Process { name, child, events: BufReader::new(output).lines() })
+        Ok(Process { name, talk: talk.clone(), child, events: BufReader::new(output).lines() })
     }
 
     /// The next event of that name; others are passed over, errors end the demo.
     pub(crate) async fn event(&mut self, wanted: &str) -> Result<Value, Failure> {
+        let _wait = self.talk.waits().begin(&self.talk, format!("the event '{wanted}' of {}", self.name));
         loop {
             let line = self.events.next_line().await.map_err(Failure::internal)?;
             let Some(line) = line else {

@@ -24,6 +24,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             example("tcpunch chat --broker broker.example", "on two others: talk"),
             example("tcpunch listen --broker broker.example", "a pipe: prints a code for the other side"),
             example("tcpunch connect 412-canyon-oxygen@broker.example", "the other end of the pipe"),
+            example(
+                "tcpunch ping --broker broker.example",
+                "prints a code; who pings with it learns the path",
+            ),
         ],
     ),
     ("demo", &[example("tcpunch demo", "needs no network and keeps nothing")]),

@@ -7,6 +7,7 @@ mod commands;
 mod complete;
 mod editor;
 mod exit;
+mod fold;
 mod help;
 mod masked;
 mod modes;

@@ -1,18 +1,39 @@
 //! Standard input and output that carry payload.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 use tcpunch_apps::pipe::Output;
 
-/// Standard input without a buffer in between.
-///
-/// # Errors
-///
-/// There is none.
-pub(crate) fn stdin() -> io::Result<File> {
-    io::stdin().as_fd().try_clone_to_owned().map(File::from)
+use crate::term::Talk;
+use crate::waits::Wait;
+
+/// Standard input without a buffer in between. When it has ended, the other side is waited for.
+pub(crate) struct Input {
+    file: File,
+    talk: Talk,
+    ended: Option<Wait>,
+}
+
+impl Input {
+    /// # Errors
+    ///
+    /// There is no standard input.
+    pub(crate) fn stdin(talk: &Talk) -> io::Result<Self> {
+        let file = io::stdin().as_fd().try_clone_to_owned()?.into();
+        Ok(Input { file, talk: talk.clone(), ended: None })
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        if length == 0 && self.ended.is_none() {
+            self.ended = Some(self.talk.waits().begin(&self.talk, "the other side to end as well"));
+        }
+        Ok(length)
+    }
 }
 
 /// Standard output, without a buffer in between, that can end before the process does.

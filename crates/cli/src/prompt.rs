@@ -74,7 +74,7 @@ fn ask_plainly(mut terminal: &File) -> Result<Code, Failure> {
 
 fn nothing() -> Failure {
     Failure::new("usage", code::USAGE, "no code was typed")
-        .hint("the other side sees it; it looks like 412-cobalt-heron")
+        .hint("the other side sees it; it looks like 412-canyon-oxygen")
 }
 
 fn wrong(typed: &str) -> Option<String> {

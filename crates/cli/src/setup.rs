@@ -25,6 +25,7 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Store {
     if common.ephemeral {
         return Store::ephemeral();
     }
+    let _wait = talk.waits().begin(talk, "the state directory, which another process holds");
     let opened = Store::open(common.state.clone()).and_then(|store| {
         // Made on first use; contacts will need it.
         store.identity(&mut rand::random)?;

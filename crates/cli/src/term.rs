@@ -12,6 +12,7 @@ use tcpunch_core::sanitize::sanitize_line;
 use crate::args::Common;
 use crate::colour::{Colours, Hue, paint};
 use crate::exit::{Failure, code};
+use crate::fold::fold;
 use crate::modes;
 use crate::screen::Screen;
 use crate::waits::Waits;
@@ -135,11 +136,23 @@ impl Talk {
                 "fatal": true,
             }),
         );
-        self.must_say(format!("{} {}", paint(self.colours.err, Hue::Error, "tcpunch:"), failure.message));
+        self.must_say(self.folded(&format!("tcpunch: {}", failure.message)).replacen(
+            "tcpunch:",
+            &paint(self.colours.err, Hue::Error, "tcpunch:"),
+            1,
+        ));
         if let Some(hint) = &failure.hint
             && !failure.message.contains(hint)
         {
-            self.must_say(format!("  {hint}"));
+            self.must_say(self.folded(&format!("  {hint}")));
+        }
+    }
+
+    /// A long text for stderr, as the terminal has room for it; elsewhere as it is.
+    fn folded(&self, text: &str) -> String {
+        match terminal_size::terminal_size_of(std::io::stderr()) {
+            Some((width, _)) if !self.json => fold(text, usize::from(width.0)),
+            Some(_) | None => text.to_owned(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Every wait that lasts is explained, once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 use tcpunch::PublicKey;
@@ -13,8 +13,14 @@ use crate::term::Talk;
 /// What is being waited for.
 #[derive(Clone, Default)]
 pub(crate) struct Waits {
+    /// The other person, until the broker introduces somebody.
+    other_side: Arc<Mutex<Option<Wait>>>,
     /// Peers that were introduced and are not connected yet.
     paths: Arc<Mutex<HashMap<PublicKey, Wait>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A wait; over when dropped.
@@ -38,14 +44,21 @@ impl Waits {
         Wait(saying.abort_handle())
     }
 
-    /// From an introduction on there is a direct path to wait for.
+    /// Somebody is to come, or to answer.
+    pub(crate) fn other_side_begins(&self, talk: &Talk) {
+        *lock(&self.other_side) = Some(self.begin(talk, "the other side"));
+    }
+
+    /// Somebody was introduced: now there is a direct path to wait for.
     pub(crate) fn path_begins(&self, talk: &Talk, peer: PublicKey) {
+        *lock(&self.other_side) = None;
         let wait = self.begin(talk, format!("a direct path to {}", peer.nickname()));
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, wait);
+        lock(&self.paths).insert(peer, wait);
     }
 
     /// It is there, or there is none.
     pub(crate) fn path_ends(&self, peer: &PublicKey) {
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner).remove(peer);
+        *lock(&self.other_side) = None;
+        lock(&self.paths).remove(peer);
     }
 }

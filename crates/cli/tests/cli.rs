@@ -11,8 +11,10 @@
 
 #[path = "cli/process.rs"]
 mod process;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -500,6 +502,189 @@ fn a_broker_that_comes_back_is_found_and_the_code_still_serves() {
     listener.ends().with(0);
 }
 
+// --- ping ---
+
+#[test]
+fn a_ping_measures_and_both_sides_end_well() {
+    let (broker, home) = (broker(), home());
+    let answerer = run(&broker, home.path(), &["ping"]);
+    let code = code(&answerer);
+    assert!(answerer.says("on the other computer type:").ends_with(&format!("tcpunch ping {code}")));
+    let began = Instant::now();
+    let asker = run(&broker, home.path(), &["ping", &code, "-c", "3", "-i", "0.2"]).ends().with(0);
+    assert!(began.elapsed() >= Duration::from_millis(400), "three pings, two pauses: {:?}", began.elapsed());
+    assert!(asker.err.starts_with("path  lan"), "{}", asker.err);
+    let lines: Vec<&str> = std::str::from_utf8(&asker.out).unwrap().lines().collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    for (at, line) in lines[..3].iter().enumerate() {
+        assert!(line.starts_with(&format!("{}  ", at + 1)) && line.ends_with(" ms"), "{line}");
+    }
+    assert!(lines[3].starts_with("3 pings, 3 answered: min ") && lines[3].contains(", median "), "{lines:?}");
+    let answerer = answerer.ends().with(0);
+    assert!(
+        answerer.err.contains("3 pings answered") && answerer.err.contains("path  lan"),
+        "{}",
+        answerer.err
+    );
+    assert!(answerer.out.is_empty());
+}
+
+#[test]
+fn a_ping_tells_programs_all_it_measured() {
+    let (broker, home) = (broker(), home());
+    let mut answerer = run(&broker, home.path(), &["ping", "--json"]);
+    let opened = answerer.event("code");
+    let code = text(&opened, "code");
+    let asker = run(&broker, home.path(), &["ping", code, "--json", "-i", "0.01"]).ends().with(0);
+    let said = events(&asker.text());
+    let names: Vec<&str> = said.iter().map(|event| text(event, "event")).collect();
+    assert_eq!(
+        names,
+        ["peer", "path", "ping", "ping", "ping", "ping", "summary", "closed"],
+        "four without --count"
+    );
+    let mut times: Vec<f64> = Vec::new();
+    for (at, ping) in said[2..6].iter().enumerate() {
+        has(ping, &["peer", "number", "rtt_ms"]);
+        assert_eq!(ping["number"], at + 1);
+        times.push(ping["rtt_ms"].as_f64().unwrap());
+    }
+    times.sort_by(f64::total_cmp);
+    let summary = &said[6];
+    assert_eq!((&summary["sent"], &summary["answered"]), (&4.into(), &4.into()));
+    for (field, time) in [("min_ms", times[0]), ("median_ms", times[2]), ("max_ms", times[3])] {
+        assert_eq!(summary[field], time, "{summary}");
+    }
+    has(&answerer.event("closed"), &["peer", "reason", "bytes_in", "bytes_out"]);
+    answerer.ends().with(0);
+}
+
+#[test]
+fn an_interrupted_ping_is_summed_up_and_a_lost_one_is_lost() {
+    let (broker, home) = (broker(), home());
+    for lost in [false, true] {
+        let answerer = run(&broker, home.path(), &["ping"]);
+        let code = code(&answerer);
+        let asker = run(&broker, home.path(), &["ping", &code, "-c", "0", "-i", "0.05"]);
+        asker.prints("5  ");
+        if lost {
+            answerer.signal(Signal::SIGKILL);
+            let asker = asker.ends().with(8);
+            assert!(asker.text().contains(" answered: min "), "{}", asker.text());
+        } else {
+            asker.signal(Signal::SIGINT);
+            let asker = asker.ends().with(130);
+            assert!(asker.text().contains(" answered: min "), "{}", asker.text());
+            answerer.ends().with(0);
+        }
+    }
+}
+
+#[test]
+fn ping_meets_ping_alone() {
+    let (broker, home) = (broker(), home());
+    let answerer = run(&broker, home.path(), &["ping"]);
+    let pinging = code(&answerer);
+    for other in ["connect", "chat"] {
+        let ended = run(&broker, home.path(), &[other, &pinging]).ends().with(7);
+        let hint = format!("the other side runs ping; type: tcpunch ping {pinging}");
+        assert!(ended.err.contains(&hint), "{}", ended.err);
+    }
+    let listener = run(&broker, home.path(), &["listen"]);
+    let listening = code(&listener);
+    let ended = run(&broker, home.path(), &["ping", &listening]).ends().with(7);
+    assert!(ended.err.contains("the other side runs listen; type: tcpunch connect"), "{}", ended.err);
+    // Nothing is burnt.
+    run(&broker, home.path(), &["ping", &pinging, "-c", "1"]).ends().with(0);
+    answerer.ends().with(0);
+}
+
+// --- waits ---
+
+/// Something that accepts connections and says nothing.
+fn silent() -> (std::net::TcpListener, String) {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = silent.local_addr().unwrap().to_string();
+    (silent, at)
+}
+
+#[test]
+fn every_wait_is_explained_once() {
+    let (broker, home) = (broker(), home());
+    let (_silent, at) = silent();
+    let ended = Process::start(home.path(), &["listen", "--broker", &at, "--timeout", "2.5"]).ends().with(3);
+    let line = format!("waiting for the broker at {at} ...");
+    assert_eq!(ended.err.lines().filter(|told| *told == line).count(), 1, "{}", ended.err);
+    let ended = Process::start(home.path(), &["listen", "-q", "--broker", &at, "--timeout", "2.5"]).ends();
+    assert!(!ended.with(3).err.contains("waiting"), "-q");
+
+    let listener = run(&broker, home.path(), &["listen", "--wait", "2.5"]);
+    let ended = listener.ends().with(4);
+    assert_eq!(ended.err.matches("waiting for").count(), 1, "{}", ended.err);
+    assert!(ended.err.contains("waiting for the other side ..."), "{}", ended.err);
+    let connector = run(&broker, home.path(), &["connect", "9999999-zebra-zoo", "--wait", "3"]);
+    let ended = connector.ends().with(4);
+    assert_eq!(ended.err.matches("waiting for the other side ...").count(), 1, "{}", ended.err);
+    let mut chat = run(&broker, home.path(), &["chat", "--timeout", "2.5", "--json"]);
+    assert_eq!(text(&chat.event("waiting"), "for"), "somebody to come");
+    chat.close_stdin();
+    chat.ends().with(4);
+
+    // One side of a pipe has ended, the other not yet.
+    let (listener, mut connector) = pipe(&broker, home.path(), &[]);
+    connector.close_stdin();
+    connector.says("waiting for the other side to end as well ...");
+    drop(listener);
+    // What comes within a second needs no word.
+    let (mut listener, mut connector) = pipe(&broker, home.path(), &[]);
+    listener.close_stdin();
+    connector.close_stdin();
+    for process in [listener, connector] {
+        let ended = process.ends().with(0);
+        assert!(!ended.err.contains("waiting for the other side to end"), "{}", ended.err);
+    }
+}
+
+/// A broker that stops in the middle: its kernel still answers.
+#[test]
+fn a_broker_that_stops_after_the_registration_is_waited_for_aloud() {
+    let (broker, home) = (broker(), home());
+    for (command, told) in [
+        (&["chat"][..], "waiting for the broker's lobby ..."),
+        (&["listen", "--timeout", "3"], "waiting for the broker to give a code ..."),
+    ] {
+        let at = stops_after_registration(&broker);
+        Process::start(home.path(), &[command, &["--broker", &at]].concat()).says(told);
+    }
+}
+
+/// Where the broker answers, until the registration is through.
+fn stops_after_registration(broker: &Broker) -> String {
+    let (relay, at) = silent();
+    let upstream = broker.at.clone();
+    std::thread::spawn(move || {
+        while let Ok((peer, _)) = relay.accept() {
+            let Ok(broker) = std::net::TcpStream::connect(&upstream) else { return };
+            let (back, to_peer) = (broker.try_clone().unwrap(), peer.try_clone().unwrap());
+            std::thread::spawn(move || pass_on(back, to_peer, 2));
+            std::thread::spawn(move || std::io::copy(&mut &peer, &mut &broker));
+        }
+    });
+    at
+}
+
+/// The broker's part of the handshake and its welcome; what it says then is kept back.
+fn pass_on(mut from: std::net::TcpStream, mut to: std::net::TcpStream, messages: usize) {
+    for _ in 0..messages {
+        let mut length = [0; 2];
+        let Ok(()) = from.read_exact(&mut length) else { return };
+        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+        let Ok(()) = from.read_exact(&mut message) else { return };
+        let Ok(()) = to.write_all(&[&length[..], &message].concat()) else { return };
+    }
+    std::thread::sleep(process::SOON);
+}
+
 // --- how it ends ---
 
 #[test]
@@ -828,6 +1013,41 @@ fn a_closed_stdout_ends_a_chat() {
     assert_eq!(reader.says("exit "), "exit 9");
 }
 
+#[test]
+fn a_full_stdout_is_local() {
+    let (broker, home) = (broker(), home());
+    let full = |arguments: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {PROGRAM} {arguments} >/dev/full")]);
+        Process::spawn(home.path(), command)
+    };
+    for arguments in ["man", "completions bash", "demo"] {
+        full(arguments).ends().with(9);
+    }
+    let answerer = run(&broker, home.path(), &["ping"]);
+    let code = code(&answerer);
+    full(&format!("ping {code}")).ends().with(9);
+}
+
+/// Nobody hears the talk any more: what the command is for goes on.
+#[test]
+fn a_closed_stderr_is_no_reason_to_end() {
+    let (broker, home) = (broker(), home());
+    for closed in ["2>&1 >&4 | :; } 4>&1", ">&4 2>/dev/full; } 4>&1", "2>&-; }"] {
+        let mut listener = run(&broker, home.path(), &["listen"]);
+        let code = code(&listener);
+        let mut command = Command::new("bash");
+        let line = format!("{{ set -o pipefail; sleep 0.3 | {PROGRAM} -v connect {code} {closed}");
+        command.args(["-c", &line]);
+        let connector = Process::spawn(home.path(), command);
+        listener.type_bytes(b"all the same");
+        listener.close_stdin();
+        let ended = connector.ends().with(0);
+        assert_eq!(ended.text(), "all the same", "{closed}: {}", ended.err);
+        listener.ends().with(0);
+    }
+}
+
 // --- prompts ---
 
 /// Runs a shell line on a terminal of its own; what is typed to the process goes there.
@@ -1047,6 +1267,68 @@ fn help_says_what_is_needed() {
         }
     }
     assert!(Process::start(home.path(), &["--version"]).ends().with(0).text().starts_with("tcpunch "));
+}
+
+#[test]
+fn the_manual_is_well_formed_and_names_everything() {
+    let home = home();
+    let page = Process::start(home.path(), &["man"]).ends().with(0).text();
+    let commands = ["demo", "broker", "chat", "listen", "connect", "ping", "completions", "man"];
+    let pages = home.path().join("pages");
+    std::fs::create_dir(&pages).unwrap();
+    Process::start(home.path(), &["man", "--dir", pages.to_str().unwrap()]).ends().with(0);
+    assert_eq!(std::fs::read_to_string(pages.join("tcpunch.1")).unwrap(), page);
+    let mut all = vec![pages.join("tcpunch.1")];
+    for command in commands {
+        assert!(page.contains(&format!("tcpunch\\-{command}(1)")), "{command}");
+        all.push(pages.join(format!("tcpunch-{command}.1")));
+    }
+    for page in &all {
+        let text = std::fs::read_to_string(page).unwrap_or_else(|error| panic!("{page:?}: {error}"));
+        for section in ["NAME", "SYNOPSIS", "EXAMPLES", "EXIT STATUS", "ENVIRONMENT"] {
+            assert!(text.contains(section), "{page:?} lacks {section}");
+        }
+        for exit in ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "130"] {
+            assert!(text.contains(&format!(".TP\n\\fB{exit}\\fR\n")), "{page:?} lacks exit code {exit}");
+        }
+    }
+    if Command::new("groff").arg("--version").output().is_ok() {
+        for page in &all {
+            let output =
+                Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(page).output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        }
+    }
+    let ended = Process::start(home.path(), &["man", "--dir", "/nowhere/at/all"]).ends().with(9);
+    assert!(ended.err.contains("/nowhere/at/all"), "{}", ended.err);
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    let home = home();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = Process::start(home.path(), &["completions", shell]).ends().with(0).text();
+        assert!(script.contains("TCPUNCH_COMPLETE") && script.contains("tcpunch"), "{shell}: {script}");
+    }
+    Process::start(home.path(), &["completions", "cmd"]).ends().with(2);
+}
+
+#[test]
+fn help_ends_with_examples_and_exit_codes() {
+    let home = home();
+    let told = Process::start(home.path(), &["help"]).ends().with(0).text();
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    for exit in [3, 4, 5, 6, 7, 8, 9, 130] {
+        let line = told.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{exit}  ")));
+        let line = line.unwrap_or_else(|| panic!("no {exit} in:\n{told}"));
+        // The same words in both places.
+        assert!(readme.contains(&format!("| {exit} | {line} |")), "{line}");
+    }
+    for command in ["demo", "broker", "chat", "listen", "connect", "ping", "completions", "man"] {
+        let told = Process::start(home.path(), &[command, "--help"]).ends().with(0).text();
+        assert!(told.contains("Examples:\n"), "{told}");
+    }
 }
 
 // --- ssh ---

@@ -22,12 +22,13 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     config.lobby = flags.lobby;
     config.public = flags.public;
     let public = !config.public.is_empty();
-    let server = Server::bind(config).await.map_err(|error| match error {
-        ServerError::Taken { .. } | ServerError::Listen { .. } => {
-            Failure::local(error).hint("is a broker running already? choose another port with --listen")
-        }
-        ServerError::Randomness(_) => Failure::internal(error),
-    })?;
+    let server =
+        talk.waiting("the names of --public", Server::bind(config)).await.map_err(|error| match error {
+            ServerError::Taken { .. } | ServerError::Listen { .. } => {
+                Failure::local(error).hint("is a broker running already? choose another port with --listen")
+            }
+            ServerError::Randomness(_) => Failure::internal(error),
+        })?;
     // Before anybody is told of the broker: who knows of it may end it.
     let stop = stop()?;
     announce(&server, public, talk);

@@ -19,8 +19,7 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
     talk.detail(format!("you are {}", clean(&own_name)));
     let (room, auth) = match who {
         Some(who) => {
-            let arriving = super::connect::arrive(&endpoint, &who, Verb::ChatJoin, common.wait);
-            let joined = talk.waiting("the other side", arriving).await?;
+            let joined = super::connect::arrive(&endpoint, &who, Verb::ChatJoin, common.wait, talk).await?;
             (Room::Private(Box::new(joined)), "code")
         }
         None if flags.new => {

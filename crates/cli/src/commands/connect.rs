@@ -10,7 +10,7 @@ use tcpunch_core::limits::ASK_AGAIN_AFTER;
 
 use crate::args::{Common, Connect, Pipe};
 use crate::exit::{Failure, code};
-use crate::payload::{self, Payload};
+use crate::payload::{Input, Payload};
 use crate::prompt;
 use crate::setup;
 use crate::term::{Talk, stdout_is_terminal};
@@ -22,8 +22,7 @@ pub(crate) async fn run(common: &Common, connect: Connect, talk: &Talk) -> Resul
         None => prompt::code().await?,
     };
     let endpoint = setup::endpoint(common, Some(&code), talk).await?;
-    let connection =
-        talk.waiting("the other side", arrive(&endpoint, &code, Verb::Connect, common.wait)).await?;
+    let connection = arrive(&endpoint, &code, Verb::Connect, common.wait, talk).await?;
     // The broker has done its part.
     drop(endpoint);
     pipe(connection, &connect.pipe, talk).await
@@ -35,7 +34,9 @@ pub(super) async fn arrive(
     code: &Code,
     verb: Verb,
     wait: Option<Duration>,
+    talk: &Talk,
 ) -> Result<Connection, ConnectError> {
+    talk.waits().other_side_begins(talk);
     let give_up = Instant::now() + wait.unwrap_or_default();
     loop {
         match endpoint.connect_as(code.clone(), verb).await {
@@ -51,7 +52,7 @@ pub(super) async fn arrive(
 pub(crate) async fn pipe(connection: Connection, flags: &Pipe, talk: &Talk) -> Result<u8, Failure> {
     talk.connected(&connection);
     let connection = Arc::new(connection);
-    let (input, output) = (payload::stdin(), Payload::stdout());
+    let (input, output) = (Input::stdin(talk), Payload::stdout());
     let (input, output) = (input.map_err(Failure::local)?, output.map_err(Failure::local)?);
     let result = if stdout_is_terminal() && !flags.raw {
         pipe::run(&connection, input, Visible::new(output)).await

@@ -15,14 +15,15 @@ pub(crate) async fn run(talk: &Talk) -> Result<u8, Failure> {
 }
 
 async fn steps(talk: &Talk) -> Result<(), Failure> {
-    let mut broker = Process::start("broker", &["broker", "--listen", "127.0.0.1:0", "--log-addresses"])?;
+    let mut broker =
+        Process::start("broker", &["broker", "--listen", "127.0.0.1:0", "--log-addresses"], talk)?;
     let started = broker.event("broker").await?;
     let place = text(&started, "/addresses/0")?;
     talk.print(format!("1. A broker listens on {place}. It introduces peers; it never carries their data."));
 
-    let mut alice = Process::start("alice", &["chat", "--broker", &place, "--name", "alice"])?;
+    let mut alice = Process::start("alice", &["chat", "--broker", &place, "--name", "alice"], talk)?;
     let alice_link = alice.event("registered").await?;
-    let mut bob = Process::start("bob", &["chat", "--broker", &place, "--name", "bob"])?;
+    let mut bob = Process::start("bob", &["chat", "--broker", &place, "--name", "bob"], talk)?;
     let bob_link = bob.event("registered").await?;
     for (name, link) in [("Alice", &alice_link), ("Bob", &bob_link)] {
         broker.event("registered").await?;

@@ -26,7 +26,7 @@ pub(crate) async fn wait(
 ) -> Result<Connection, Failure> {
     let mut invite = talk.waiting("the broker to give a code", endpoint.invite_for(verb)).await?;
     tell(invite.code(), verb, talk);
-    let _wait = talk.waits().begin(talk, "the other side");
+    talk.waits().other_side_begins(talk);
     let mut code = invite.code().clone();
     let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
     loop {

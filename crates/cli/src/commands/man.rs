@@ -64,6 +64,8 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
         roff.text([roman(*meaning)]);
     }
     roff.to_writer(&mut page)?;
-    man.render_version_section(&mut page)?;
+    if command.get_version().is_some() {
+        man.render_version_section(&mut page)?;
+    }
     Ok(page)
 }

@@ -30,8 +30,7 @@ async fn meet(common: &Common, flags: &Ping, talk: &Talk) -> Result<Connection, 
     let Some(who) = who else {
         return super::listen::wait(&endpoint, common, talk, Verb::Ping).await;
     };
-    let arriving = super::connect::arrive(&endpoint, &who, Verb::PingJoin, common.wait);
-    Ok(talk.waiting("the other side", arriving).await?)
+    Ok(super::connect::arrive(&endpoint, &who, Verb::PingJoin, common.wait, talk).await?)
 }
 
 async fn measure(connection: &Connection, flags: &Ping, talk: &Talk) -> Result<u8, Failure> {

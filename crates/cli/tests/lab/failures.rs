@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failures::a_pipe_outlives_its_broker", killed_broker),
         trial("failures::chats_outlive_their_broker", chats_outlive_their_broker),
         trial("failures::a_restarted_broker_gets_the_same_code", restarted_broker),
+        trial("failures::a_path_that_does_not_come_at_once_is_waited_for_aloud", long_path),
     ]
 }
 
@@ -123,4 +124,21 @@ fn restarted_broker() {
     listen.event("path");
     let mut pipe = Pipe::standing(listen, connect);
     pipe.talk_and_end();
+}
+
+/// Two symmetric NATs: it takes seconds to find that there is no path.
+fn long_path() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let [one, other] = ["one", "other"].map(|name| Kind::Symmetric.site(&scene.lab, name, Duration::ZERO));
+    let mut listen = scene.start(&one, "listen", &["--broker", &broker_host.ipv4().to_string()]);
+    let code = listen.event("code").text("code").to_owned();
+    let mut connect = scene.start(&other, "connect", &[&code]);
+    for process in [&mut listen, &mut connect] {
+        process.event("introduced");
+        let waiting = process.event("waiting");
+        let what = waiting.text("for");
+        scene.journal.assert(what.starts_with("a direct path to "), &format!("it waits for {what}"));
+        process.error();
+    }
 }
