@@ -65,6 +65,13 @@ impl From<BrokerError> for Failure {
         match &error {
             BrokerError::Unreachable(_) => Failure::new("broker", code::BROKER, &error)
                 .hint("start one with: tcpunch broker, or name another with --broker HOST"),
+            BrokerError::NoNetwork { family, .. } => {
+                let hint = match *family {
+                    "" => "connect it to a network, or run a broker on it for this computer alone",
+                    _ => "leave out -4 and -6 to use whatever it has",
+                };
+                Failure::new("no-network", code::BROKER, &error).hint(hint)
+            }
             BrokerError::KeyChanged { .. } => Failure::new("broker-key", code::BROKER, &error),
             BrokerError::Refuses(_) | BrokerError::Lost => Failure::new("broker", code::BROKER, &error),
         }

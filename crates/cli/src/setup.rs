@@ -1,6 +1,7 @@
 //! From flags to an endpoint.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::Store;
@@ -68,8 +69,12 @@ fn brokers(common: &Common, code: Option<&Code>) -> Result<Vec<BrokerAddress>, F
 
 fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
     let talk = Arc::new(talk);
+    let lost = AtomicBool::new(false);
     move |event| match event {
         Event::Registered { broker, key, local, observed } => {
+            if lost.swap(false, Ordering::Relaxed) {
+                talk.say("the link to the broker stands again");
+            }
             talk.step(
                 "registered",
                 json!({
@@ -82,6 +87,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.detail(format!("registered at {broker} from {local}, seen there as {observed}"));
         }
         Event::LinkLost => {
+            lost.store(true, Ordering::Relaxed);
             talk.event("waiting", json!({ "for": "the broker" }));
             talk.say("the link to the broker is lost; it is being made again (connections go on)");
         }

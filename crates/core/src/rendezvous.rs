@@ -533,11 +533,15 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         connected: &[PublicKey],
         openers: Vec<Vec<u8>>,
     ) {
+        // A member may say once more who is connected, to be introduced to the others: it may have come back over
+        // another link before the old one was known to be lost, or have lost somebody.
+        let again = self.lobby.contains(&peer);
+        let observed = self.links.get(&link).map(|link| link.observed.ip());
         let refusal = if self.config.lobby == 0 {
             Some(Refusal::LobbyOff)
-        } else if self.lobby.contains(&peer) {
-            Some(Refusal::OutOfOrder)
-        } else if self.lobby.len() >= self.config.lobby {
+        } else if again && !observed.is_some_and(|observed| self.claim_rates.allow(now, observed)) {
+            Some(Refusal::TooMany)
+        } else if !again && self.lobby.len() >= self.config.lobby {
             Some(Refusal::LobbyFull)
         } else {
             None
@@ -545,10 +549,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if let Some(refusal) = refusal {
             return self.send(link, FromBroker::Refused { about: About::Join, refusal });
         }
+        let own = |member: &PublicKey| *member == peer;
+        let members = self.lobby.iter().filter(|member| !own(member)).count();
         let others: Vec<PublicKey> =
-            self.lobby.iter().copied().filter(|member| !connected.contains(member)).collect();
-        let members = self.lobby.len();
-        self.lobby.push(peer);
+            self.lobby.iter().copied().filter(|member| !own(member) && !connected.contains(member)).collect();
+        if !again {
+            self.lobby.push(peer);
+        }
         if let Some(session) = self.sessions.get_mut(&peer) {
             session.in_lobby = true;
         }

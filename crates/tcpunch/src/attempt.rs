@@ -28,6 +28,7 @@ use crate::connection::{Connection, Parts, PathInfo};
 use crate::endpoint::EventSink;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
+use crate::network::Network;
 use crate::port::{self, DialError};
 use crate::registration::Order;
 
@@ -74,6 +75,7 @@ pub(crate) struct Reach {
     pub(crate) sources: Sources,
     pub(crate) profile: watch::Receiver<NatProfile>,
     pub(crate) link: mpsc::Sender<Order>,
+    pub(crate) network: Network,
     pub(crate) events: EventSink,
 }
 
@@ -425,6 +427,7 @@ impl Attempt {
             opener: lane.opener,
             peer: self.reach.introduction.peer,
             info,
+            network: self.reach.network.clone(),
         }))
     }
 }

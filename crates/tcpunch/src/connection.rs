@@ -16,13 +16,16 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, SMALL_CHUNK, WINDOW_FIRST, WINDOW_MOST,
+    CLOSE_WITHIN, DEAD_AFTER, MAX_RECORD, MAX_UNSENT, PING_EVERY, PROBE_WITHIN, SMALL_CHUNK, WINDOW_FIRST,
+    WINDOW_MOST,
 };
 use tcpunch_core::plan::Path;
 use tcpunch_core::secure::{HEADER, Kind, OVERHEAD, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+
+use crate::network::{Doubt, Network, Origin};
 
 /// How a connection came to be.
 #[derive(Clone, Debug)]
@@ -53,6 +56,9 @@ pub enum Lost {
     /// The kernel reports an error.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// This machine has another address now, and what was made from the old one can't go on.
+    #[error("the network has changed: the address {0} of this computer is gone")]
+    AddressGone(std::net::IpAddr),
     /// What came in was forged or broke the rules.
     #[error("what came in does not verify; somebody interferes")]
     Forged,
@@ -66,7 +72,7 @@ impl From<Lost> for io::Error {
         let kind = match lost {
             Lost::Truncated => io::ErrorKind::UnexpectedEof,
             Lost::Silent => io::ErrorKind::TimedOut,
-            Lost::Broken(_) => io::ErrorKind::ConnectionReset,
+            Lost::Broken(_) | Lost::AddressGone(_) => io::ErrorKind::ConnectionReset,
             Lost::Forged => io::ErrorKind::InvalidData,
             Lost::Dropped => io::ErrorKind::ConnectionAborted,
         };
@@ -102,6 +108,8 @@ struct Receiving {
     payload: u64,
     round_trip: Option<Duration>,
     ping: Option<(u64, Instant)>,
+    /// The first ping since the peer was last heard.
+    unanswered: Option<Instant>,
 }
 
 struct Shared {
@@ -139,6 +147,7 @@ pub(crate) struct Parts {
     pub(crate) opener: Opener,
     pub(crate) peer: PublicKey,
     pub(crate) info: PathInfo,
+    pub(crate) network: Network,
 }
 
 impl Connection {
@@ -170,6 +179,7 @@ impl Connection {
                 payload: 0,
                 round_trip: None,
                 ping: None,
+                unanswered: None,
             }),
             lost: Mutex::new(None),
             wake_pump: Notify::new(),
@@ -179,8 +189,11 @@ impl Connection {
         let pump = Pump {
             shared: shared.clone(),
             opener: parts.opener,
+            origin: Origin::new(parts.info.local.ip(), &parts.network),
+            network: parts.network,
             input: BytesMut::new(),
             heard: now,
+            told: None,
             socket_ended: false,
             shut: false,
         };
@@ -455,6 +468,7 @@ impl Shared {
         let mut receiving = lock(&self.receiving);
         let number = receiving.ping.map_or(0, |(number, _)| number + 1);
         receiving.ping = Some((number, now));
+        receiving.unanswered.get_or_insert(now);
         drop(receiving);
         self.control(Kind::Ping, &number.to_be_bytes());
     }
@@ -486,8 +500,12 @@ impl Shared {
 struct Pump {
     shared: Arc<Shared>,
     opener: Opener,
+    origin: Origin,
+    network: Network,
     input: BytesMut,
     heard: Instant,
+    /// The unanswered ping that everyone was told of.
+    told: Option<Instant>,
     socket_ended: bool,
     shut: bool,
 }
@@ -513,7 +531,11 @@ impl Pump {
             };
             let ping_at = if self.shut { self.heard + CLOSE_WITHIN } else { last + PING_EVERY };
             let dead_at = self.heard + if self.shut { CLOSE_WITHIN } else { DEAD_AFTER };
-            let timer = tokio::time::sleep_until(ping_at.min(dead_at).into());
+            let unanswered = lock(&shared.receiving).unanswered.filter(|_| !self.shut);
+            let fresh =
+                unanswered.filter(|since| self.told != Some(*since)).map(|since| since + PROBE_WITHIN);
+            let wake_at = ping_at.min(dead_at);
+            let timer = tokio::time::sleep_until(fresh.map_or(wake_at, |at| at.min(wake_at)).into());
             tokio::select! {
                 ready = shared.socket.readable(), if !self.socket_ended => {
                     ready.map_err(|error| Lost::Broken(error.to_string()))?;
@@ -523,8 +545,27 @@ impl Pump {
                     ready.map_err(|error| Lost::Broken(error.to_string()))?;
                 }
                 () = shared.wake_pump.notified() => {}
+                doubt = self.network.doubt() => {
+                    if doubt == Doubt::Changed && self.origin.is_replaced(self.network.addresses()) {
+                        return Err(Lost::AddressGone(self.origin.address()));
+                    }
+                }
                 () = timer => {
-                    if dead_at <= Instant::now() {
+                    // After a sleep of this process every timer is late, and what came meanwhile is unread.
+                    let heard = self.heard;
+                    self.read()?;
+                    let now = Instant::now();
+                    if self.heard != heard || self.socket_ended {
+                        continue;
+                    }
+                    if let Some(at) = fresh && at <= now {
+                        self.told = unanswered;
+                        self.network.silence();
+                    }
+                    if now < wake_at {
+                        continue;
+                    }
+                    if dead_at <= now {
                         return if self.shut { Ok(()) } else { Err(Lost::Silent) };
                     }
                     if !self.shut {
@@ -585,6 +626,7 @@ impl Pump {
                 }
                 Ok(_) => {
                     self.heard = Instant::now();
+                    lock(&self.shared.receiving).unanswered = None;
                     self.records()?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -703,22 +745,72 @@ impl Pump {
 
 /// Looks at a connection from outside, without keeping it open.
 #[derive(Clone)]
-pub struct ConnectionHandle(std::sync::Weak<Shared>);
+pub struct ConnectionHandle {
+    shared: std::sync::Weak<Shared>,
+    finished: watch::Receiver<bool>,
+}
+
+/// What a connection's peer makes of the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was heard since.
+    Heard,
+    /// It has until then.
+    Awaited(Instant),
+    /// It is silent, or the connection is over.
+    None,
+}
 
 impl Connection {
     /// A handle that does not keep the connection.
     pub fn handle(&self) -> ConnectionHandle {
-        ConnectionHandle(Arc::downgrade(&self.shared))
+        ConnectionHandle { shared: Arc::downgrade(&self.shared), finished: self.finished.clone() }
     }
 }
 
 impl ConnectionHandle {
     /// Whether it is neither lost nor ended.
     pub fn is_alive(&self) -> bool {
-        self.0.upgrade().is_some_and(|shared| {
+        self.shared.upgrade().is_some_and(|shared| {
             lock(&shared.lost).is_none()
                 && !shared.dropped.load(std::sync::atomic::Ordering::Acquire)
                 && !(lock(&shared.receiving).ended && lock(&shared.sending).ended)
         })
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn probe(&self) {
+        if let Some(shared) = self.shared.upgrade().filter(|_| self.is_alive()) {
+            shared.ping();
+            // Its timers depend on when the ping left.
+            shared.wake_pump.notify_one();
+        }
+    }
+
+    /// Whether the peer answers.
+    pub(crate) fn answer(&self, now: Instant) -> Answer {
+        let Some(shared) = self.shared.upgrade().filter(|_| self.is_alive()) else { return Answer::None };
+        let unanswered = lock(&shared.receiving).unanswered;
+        match unanswered.map(|since| since + PROBE_WITHIN) {
+            None => Answer::Heard,
+            Some(until) if until > now => Answer::Awaited(until),
+            Some(_) => Answer::None,
+        }
+    }
+
+    /// Waits for the end of the connection; whether it was lost. Cancel-safe.
+    pub(crate) async fn over(&self) -> bool {
+        let shared = self.shared.upgrade();
+        let mut finished = self.finished.clone();
+        let _ = finished.wait_for(|done| *done).await;
+        shared.is_some_and(|shared| {
+            let lost = lock(&shared.lost).clone();
+            lost.is_some_and(|lost| lost != Lost::Dropped)
+        })
+    }
+
+    /// Whether both look at the same connection.
+    pub(crate) fn is(&self, other: &ConnectionHandle) -> bool {
+        self.shared.ptr_eq(&other.shared)
     }
 }

@@ -1,7 +1,7 @@
 //! One task for each endpoint that knows its invitations, claims, lobby and attempts, and turns
 //! what the broker says into them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
-    PROOFS_PER_CLAIM, WRONG_GUESSES,
+    MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROBE_WITHIN, PROOFS_PER_CLAIM, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
@@ -23,12 +23,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
-use crate::connection::{Connection, ConnectionHandle};
+use crate::connection::{Answer, Connection, ConnectionHandle};
 use crate::diagnose;
+use crate::door::Door;
 use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
+use crate::network::Network;
 use crate::port::Families;
 use crate::registration::{BrokerAddress, Notice, Order};
 
@@ -45,7 +47,8 @@ type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
 /// What a hub needs.
 pub(crate) struct Setup {
     pub(crate) key: PublicKey,
-    pub(crate) port: u16,
+    pub(crate) door: Arc<Door>,
+    pub(crate) network: Network,
     pub(crate) families: Families,
     pub(crate) timeout: Duration,
     pub(crate) events: EventSink,
@@ -86,6 +89,16 @@ struct Claim {
 struct Lobby {
     openings: Vec<Option<Opening>>,
     connected: HashMap<PublicKey, ConnectionHandle>,
+    /// Whether the present link was told of it.
+    joined: bool,
+    /// Members that were lost, or don't answer, and have not left.
+    missing: HashSet<PublicKey>,
+    /// Of those connected, who has left the broker.
+    left: HashSet<PublicKey>,
+    /// When the lobby is joined again, to be introduced to who is missing.
+    again_at: Option<Instant>,
+    /// How long after that once more.
+    pause: Duration,
     introductions: VecDeque<Instant>,
     news: mpsc::UnboundedSender<LobbyNews>,
 }
@@ -107,6 +120,8 @@ struct Running {
     inbox: mpsc::Sender<attempt::Message>,
     waits: For,
     peer: PublicKey,
+    /// Of an attempt in the lobby, which a later one may replace.
+    task: Option<AbortHandle>,
 }
 
 pub(crate) struct Hub {
@@ -119,6 +134,8 @@ pub(crate) struct Hub {
     lobby: Option<Lobby>,
     running: HashMap<IntroductionId, Running>,
     attempts: JoinSet<(IntroductionId, Result<Connection, Box<Obstacle>>)>,
+    /// Connections of the lobby that are watched for their end; whether it was a loss.
+    ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
     profiles: JoinSet<NatProfile>,
     observations: Option<mpsc::Sender<diagnose::Observed>>,
@@ -137,6 +154,7 @@ impl Hub {
             lobby: None,
             running: HashMap::new(),
             attempts: JoinSet::new(),
+            ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
             profiles: JoinSet::new(),
             observations: None,
@@ -150,7 +168,9 @@ impl Hub {
         mut notices: mpsc::Receiver<Notice>,
     ) {
         let mut linked = true;
+        let mut network = self.setup.network.clone();
         loop {
+            let again_at = self.lobby.as_ref().and_then(|lobby| lobby.again_at);
             tokio::select! {
                 // Links first: a claim is then written on the link that was just made.
                 biased;
@@ -166,6 +186,14 @@ impl Hub {
                         self.ended(id, result);
                     }
                 }
+                Some(ended) = self.ends.join_next() => {
+                    if let Ok((peer, connection, lost)) = ended {
+                        self.connection_over(peer, &connection, lost);
+                    }
+                }
+                _ = network.doubt() => self.probe(),
+                () = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now).into()).await },
+                    if again_at.is_some() => self.meet_again(),
                 Some(profile) = self.profiles.join_next() => {
                     if let Ok(profile) = profile {
                         self.learnt(profile);
@@ -228,6 +256,11 @@ impl Hub {
                 self.lobby = Some(Lobby {
                     openings: Vec::new(),
                     connected: HashMap::new(),
+                    joined: false,
+                    missing: HashSet::new(),
+                    left: HashSet::new(),
+                    again_at: None,
+                    pause: MEET_AGAIN_FIRST,
                     introductions: VecDeque::new(),
                     news,
                 });
@@ -236,10 +269,27 @@ impl Hub {
         }
     }
 
+    /// Joins the lobby, or says once more who is connected: the broker introduces the others. Who
+    /// was asked for a sign of life and has time left to give it is waited for first.
     fn join(&mut self) {
         let own = self.setup.key;
+        let now = Instant::now();
+        let linked = !self.links.is_empty();
         let Some(lobby) = &mut self.lobby else { return };
+        // A link that comes up joins by itself.
+        lobby.again_at = None;
+        if !linked {
+            return;
+        }
         lobby.connected.retain(|_, connection| connection.is_alive());
+        let awaited = lobby.connected.values().filter_map(|connection| match connection.answer(now) {
+            Answer::Awaited(until) => Some(until),
+            Answer::Heard | Answer::None => None,
+        });
+        if let Some(until) = awaited.max() {
+            lobby.again_at = Some(until);
+            return;
+        }
         let mut openers = Vec::new();
         lobby.openings.clear();
         for _ in 1..LOBBY_MEMBERS_MOST {
@@ -248,8 +298,66 @@ impl Hub {
                 openers.push(message);
             }
         }
-        let connected = lobby.connected.keys().copied().collect();
+        let answering = |(peer, connection): (&PublicKey, &ConnectionHandle)| {
+            (connection.answer(now) == Answer::Heard).then_some(*peer)
+        };
+        let mut connected: Vec<PublicKey> = lobby.connected.iter().filter_map(answering).collect();
+        lobby.missing.retain(|peer| !connected.contains(peer));
+        // What runs over this link needs no second introduction; what ran over the last one does.
+        if std::mem::replace(&mut lobby.joined, true) {
+            let running = self.running.values().filter(|running| running.task.is_some());
+            connected.extend(running.map(|running| running.peer));
+        }
+        if !lobby.missing.is_empty() {
+            lobby.again_at = Some(now + lobby.pause);
+            lobby.pause = (lobby.pause * 2).min(MEET_AGAIN_MOST);
+        }
         self.send(ToBroker::Join { connected, openers });
+    }
+
+    /// Asks everyone in the lobby for a sign of life; who gives none is met again.
+    fn probe(&mut self) {
+        let Some(lobby) = &mut self.lobby else { return };
+        let now = Instant::now();
+        for connection in lobby.connected.values() {
+            // Who was asked and is silent since needs no second question.
+            if connection.answer(now) == Answer::Heard {
+                connection.probe();
+            }
+        }
+        if !lobby.connected.is_empty() {
+            let soon = now + PROBE_WITHIN;
+            lobby.again_at = Some(lobby.again_at.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    /// Joins again if somebody is missing by now.
+    fn meet_again(&mut self) {
+        let now = Instant::now();
+        let Some(lobby) = &mut self.lobby else { return };
+        lobby.again_at = None;
+        for (peer, connection) in &lobby.connected {
+            if connection.answer(now) == Answer::None && !lobby.left.contains(peer) {
+                lobby.missing.insert(*peer);
+            }
+        }
+        if !lobby.missing.is_empty() || !lobby.joined {
+            self.join();
+        }
+    }
+
+    fn connection_over(&mut self, peer: PublicKey, connection: &ConnectionHandle, lost: bool) {
+        let Some(lobby) = &mut self.lobby else { return };
+        // Another may have taken its place.
+        if lobby.connected.get(&peer).is_some_and(|current| current.is(connection)) {
+            lobby.connected.remove(&peer);
+            let left = lobby.left.remove(&peer);
+            if lost && !left && lobby.missing.insert(peer) {
+                lobby.again_at.get_or_insert(Instant::now() + lobby.pause);
+                // Perhaps it is this side that has gone.
+                self.setup.network.silence();
+            }
+        }
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -260,11 +368,21 @@ impl Hub {
                 self.links = vec![Link { remote, local, observed: None }];
                 if again {
                     self.ask_again();
+                } else if self.lobby.is_some() {
+                    self.join();
                 }
             }
             Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
             Notice::Message { message, remote, local } => self.message(*message, remote, local),
-            Notice::Down => (self.setup.events)(Event::LinkLost),
+            Notice::Less { local } => self.links.retain(|link| link.local != local),
+            Notice::Down => {
+                self.links.clear();
+                if let Some(lobby) = &mut self.lobby {
+                    lobby.joined = false;
+                }
+                self.probe();
+                (self.setup.events)(Event::LinkLost);
+            }
             Notice::Refused(error) => self.give_up(&error),
         }
     }
@@ -353,7 +471,15 @@ impl Hub {
             FromBroker::Joined { members, capacity, introductions } => {
                 self.lobby_news(LobbyNews::Joined { members, capacity, introductions });
             }
-            FromBroker::Left { peer } => self.lobby_news(LobbyNews::Left(peer)),
+            FromBroker::Left { peer } => {
+                if let Some(lobby) = &mut self.lobby {
+                    lobby.missing.remove(&peer);
+                    if lobby.connected.contains_key(&peer) {
+                        lobby.left.insert(peer);
+                    }
+                }
+                self.lobby_news(LobbyNews::Left(peer));
+            }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
             FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
@@ -614,7 +740,7 @@ impl Hub {
     }
 
     fn own_hosts(&self) -> Vec<SocketAddr> {
-        gather::hosts(&gather::interfaces(), self.setup.port, self.setup.families)
+        gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
     fn observed(&self) -> Vec<SocketAddr> {
@@ -659,7 +785,7 @@ impl Hub {
         let source = |v4: bool| self.links.iter().map(|link| link.local.ip()).find(|ip| ip.is_ipv4() == v4);
         let here = Surroundings {
             interfaces,
-            port: self.setup.port,
+            port: self.setup.door.number(),
             observed: self.observed(),
             brokers: self.links.iter().map(|link| link.remote).collect(),
             gateways: gather::gateways(),
@@ -675,25 +801,42 @@ impl Hub {
             sources: Sources { v4: source(true), v6: source(false) },
             profile: self.profile.subscribe(),
             link: self.setup.link.clone(),
+            network: self.setup.network.clone(),
             events: self.setup.events.clone(),
         };
         let (inbox, messages) = mpsc::channel(64);
         let router = self.setup.router.clone();
         let attempt = attempt::reach(reach, secrets, (inbox.clone(), messages), router);
+        if matches!(waits, For::Lobby) {
+            self.give_way(peer);
+        }
         let task = self.attempts.spawn(async move { (id, attempt.await) });
         if let For::Invitation(own) = &waits
             && let Some(invitation) = self.invitations.iter_mut().find(|invitation| invitation.id == *own)
         {
-            invitation.attempt = Some(task);
+            invitation.attempt = Some(task.clone());
         }
-        self.running.insert(id, Running { inbox, waits, peer });
+        let task = matches!(waits, For::Lobby).then_some(task);
+        self.running.insert(id, Running { inbox, waits, peer, task });
+    }
+
+    /// Ends an attempt to reach the same member that is still running: what it dials is where the
+    /// member, or this side, was before.
+    fn give_way(&mut self, peer: PublicKey) {
+        self.running.retain(|_, running| match &running.task {
+            Some(task) if running.peer == peer => {
+                task.abort();
+                false
+            }
+            Some(_) | None => true,
+        });
     }
 
     /// Whether the lobby takes one more introduction now. A connection to the same peer that still
     /// seems to stand is left alone: if the peer has really lost it, its SYN makes the kernels end
     /// it (RFC 5961 section 4), and if the broker lies, nothing is lost.
     fn admit(&mut self, peer: PublicKey, now: Instant) -> bool {
-        if self.running.values().any(|running| running.peer == peer) {
+        if self.running.values().any(|running| running.peer == peer && running.task.is_none()) {
             return false;
         }
         let Some(lobby) = &mut self.lobby else { return false };
@@ -758,7 +901,17 @@ impl Hub {
                 let news = match result {
                     Ok(connection) => {
                         if let Some(lobby) = &mut self.lobby {
-                            lobby.connected.insert(running.peer, connection.handle());
+                            let (peer, handle) = (running.peer, connection.handle());
+                            lobby.connected.insert(peer, handle.clone());
+                            lobby.left.remove(&peer);
+                            lobby.missing.remove(&peer);
+                            if lobby.missing.is_empty() {
+                                lobby.pause = MEET_AGAIN_FIRST;
+                            }
+                            self.ends.spawn(async move {
+                                let lost = handle.over().await;
+                                (peer, handle, lost)
+                            });
                         }
                         LobbyNews::Connected(Box::new(connection))
                     }

@@ -21,11 +21,13 @@
 mod attempt;
 mod connection;
 mod diagnose;
+mod door;
 mod endpoint;
 mod error;
 mod gather;
 mod hub;
 mod listener;
+mod network;
 mod port;
 mod registration;
 pub mod store;

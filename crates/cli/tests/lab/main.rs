@@ -2,7 +2,8 @@
 //!
 //! Needs root for network namespaces; elsewhere every test is reported as ignored. `TCPUNCH_LAB=required` makes that a
 //! failure. `TCPUNCH_LAB_RUNS=10` also runs every pair of kinds that often and writes the table of results to the file
-//! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds.
+//! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds,
+//! `TCPUNCH_LAB_OUTAGE=40` the cable be out and `TCPUNCH_LAB_ASLEEP=60` the process be stopped for that long.
 
 // A test says what broke by panicking, and what it measured on its output.
 #![allow(
@@ -13,6 +14,7 @@
     clippy::print_stderr
 )]
 
+mod changes;
 mod failures;
 mod kinds;
 mod latency;
@@ -45,7 +47,14 @@ fn main() {
     let measured = libtest_mimic::run(&alone, measured);
     // The programs mostly wait for each other; more at a time than this machine has processors keeps it busy.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let trials = [pipe::trials(), failures::trials(), topologies::trials(), lobby::trials(), pairs::trials()];
+    let trials = [
+        pipe::trials(),
+        failures::trials(),
+        changes::trials(),
+        topologies::trials(),
+        lobby::trials(),
+        pairs::trials(),
+    ];
     let rest = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     measured.exit_if_failed();
     rest.exit();
