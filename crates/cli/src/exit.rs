@@ -1,6 +1,6 @@
 //! How a command ends: what it says, and its exit code.
 
-use tcpunch::{BindError, BrokerError, ConnectError};
+use tcpunch::{BindError, BrokerError, ConnectError, PortError};
 
 /// Exit codes, as documented in the README.
 pub(crate) mod code {
@@ -52,7 +52,15 @@ impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
             BindError::Port(error) => {
-                Failure::new("port", code::LOCAL, error).hint("choose another port with --bind, or none")
+                let hint = match &error {
+                    PortError::Taken(port) => format!(
+                        "choose another port with --bind, or none; who has it is told by: ss -ltnp 'sport = :{port}'"
+                    ),
+                    PortError::Io(..) | PortError::NoneFree => {
+                        "choose another port with --bind, or none".to_owned()
+                    }
+                };
+                Failure::new("port", code::LOCAL, error).hint(hint)
             }
             BindError::Broker(error) => error.into(),
             BindError::Store(error) => Failure::local(error),

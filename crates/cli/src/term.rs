@@ -104,12 +104,16 @@ impl Talk {
         }
     }
 
-    /// Nobody can be told that telling fails, but a closed stdout ends the command.
+    /// A closed stdout ends the command, and so does a full one, of which stderr tells; nobody can be told that telling
+    /// fails.
     fn line(&self, out: &mut impl Write, line: &str) {
         let bytes = format!("{line}\n");
-        if out.write_all(bytes.as_bytes()).and_then(|()| out.flush()).is_err() {
-            std::process::exit(i32::from(crate::exit::code::LOCAL));
+        let Err(error) = out.write_all(bytes.as_bytes()).and_then(|()| out.flush()) else { return };
+        // Who reads a pipe no longer has had enough.
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            let _ = writeln!(std::io::stderr(), "tcpunch: the output can't be written: {error}");
         }
+        std::process::exit(i32::from(crate::exit::code::LOCAL));
     }
 
     /// Says what is waited for, if it takes longer than a second.

@@ -411,6 +411,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             probe_ports: self.config.probe_ports.clone(),
         };
         self.send(link, welcome);
+        // A peer that comes back begins anew, perhaps from another port: what still runs toward where it was before must
+        // not fire at where it is now, or two attempts of one side meet on one 4-tuple and stop each other.
+        let second_family = !first && same_family.is_empty();
         for old in same_family {
             self.outputs.push_back(Output::Close { link: old });
             self.link_down(old);
@@ -418,7 +421,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if first {
             self.outputs.push_back(Output::Event(Event::Registered { peer, observed }));
         }
-        self.tell_new_address(peer, observed);
+        if second_family {
+            self.tell_new_address(peer, observed);
+        }
     }
 
     /// A second link, over the other family, may come up while the peer is being introduced.

@@ -104,6 +104,7 @@ impl Builder {
             families: self.families,
             session: session.clone(),
             store,
+            events: self.events.clone(),
             timeout: self.timeout,
         };
         let link = registration::register(setup, notices).await?;

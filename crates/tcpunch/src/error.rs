@@ -130,6 +130,8 @@ pub enum Event {
     },
     /// The last link to the broker is lost; it is being made again.
     LinkLost,
+    /// The broker's key could not be kept: next time any broker at its address is as good. Why, in words.
+    KeyNotKept(String),
     /// Somebody guessed the words of a code wrong.
     WrongGuess {
         /// Guesses left.

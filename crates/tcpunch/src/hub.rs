@@ -11,7 +11,7 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
-    MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROBE_WITHIN, PROOFS_PER_CLAIM, WRONG_GUESSES,
+    MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CLAIM, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
@@ -120,6 +120,8 @@ struct Running {
     inbox: mpsc::Sender<attempt::Message>,
     waits: For,
     peer: PublicKey,
+    /// Where the broker saw it.
+    addresses: Vec<SocketAddr>,
     /// Of an attempt in the lobby, which a later one may replace.
     task: Option<AbortHandle>,
 }
@@ -315,7 +317,7 @@ impl Hub {
         self.send(ToBroker::Join { connected, openers });
     }
 
-    /// Asks everyone in the lobby for a sign of life; who gives none is met again.
+    /// Asks everyone in the lobby for a sign of life, so that a link that is made again soon knows who gives none.
     fn probe(&mut self) {
         let Some(lobby) = &mut self.lobby else { return };
         let now = Instant::now();
@@ -325,22 +327,13 @@ impl Hub {
                 connection.probe();
             }
         }
-        if !lobby.connected.is_empty() {
-            let soon = now + PROBE_WITHIN;
-            lobby.again_at = Some(lobby.again_at.map_or(soon, |at| at.min(soon)));
-        }
     }
 
-    /// Joins again if somebody is missing by now.
+    /// Joins again if somebody is missing, or the present link does not know of the lobby. Who is silent but not lost is
+    /// not met again over the same link: its addresses are in use by the silent connection.
     fn meet_again(&mut self) {
-        let now = Instant::now();
         let Some(lobby) = &mut self.lobby else { return };
         lobby.again_at = None;
-        for (peer, connection) in &lobby.connected {
-            if connection.answer(now) == Answer::None && !lobby.left.contains(peer) {
-                lobby.missing.insert(*peer);
-            }
-        }
         if !lobby.missing.is_empty() || !lobby.joined {
             self.join();
         }
@@ -760,11 +753,14 @@ impl Hub {
         let hosts = if near { self.own_hosts() } else { Vec::new() };
         let prepared = match &introduction.meeting {
             Met::LobbyArriver { opener } => self
-                .lobby_arriver(peer, *opener, now)
+                .lobby_arriver(peer, *opener, &introduction.addresses, now)
                 .map(|opening| (Secrets::Opening(Box::new(opening)), Vec::new(), For::Lobby)),
             Met::LobbyWaiter { opener } => {
                 let own = self.setup.key;
-                match self.admit(peer, now).then(|| respond(&own, &peer, None, opener, hosts.clone())) {
+                match self
+                    .admit(peer, &introduction.addresses, now)
+                    .then(|| respond(&own, &peer, None, opener, hosts.clone()))
+                {
                     Some(Ok((keys, answer, _))) => {
                         let signal = Signal::Answer(answer.clone());
                         self.send(ToBroker::Relay { introduction: id, signal });
@@ -804,6 +800,7 @@ impl Hub {
             network: self.setup.network.clone(),
             events: self.setup.events.clone(),
         };
+        let addresses = reach.introduction.addresses.clone();
         let (inbox, messages) = mpsc::channel(64);
         let router = self.setup.router.clone();
         let attempt = attempt::reach(reach, secrets, (inbox.clone(), messages), router);
@@ -817,7 +814,7 @@ impl Hub {
             invitation.attempt = Some(task.clone());
         }
         let task = matches!(waits, For::Lobby).then_some(task);
-        self.running.insert(id, Running { inbox, waits, peer, task });
+        self.running.insert(id, Running { inbox, waits, peer, addresses, task });
     }
 
     /// Ends an attempt to reach the same member that is still running: what it dials is where the
@@ -835,8 +832,13 @@ impl Hub {
     /// Whether the lobby takes one more introduction now. A connection to the same peer that still
     /// seems to stand is left alone: if the peer has really lost it, its SYN makes the kernels end
     /// it (RFC 5961 section 4), and if the broker lies, nothing is lost.
-    fn admit(&mut self, peer: PublicKey, now: Instant) -> bool {
-        if self.running.values().any(|running| running.peer == peer && running.task.is_none()) {
+    fn admit(&mut self, peer: PublicKey, addresses: &[SocketAddr], now: Instant) -> bool {
+        // What runs toward the same place goes on, and on the other side too, which heard of both in the same order: two
+        // attempts on one 4-tuple would stop each other.
+        let goes_on = |running: &Running| {
+            running.peer == peer && (running.task.is_none() || running.addresses == addresses)
+        };
+        if self.running.values().any(goes_on) {
             return false;
         }
         let Some(lobby) = &mut self.lobby else { return false };
@@ -851,8 +853,14 @@ impl Hub {
         true
     }
 
-    fn lobby_arriver(&mut self, peer: PublicKey, opener: u32, now: Instant) -> Option<Opening> {
-        if !self.admit(peer, now) {
+    fn lobby_arriver(
+        &mut self,
+        peer: PublicKey,
+        opener: u32,
+        addresses: &[SocketAddr],
+        now: Instant,
+    ) -> Option<Opening> {
+        if !self.admit(peer, addresses, now) {
             return None;
         }
         let lobby = self.lobby.as_mut()?;

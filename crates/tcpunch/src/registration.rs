@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::door::Door;
-use crate::error::BrokerError;
+use crate::endpoint::EventSink;
+use crate::error::{BrokerError, Event};
 use crate::gather;
 use crate::network::{Doubt, Network, Origin};
 use crate::port::{self, Families};
@@ -133,6 +134,7 @@ pub(crate) struct Setup {
     pub(crate) families: Families,
     pub(crate) session: SecretKey,
     pub(crate) store: Arc<Store>,
+    pub(crate) events: EventSink,
     pub(crate) timeout: Duration,
 }
 
@@ -404,7 +406,11 @@ async fn open(setup: &Setup, target: Target) -> Result<Link, OpenError> {
                     Err(changed(setup, &target, link.key))
                 }
                 // A key that can't be kept is asked for again next time.
-                Ok(Ok(_) | Err(_)) | Err(_) => Ok(link),
+                Ok(Err(error)) => {
+                    (setup.events)(Event::KeyNotKept(error.to_string()));
+                    Ok(link)
+                }
+                Ok(Ok(_)) | Err(_) => Ok(link),
             }
         }
         result => result,

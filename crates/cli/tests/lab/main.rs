@@ -19,6 +19,7 @@ mod failures;
 mod kinds;
 mod latency;
 mod lobby;
+mod local;
 mod pairs;
 mod pipe;
 mod process;
@@ -51,6 +52,7 @@ fn main() {
         pipe::trials(),
         failures::trials(),
         changes::trials(),
+        local::trials(),
         topologies::trials(),
         lobby::trials(),
         pairs::trials(),
