@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
-use tcpunch_core::limits::{CHAT_BACKLOG, CHAT_QUEUE, CLOSE_WITHIN, MAX_LINE, MAX_NAME, WORDS_WITHIN};
+use tcpunch_core::limits::{
+    CHAT_BACKLOG, CHAT_QUEUE, CHAT_REMEMBERED, CLOSE_WITHIN, MAX_LINE, MAX_NAME, WORDS_WITHIN,
+};
 use tcpunch_core::sanitize::sanitize_line;
 use tcpunch_core::secure::{Commitment, Committed, Comparison, Nonce};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -48,6 +50,8 @@ pub enum ChatEvent {
         name: String,
         /// How the connection came to be.
         info: PathInfo,
+        /// Whether it was here before, over another connection.
+        again: bool,
     },
     /// In the open lobby: two words that are the same on both sides, unless somebody sits in the middle.
     Words {
@@ -75,8 +79,17 @@ pub enum ChatEvent {
         name: String,
         /// Why, if it was lost.
         lost: Option<String>,
+        /// Whether it may come back: nothing says that it has ended.
+        away: bool,
         /// Whether this side left, not the other.
         by_us: bool,
+        /// Bytes received and sent.
+        traffic: (u64, u64),
+    },
+    /// Another connection to somebody has taken the place of this one.
+    Replaced {
+        /// Session key.
+        peer: PublicKey,
         /// Bytes received and sent.
         traffic: (u64, u64),
     },
@@ -134,12 +147,17 @@ enum FromMember {
     Hello { peer: PublicKey, name: String, info: PathInfo },
     Words { peer: PublicKey, words: String },
     Line { peer: PublicKey, text: String },
-    Over { peer: PublicKey, number: u64, lost: Option<String>, traffic: (u64, u64) },
+    Over { peer: PublicKey, number: u64, lost: Option<io::Error>, traffic: (u64, u64) },
 }
 
 struct Chat<F> {
     own_name: String,
     members: HashMap<PublicKey, (u64, Member)>,
+    /// Who was ever here.
+    met: HashSet<PublicKey>,
+    /// Connections whose place another has taken.
+    replaced: HashSet<u64>,
+    joined: bool,
     ever: bool,
     pending: HashSet<PublicKey>,
     promised: u32,
@@ -171,6 +189,9 @@ pub async fn run(
     let mut chat = Chat {
         own_name: own_name.chars().take(MAX_NAME / 4).collect(),
         members: HashMap::new(),
+        met: HashSet::new(),
+        replaced: HashSet::new(),
+        joined: false,
         ever: false,
         pending: HashSet::new(),
         promised: 0,
@@ -249,6 +270,10 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         match news {
             LobbyNews::Joined { members, introductions, .. } => {
                 self.promised = introductions;
+                // Joined again after a change of the network: who is here is told as they come.
+                if std::mem::replace(&mut self.joined, true) {
+                    return Ok(());
+                }
                 (self.on_event)(ChatEvent::Joined { members });
                 if members == 0 && !self.ever {
                     (self.on_event)(ChatEvent::Waiting);
@@ -261,7 +286,10 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
             LobbyNews::Connected(connection) => self.welcome(*connection),
             LobbyNews::Unreachable(peer, obstacle) => {
                 self.pending.remove(&peer);
-                (self.on_event)(ChatEvent::Unreachable { peer, obstacle });
+                // Who was here is tried again and again, and was told to be away.
+                if !self.met.contains(&peer) {
+                    (self.on_event)(ChatEvent::Unreachable { peer, obstacle });
+                }
                 self.forget_backlog();
             }
             // The connection tells whether the member is gone; without one there is no news.
@@ -279,7 +307,9 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         }
         self.number += 1;
         let member = Member { name: peer.nickname(), lines };
-        self.members.insert(peer, (self.number, member));
+        if let Some((old, _)) = self.members.insert(peer, (self.number, member)) {
+            self.replaced.insert(old);
+        }
         self.pending.remove(&peer);
         self.ever = true;
         self.forget_backlog();
@@ -320,7 +350,11 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                 if let Some((_, member)) = self.members.get_mut(&peer) {
                     member.name.clone_from(&name);
                 }
-                (self.on_event)(ChatEvent::Here { peer, name, info });
+                if self.met.len() >= CHAT_REMEMBERED {
+                    self.met.clear();
+                }
+                let again = !self.met.insert(peer);
+                (self.on_event)(ChatEvent::Here { peer, name, info, again });
                 None
             }
             FromMember::Words { peer, words } => {
@@ -333,13 +367,20 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                 (self.on_event)(ChatEvent::Line { peer, name, text });
                 None
             }
+            FromMember::Over { peer, number, traffic, .. } if self.replaced.remove(&number) => {
+                (self.on_event)(ChatEvent::Replaced { peer, traffic });
+                None
+            }
             FromMember::Over { peer, number, lost, traffic } => {
                 let name = self.name(&peer);
                 if self.members.get(&peer).is_some_and(|(current, _)| *current == number) {
                     self.members.remove(&peer);
                 }
                 let by_us = self.leaving;
-                (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), by_us, traffic });
+                // A socket that closes without the end belongs to a process that ended.
+                let away = lost.as_ref().is_some_and(|lost| lost.kind() != io::ErrorKind::UnexpectedEof);
+                let lost = lost.map(|lost| lost.to_string());
+                (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), away, by_us, traffic });
                 private.then(|| lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost))
             }
         }
@@ -415,8 +456,7 @@ async fn talk(
         Ok(()) => connection.close().await,
         Err(error) => Err(error),
     };
-    let lost = result.err().map(|error| error.to_string());
-    let _ = reports.send(FromMember::Over { peer, number, lost, traffic }).await;
+    let _ = reports.send(FromMember::Over { peer, number, lost: result.err(), traffic }).await;
 }
 
 async fn converse(

@@ -1,6 +1,6 @@
 //! How a command ends: what it says, and its exit code.
 
-use tcpunch::{BindError, BrokerError, ConnectError};
+use tcpunch::{BindError, BrokerError, ConnectError, PortError};
 
 /// Exit codes, as the contract with users fixes them.
 pub(crate) mod code {
@@ -67,7 +67,15 @@ impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
             BindError::Port(error) => {
-                Failure::new("port", code::LOCAL, error).hint("choose another port with --bind, or none")
+                let hint = match &error {
+                    PortError::Taken(port) => format!(
+                        "choose another port with --bind, or none; who has it is told by: ss -ltnp 'sport = :{port}'"
+                    ),
+                    PortError::Io(..) | PortError::NoneFree => {
+                        "choose another port with --bind, or none".to_owned()
+                    }
+                };
+                Failure::new("port", code::LOCAL, error).hint(hint)
             }
             BindError::Broker(error) => error.into(),
             BindError::Store(error) => Failure::local(error),
@@ -80,6 +88,13 @@ impl From<BrokerError> for Failure {
         match &error {
             BrokerError::Unreachable(_) => Failure::new("broker", code::BROKER, &error)
                 .hint("start one with: tcpunch broker, or name another with --broker HOST"),
+            BrokerError::NoNetwork { family, .. } => {
+                let hint = match *family {
+                    "" => "connect it to a network, or run a broker on it for this computer alone",
+                    _ => "leave out -4 and -6 to use whatever it has",
+                };
+                Failure::new("no-network", code::BROKER, &error).hint(hint)
+            }
             BrokerError::KeyChanged { .. } => Failure::new("broker-key", code::BROKER, &error),
             BrokerError::Refuses(_) | BrokerError::Silent | BrokerError::Lost => {
                 Failure::new("broker", code::BROKER, &error)

@@ -25,7 +25,7 @@ impl People {
     /// Who came, and who went.
     pub(crate) fn note(&self, event: &ChatEvent, talk: &Talk) {
         match event {
-            ChatEvent::Here { peer, name, info } => {
+            ChatEvent::Here { peer, name, info, again: _ } => {
                 talk.waits().path_ends(peer);
                 let mut people = self.lock();
                 people.retain(|person| person.peer != *peer);

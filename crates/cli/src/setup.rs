@@ -1,9 +1,10 @@
 //! From flags to an endpoint.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
-use tcpunch::store::Store;
+use tcpunch::store::{Store, StoreError};
 use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families};
 
 use crate::args::Common;
@@ -21,20 +22,34 @@ pub(crate) fn raise_descriptors() {
 }
 
 /// The state directory, or none with a word about it.
-pub(crate) fn store(common: &Common, talk: &Talk) -> Store {
+pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
     if common.ephemeral {
-        return Store::ephemeral();
+        return Ok(Store::ephemeral());
     }
     let _wait = talk.waits().begin(talk, "the state directory, which another process holds");
-    let opened = Store::open(common.state.clone()).and_then(|store| {
-        // Made on first use; contacts will need it.
-        store.identity(&mut rand::random)?;
+    let usable = Store::open(common.state.clone()).and_then(|store| {
+        store.check_known_brokers()?;
         Ok(store)
     });
-    opened.unwrap_or_else(|error| {
-        talk.say(format!("nothing is kept on disk: {error}"));
-        Store::ephemeral()
-    })
+    let store = match usable {
+        Ok(store) => store,
+        // Going on without would trust any broker in the place of a known one.
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Exposed { .. })) => {
+            return Err(Failure::local(error).hint("or go without what is kept: --ephemeral"));
+        }
+        Err(error) => {
+            talk.say(format!("nothing is kept on disk: {error}"));
+            return Ok(Store::ephemeral());
+        }
+    };
+    // Made on first use; contacts will need it.
+    if let Err(error) = store.identity(&mut rand::random) {
+        talk.say(format!("no identity is kept on disk: {error}"));
+    }
+    for note in store.take_notes() {
+        talk.say(note);
+    }
+    Ok(store)
 }
 
 /// An endpoint at the broker that the flags, or the code, name.
@@ -43,7 +58,7 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     let mut builder = Endpoint::builder()
         .families(families)
         .timeout(common.timeout)
-        .store(store(common, talk))
+        .store(store(common, talk)?)
         .on_event(events(talk.clone()));
     let brokers = brokers(common, code)?;
     let named: Vec<String> = brokers.iter().map(ToString::to_string).collect();
@@ -76,8 +91,12 @@ fn brokers(common: &Common, code: Option<&Code>) -> Result<Vec<BrokerAddress>, F
 
 fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
     let talk = Arc::new(talk);
+    let lost = AtomicBool::new(false);
     move |event| match event {
         Event::Registered { broker, key, local, observed } => {
+            if lost.swap(false, Ordering::Relaxed) {
+                talk.say("the link to the broker stands again");
+            }
             talk.step(
                 "registered",
                 json!({
@@ -90,8 +109,12 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.detail(format!("registered at {broker} from {local}, seen there as {observed}"));
         }
         Event::LinkLost => {
+            lost.store(true, Ordering::Relaxed);
             talk.event("waiting", json!({ "for": "the broker" }));
             talk.say("the link to the broker is lost; it is being made again (connections go on)");
+        }
+        Event::KeyNotKept(why) => {
+            talk.say(format!("the broker's key is not kept, so another would not be noticed: {why}"));
         }
         Event::WrongGuess { .. } => {}
         Event::Introduced { peer, addresses } => {

@@ -170,7 +170,11 @@ impl Talk {
         match stream {
             Stream::Out => {
                 let mut out = std::io::stdout();
-                if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+                if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                    // Who reads a pipe no longer has had enough.
+                    if error.kind() != std::io::ErrorKind::BrokenPipe {
+                        let _ = writeln!(std::io::stderr(), "tcpunch: the output can't be written: {error}");
+                    }
                     modes::exit(code::LOCAL);
                 }
             }

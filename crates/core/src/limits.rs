@@ -113,10 +113,35 @@ pub const LINK_PING_EVERY: Duration = Duration::from_secs(20);
 pub const LINK_DEAD_AFTER: Duration = Duration::from_secs(50);
 /// First pause before a lost link is made again; doubled each time, with jitter of a half.
 pub const LINK_RETRY_FIRST: Duration = Duration::from_millis(250);
-/// Longest pause between tries to make a lost link again.
+/// Longest pause between tries in the first [`LINK_RETRY_SOON_FOR`]: with its jitter, the handshake
+/// and the peers' attempts everything stands again within 5 s of the network's return, also where
+/// nothing on this machine tells of it.
+pub const LINK_RETRY_SOON: Duration = Duration::from_secs(2);
+/// For so long a network is expected back at any moment: a home router needs one to three minutes
+/// to restart.
+pub const LINK_RETRY_SOON_FOR: Duration = Duration::from_secs(180);
+/// Longest pause between tries to make a lost link again after that.
 pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 /// Silence of an observation is final after this.
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
+
+// --- Changes of the own network ---
+
+/// The own addresses are looked at this often: promised is that everything stands again 5 s after
+/// a change, and a look costs less than 0.1 ms.
+pub const NETWORK_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look that comes this much later than it should means that the process, or the machine, slept:
+/// more than a busy machine delays a timer.
+pub const SLEPT_LEAST: Duration = Duration::from_secs(3);
+/// What is in doubt is asked for a sign of life, and has this long to give one: two round trips of
+/// a satellite link, or three retransmissions of a lost segment (200, 400 and 800 ms).
+pub const PROBE_WITHIN: Duration = Duration::from_secs(2);
+/// First pause before a member of the lobby that was lost and has not left is met again; doubled
+/// each time. A member that was killed has left before.
+pub const MEET_AGAIN_FIRST: Duration = Duration::from_secs(3);
+/// Longest pause between tries to meet a lost member again: it may have moved to a network from
+/// which there is no path, and each try costs both sides SYNs.
+pub const MEET_AGAIN_MOST: Duration = Duration::from_secs(600);
 
 // --- Meetings ---
 
@@ -385,6 +410,8 @@ pub const CHAT_BACKLOG: usize = 256;
 /// From a hello in the open lobby to the words to compare: a round trip, and what the retransmission of a
 /// lost segment costs. Who takes longer withholds them.
 pub const WORDS_WITHIN: Duration = Duration::from_secs(10);
+/// Members of a chat whose going and coming back is told as such; beyond it all are forgotten.
+pub const CHAT_REMEMBERED: usize = 1024;
 /// Lines of chat that wait for one slow member; then it is given up.
 pub const CHAT_QUEUE: usize = 256;
 /// An arriver that waits asks for its code this often: below the broker's limit of claims.

@@ -480,6 +480,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             probe_ports: self.config.probe_ports.clone(),
         };
         self.send(link, welcome);
+        // A peer that comes back begins anew, perhaps from another port: what still runs toward where it was before must
+        // not fire at where it is now, or two attempts of one side meet on one 4-tuple and stop each other.
+        let second_family = !first && same_family.is_empty();
         for old in same_family {
             self.outputs.push_back(Output::Close { link: old });
             self.link_down(old);
@@ -487,7 +490,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if first {
             self.outputs.push_back(Output::Event(Event::Registered { peer, observed }));
         }
-        self.tell_new_address(peer, observed);
+        if second_family {
+            self.tell_new_address(peer, observed);
+        }
     }
 
     /// The newest goes: what stands longest serves somebody most likely.
@@ -637,11 +642,12 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if !self.rates.joins.allow(now, observed.ip(), 1) {
             return self.refuse_link(link, Refusal::TooMany);
         }
+        // A member may say once more who is connected, to be introduced to the others: it may have come back over
+        // another link before the old one was known to be lost, or have lost somebody.
+        let again = self.lobby.contains(&peer);
         let refusal = if self.config.lobby == 0 {
             Some(Refusal::LobbyOff)
-        } else if self.lobby.contains(&peer) {
-            Some(Refusal::OutOfOrder)
-        } else if self.lobby.len() >= self.config.lobby || self.has_most_of_lobby(observed.ip()) {
+        } else if !again && (self.lobby.len() >= self.config.lobby || self.has_most_of_lobby(observed.ip())) {
             Some(Refusal::LobbyFull)
         } else {
             None
@@ -649,10 +655,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if let Some(refusal) = refusal {
             return self.send(link, FromBroker::Refused { about: About::Join, refusal });
         }
+        let own = |member: &PublicKey| *member == peer;
+        let members = self.lobby.iter().filter(|member| !own(member)).count();
         let others: Vec<PublicKey> =
-            self.lobby.iter().copied().filter(|member| !connected.contains(member)).collect();
-        let members = self.lobby.len();
-        self.lobby.push(peer);
+            self.lobby.iter().copied().filter(|member| !own(member) && !connected.contains(member)).collect();
+        if !again {
+            self.lobby.push(peer);
+        }
         if let Some(session) = self.sessions.get_mut(&peer) {
             session.in_lobby = true;
         }

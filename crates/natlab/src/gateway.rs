@@ -224,6 +224,58 @@ impl Gateway {
         Ok(node.into_lan_host())
     }
 
+    /// Moves a LAN host of any gateway into this LAN, by another cable: its addresses and its router are others, and what
+    /// runs on it goes on. Where it came from nothing is told.
+    ///
+    /// # Errors
+    /// No more addresses in the LAN, or a failure of `ip` or `nft`.
+    pub fn take_in(&self, host: &Host) -> Result<(), Error> {
+        let interface = host.link().near().interface.clone();
+        // With it goes the other end.
+        host.inside().ip(&format!("link del {interface}\n"))?;
+        let (link, addressing, _) = self.attach(host.inside(), &interface, Conditions::PERFECT, false)?;
+        host.replug(link, addressing)
+    }
+
+    /// Gives a host in this LAN another IPv4 address, as a DHCP server may when the lease is renewed: the old one is gone
+    /// at once.
+    ///
+    /// # Errors
+    /// [`Error::NotInside`], no more addresses in the LAN, or a failure of `ip` or `nft`.
+    pub fn renumber(&self, host: &Host) -> Result<Ipv4Addr, Error> {
+        self.must_be_inside(host)?;
+        let member = self.member()?;
+        let ipv4 = self.address(member)?;
+        host.renumber(Addressing { ipv4, ..host.addressing() })?;
+        Ok(ipv4)
+    }
+
+    /// What a restart of a home router does: every mapping and every forwarded port is forgotten, and the outside address
+    /// is another one. Hosts inside notice nothing. Only for a gateway that hangs on the core.
+    ///
+    /// # Errors
+    /// [`Error::NotPublic`], no more addresses, or a failure of `ip` or `nft`.
+    pub fn restart(&self) -> Result<Ipv4Addr, Error> {
+        let Upstream::Core(core) = &self.inner.upstream else {
+            return Err(Error::NotPublic(self.name().to_owned()));
+        };
+        let old = self.node.addressing();
+        let (router, ipv4) = core.plan(|plan| plan.uplink(true))?;
+        let link = self.node.link();
+        let far = &link.far().interface;
+        link.configure_far(&format!("addr replace {router}/{} dev {far}\n", old.length))?;
+        self.node.renumber(Addressing { ipv4, router, ..old })?;
+        self.node.introduce_to_core()?;
+        let members = locked(&self.inner.members).addresses;
+        let mut script = nft::again(&self.inner.nat, ipv4, (self.inner.lan, self.inner.length));
+        for member in 0..members {
+            script.extend(nft::inside(&self.inner.nat, member, plus(self.inner.lan, u32::from(member) + 2)));
+        }
+        self.node.inside().nft(&script)?;
+        self.node.inside().forget_connections()?;
+        Ok(ipv4)
+    }
+
     /// A gateway whose outside is in this one's LAN: the home router behind a carrier-grade NAT, the guest's access
     /// point behind the host's.
     pub fn gateway(&self, name: &str, nat: KernelNat) -> GatewayBuilder {
@@ -266,12 +318,32 @@ impl Gateway {
     }
 
     fn must_be_inside(&self, node: &Node) -> Result<(), Error> {
-        let far = node.link().far();
-        if Arc::ptr_eq(&far.namespace, self.node.inside()) {
+        if Arc::ptr_eq(&node.link().far().namespace, self.node.inside()) {
             Ok(())
         } else {
             Err(Error::NotInside { node: node.name().to_owned(), gateway: self.name().to_owned() })
         }
+    }
+
+    /// The number of one more address in the LAN.
+    fn member(&self) -> Result<u16, Error> {
+        let mut members = locked(&self.inner.members);
+        // Without the network, the gateway and the broadcast address.
+        let capacity = (1u32 << (32 - u32::from(self.inner.length))) - 3;
+        if u32::from(members.addresses) >= capacity {
+            return Err(Error::Exhausted("addresses in that LAN"));
+        }
+        members.addresses += 1;
+        Ok(members.addresses - 1)
+    }
+
+    /// That address, known to the NAT.
+    fn address(&self, member: u16) -> Result<Ipv4Addr, Error> {
+        let ipv4 = plus(self.inner.lan, u32::from(member) + 2);
+        if let Some(commands) = nft::inside(&self.inner.nat, member, ipv4) {
+            self.node.inside().nft(&commands)?;
+        }
+        Ok(ipv4)
     }
 
     /// Connects a namespace to the LAN. A router that wants IPv6 gets a prefix of its own.
@@ -284,25 +356,17 @@ impl Gateway {
     ) -> Result<(Link, Addressing, Option<Prefix>), Error> {
         let conditions = conditions.checked()?;
         let router = interface == "wan";
-        let (member, prefix) = {
-            let mut members = locked(&self.inner.members);
-            // Without the network, the gateway and the broadcast address.
-            let capacity = (1u32 << (32 - u32::from(self.inner.length))) - 3;
-            if u32::from(members.addresses) >= capacity {
-                return Err(Error::Exhausted("addresses in that LAN"));
+        let prefix = match (prefix_wanted, self.inner.prefix) {
+            (false, _) => None,
+            (true, Some(prefix)) => {
+                let mut members = locked(&self.inner.members);
+                let part = prefix.part(members.prefixes + 1)?;
+                members.prefixes += 1;
+                Some(part)
             }
-            let prefix = match (prefix_wanted, self.inner.prefix) {
-                (false, _) => None,
-                (true, Some(prefix)) => {
-                    let part = prefix.part(members.prefixes + 1)?;
-                    members.prefixes += 1;
-                    Some(part)
-                }
-                (true, None) => return Err(Error::NoIpv6(self.name().to_owned())),
-            };
-            members.addresses += 1;
-            (members.addresses - 1, prefix)
+            (true, None) => return Err(Error::NoIpv6(self.name().to_owned())),
         };
+        let member = self.member()?;
         let number = u32::from(member) + 2;
         let ipv6 = match self.inner.prefix {
             Some(prefix) if prefix_wanted || !router => Some((prefix.lan(number.into()), prefix.lan(1))),
@@ -315,10 +379,7 @@ impl Gateway {
             mac: Mac::next(),
         };
         let link = Link::lay(near, far, Some("lan"), conditions)?;
-        let ipv4 = plus(self.inner.lan, number);
-        if let Some(commands) = nft::inside(&self.inner.nat, member, ipv4) {
-            self.node.inside().nft(&commands)?;
-        }
+        let ipv4 = self.address(member)?;
         let addressing = Addressing { ipv4, length: self.inner.length, router: self.lan_ipv4(), ipv6 };
         Ok((link, addressing, prefix))
     }

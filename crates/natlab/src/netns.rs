@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
 use nix::unistd::Pid;
 
 use crate::Error;
@@ -23,6 +27,13 @@ use crate::Error;
 const DIRECTORY: &str = "/run/netns";
 /// Every namespace of every lab is named `natlab-PID-LAB-NODE`.
 const PREFIX: &str = "natlab-";
+
+/// A request to `nfnetlink`: length 20, IPCTNL_MSG_CT_DELETE of ctnetlink without anything that would narrow it,
+/// NLM_F_REQUEST and NLM_F_ACK; then the family, any.
+#[cfg(target_endian = "little")]
+const FORGET: [u8; 20] = [20, 0, 0, 0, 2, 1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+#[cfg(target_endian = "big")]
+const FORGET: [u8; 20] = [0, 0, 0, 20, 1, 2, 0, 5, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// The number of the next lab of this process, for names.
 pub(crate) fn next_lab() -> u64 {
@@ -244,6 +255,29 @@ impl Namespace {
         let answer = self.run(|| tool("nft", &arguments, ""))??;
         serde_json::from_str(&answer)
             .map_err(|error| Error::Answer { program: "nft", message: error.to_string() })
+    }
+
+    /// Makes the kernel forget every connection that it tracks here, and with it every mapping of a NAT.
+    pub(crate) fn forget_connections(&self) -> Result<(), Error> {
+        let forget = || -> Result<i32, nix::errno::Errno> {
+            let kernel = socket(
+                AddressFamily::Netlink,
+                SockType::Raw,
+                SockFlag::empty(),
+                SockProtocol::NetlinkNetFilter,
+            )?;
+            sendto(kernel.as_raw_fd(), &FORGET, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+            let mut answer = [0; 64];
+            let length = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+            // An acknowledgement: after its header of 16 bytes the negated error number, 0 for none.
+            let error = answer.get(16..20).filter(|_| length >= 20).and_then(|error| error.try_into().ok());
+            Ok(error.map_or(-1, i32::from_ne_bytes))
+        };
+        let failed = |source: io::Error| Error::io("forget tracked connections", source);
+        match self.run(forget)?.map_err(|errno| failed(errno.into()))? {
+            0 => Ok(()),
+            negated => Err(failed(io::Error::from_raw_os_error(-negated))),
+        }
     }
 
     /// Takes the name away and kills what runs inside. The kernel frees the namespace when its last socket closes.

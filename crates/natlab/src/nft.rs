@@ -243,6 +243,11 @@ pub(crate) fn gateway(
     script
 }
 
+/// The commands that make the same gateway of it once more, with another outside address.
+pub(crate) fn again(nat: &KernelNat, wan: Ipv4Addr, lan: (Ipv4Addr, u8)) -> String {
+    format!("delete table ip box\n{}", ipv4_table(nat, wan, lan))
+}
+
 fn ipv4_table(nat: &KernelNat, wan: Ipv4Addr, (lan, prefix): (Ipv4Addr, u8)) -> String {
     let refused = nat.refusal.statements(Family::V4);
     let simultaneous = if nat.simultaneous_open {

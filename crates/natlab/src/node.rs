@@ -4,13 +4,13 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Error;
 use crate::address::{Addressing, Plan, number};
-use crate::lab::{Core, introduce};
+use crate::lab::{Core, introduce, locked};
 use crate::link::{Link, Mac};
 use crate::netns::Namespace;
 use crate::nft;
@@ -62,7 +62,13 @@ struct NodeInner {
     core: Arc<Core>,
     name: String,
     namespace: Arc<Namespace>,
-    link: Link,
+    place: Mutex<Place>,
+}
+
+/// Where it is plugged in, and as what.
+#[derive(Debug, Clone)]
+struct Place {
+    link: Arc<Link>,
     addressing: Addressing,
 }
 
@@ -77,7 +83,35 @@ impl Node {
         core.keep_wire(&link);
         namespace.ip(&addressing.batch(&link))?;
         namespace.nft(nft::SYN_BOOK)?;
-        Ok(Self { inner: Arc::new(NodeInner { core, name, namespace, link, addressing }) })
+        let place = Mutex::new(Place { link: Arc::new(link), addressing });
+        Ok(Self { inner: Arc::new(NodeInner { core, name, namespace, place }) })
+    }
+
+    /// Pulls its cable for good and plugs in another, which gives it other addresses.
+    pub(crate) fn replug(&self, link: Link, addressing: Addressing) -> Result<(), Error> {
+        self.inner.core.keep_wire(&link);
+        self.inner.namespace.ip(&addressing.batch(&link))?;
+        *locked(&self.inner.place) = Place { link: Arc::new(link), addressing };
+        Ok(())
+    }
+
+    /// Takes its IPv4 address away and gives it another on the same cable.
+    pub(crate) fn renumber(&self, addressing: Addressing) -> Result<(), Error> {
+        let old = self.addressing();
+        let link = self.link();
+        let interface = &link.near().interface;
+        let Addressing { ipv4, length, router, .. } = addressing;
+        self.inner.namespace.ip(&format!(
+            "addr del {}/{} dev {interface}\naddr add {ipv4}/{length} dev {interface}\n\
+             route replace default via {router} dev {interface}\n",
+            old.ipv4, old.length
+        ))?;
+        locked(&self.inner.place).addressing = addressing;
+        Ok(())
+    }
+
+    pub(crate) fn addressing(&self) -> Addressing {
+        locked(&self.inner.place).addressing
     }
 
     /// A host in a LAN.
@@ -89,8 +123,8 @@ impl Node {
         &self.inner.core
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.inner.link
+    pub(crate) fn link(&self) -> Arc<Link> {
+        locked(&self.inner.place).link.clone()
     }
 
     pub(crate) fn inside(&self) -> &Arc<Namespace> {
@@ -98,13 +132,14 @@ impl Node {
     }
 
     pub(crate) fn introduce_to_core(&self) -> Result<(), Error> {
-        let far = self.link().far();
+        let link = self.link();
+        let far = link.far();
         self.introduce(far.mac, &far.interface)
     }
 
     /// Makes it and its router know each other's Ethernet addresses on a delayed cable.
     pub(crate) fn introduce(&self, router: Mac, interface: &str) -> Result<(), Error> {
-        introduce(self.link(), &self.inner.addressing, router, interface)
+        introduce(&self.link(), &self.addressing(), router, interface)
     }
 
     /// The name it was given.
@@ -119,12 +154,12 @@ impl Node {
 
     /// Its IPv4 address; a gateway's outside address.
     pub fn ipv4(&self) -> Ipv4Addr {
-        self.inner.addressing.ipv4
+        self.addressing().ipv4
     }
 
     /// Its global IPv6 address, if it has one; a gateway's outside address.
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
-        self.inner.addressing.ipv6.map(|(address, _)| address)
+        self.addressing().ipv6.map(|(address, _)| address)
     }
 
     /// A command that will run inside, to be used like any other [`Command`].
@@ -162,7 +197,8 @@ impl Node {
     /// # Errors
     /// When the kernel's table is not to be read.
     pub fn traffic(&self) -> Result<Traffic, Error> {
-        let interface = &self.inner.link.near().interface;
+        let link = self.link();
+        let interface = &link.near().interface;
         let table = self
             .run(|| fs::read_to_string("/proc/thread-self/net/dev"))?
             .map_err(|source| Error::io("read the counters of interfaces", source))?;
@@ -205,7 +241,7 @@ impl Node {
     /// # Errors
     /// When `ip` fails.
     pub fn link_down(&self) -> Result<(), Error> {
-        self.inner.link.down()
+        self.link().down()
     }
 
     /// Plugs its cable in again.
@@ -213,7 +249,7 @@ impl Node {
     /// # Errors
     /// When `ip` fails.
     pub fn link_up(&self) -> Result<(), Error> {
-        self.inner.link.up()
+        self.link().up()
     }
 }
 
@@ -280,11 +316,9 @@ impl Host {
         self.must_be_public()?;
         let inner = &self.node.inner;
         let address = inner.core.plan(Plan::further)?;
-        let (near, far) = (inner.link.near(), inner.link.far());
-        inner.link.configure_far(&format!(
-            "route replace {address} via {} dev {}\n",
-            inner.addressing.ipv4, far.interface
-        ))?;
+        let link = self.link();
+        let (near, far) = (link.near(), link.far());
+        link.configure_far(&format!("route replace {address} via {} dev {}\n", self.ipv4(), far.interface))?;
         inner.namespace.ip(&format!("addr add {address}/32 dev {}\n", near.interface))?;
         Ok(address)
     }
@@ -296,14 +330,13 @@ impl Host {
     pub fn add_ipv6(&self) -> Result<Ipv6Addr, Error> {
         self.must_be_public()?;
         let inner = &self.node.inner;
-        let (own, _) = inner.addressing.ipv6.ok_or_else(|| Error::NoIpv6(inner.name.clone()))?;
+        let (own, _) = self.addressing().ipv6.ok_or_else(|| Error::NoIpv6(inner.name.clone()))?;
         // Its number in 192.0.2.0/24 is one that no other address of this host has.
         let number = number(inner.core.plan(Plan::further)?);
         let address = Ipv6Addr::from_bits(own.to_bits() + (u128::from(number) << 16));
-        let (near, far) = (inner.link.near(), inner.link.far());
-        inner
-            .link
-            .configure_far(&format!("route replace {address}/128 via {own} dev {}\n", far.interface))?;
+        let link = self.link();
+        let (near, far) = (link.near(), link.far());
+        link.configure_far(&format!("route replace {address}/128 via {own} dev {}\n", far.interface))?;
         inner.namespace.ip(&format!("addr add {address}/128 dev {} nodad\n", near.interface))?;
         Ok(address)
     }

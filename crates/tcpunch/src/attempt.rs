@@ -28,6 +28,7 @@ use crate::connection::{Connection, Parts, PathInfo};
 use crate::endpoint::EventSink;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
+use crate::network::Network;
 use crate::port::{self, DialError};
 use crate::registration::Order;
 
@@ -76,6 +77,7 @@ pub(crate) struct Reach {
     /// Of all attempts of this endpoint.
     pub(crate) syns: Arc<Mutex<SynBudget>>,
     pub(crate) link: mpsc::Sender<Order>,
+    pub(crate) network: Network,
     pub(crate) events: EventSink,
 }
 
@@ -438,6 +440,7 @@ impl Attempt {
             binding: lane.binding,
             peer: self.reach.introduction.peer,
             info,
+            network: self.reach.network.clone(),
         }))
     }
 }

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, WINDOW_MOST};
+use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, PROBE_WITHIN, WINDOW_MOST};
 use tcpunch_core::plan::Path;
 use tcpunch_core::secure::{ChannelBinding, Kind, Opener, Sealer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,6 +28,7 @@ use tokio::sync::{Notify, watch};
 
 pub use unencrypted::Unencrypted;
 
+use crate::network::{Network, Origin};
 use pump::Pump;
 use receiving::{Receiving, Said, Source};
 use sending::Sending;
@@ -61,6 +62,9 @@ pub enum Lost {
     /// The kernel reports an error.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// This machine has another address now, and what was made from the old one can't go on.
+    #[error("the network has changed: the address {0} of this computer is gone")]
+    AddressGone(std::net::IpAddr),
     /// What came in was forged or broke the rules.
     #[error("what came in does not verify; somebody interferes")]
     Forged,
@@ -74,7 +78,7 @@ impl From<Lost> for io::Error {
         let kind = match lost {
             Lost::Truncated => io::ErrorKind::UnexpectedEof,
             Lost::Silent => io::ErrorKind::TimedOut,
-            Lost::Broken(_) => io::ErrorKind::ConnectionReset,
+            Lost::Broken(_) | Lost::AddressGone(_) => io::ErrorKind::ConnectionReset,
             Lost::Forged => io::ErrorKind::InvalidData,
             Lost::Dropped => io::ErrorKind::ConnectionAborted,
         };
@@ -156,6 +160,7 @@ pub(crate) struct Parts {
     pub(crate) peer: PublicKey,
     pub(crate) binding: ChannelBinding,
     pub(crate) info: PathInfo,
+    pub(crate) network: Network,
 }
 
 impl Connection {
@@ -173,7 +178,8 @@ impl Connection {
             dropped: AtomicBool::new(false),
         });
         let (done, finished) = watch::channel(false);
-        let pump = Pump::new(shared.clone());
+        let origin = Origin::new(parts.info.local.ip(), &parts.network);
+        let pump = Pump::new(shared.clone(), origin, parts.network);
         tokio::spawn(async move {
             pump.run().await;
             let _ = done.send(true);
@@ -498,22 +504,72 @@ impl Shared {
 
 /// Looks at a connection from outside, without keeping it open.
 #[derive(Clone)]
-pub struct ConnectionHandle(Weak<Shared>);
+pub struct ConnectionHandle {
+    shared: Weak<Shared>,
+    finished: watch::Receiver<bool>,
+}
+
+/// What a connection's peer makes of the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was heard since.
+    Heard,
+    /// It has until then.
+    Awaited(Instant),
+    /// It is silent, or the connection is over.
+    None,
+}
 
 impl Connection {
     /// A handle that does not keep the connection.
     pub fn handle(&self) -> ConnectionHandle {
-        ConnectionHandle(Arc::downgrade(&self.shared))
+        ConnectionHandle { shared: Arc::downgrade(&self.shared), finished: self.finished.clone() }
     }
 }
 
 impl ConnectionHandle {
     /// Whether it is neither lost nor ended.
     pub fn is_alive(&self) -> bool {
-        self.0.upgrade().is_some_and(|shared| {
+        self.shared.upgrade().is_some_and(|shared| {
             lock(&shared.lost).is_none()
                 && !shared.dropped.load(Ordering::Acquire)
                 && !(lock(&shared.receiving).ended && lock(&shared.sending).ended)
         })
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn probe(&self) {
+        if let Some(shared) = self.shared.upgrade().filter(|_| self.is_alive()) {
+            shared.ping();
+            // Its timers depend on when the ping left.
+            shared.wake_pump.notify_one();
+        }
+    }
+
+    /// Whether the peer answers.
+    pub(crate) fn answer(&self, now: Instant) -> Answer {
+        let Some(shared) = self.shared.upgrade().filter(|_| self.is_alive()) else { return Answer::None };
+        let unanswered = lock(&shared.receiving).unanswered;
+        match unanswered.map(|since| since + PROBE_WITHIN) {
+            None => Answer::Heard,
+            Some(until) if until > now => Answer::Awaited(until),
+            Some(_) => Answer::None,
+        }
+    }
+
+    /// Waits for the end of the connection; whether it was lost. Cancel-safe.
+    pub(crate) async fn over(&self) -> bool {
+        let shared = self.shared.upgrade();
+        let mut finished = self.finished.clone();
+        let _ = finished.wait_for(|done| *done).await;
+        shared.is_some_and(|shared| {
+            let lost = lock(&shared.lost).clone();
+            lost.is_some_and(|lost| lost != Lost::Dropped)
+        })
+    }
+
+    /// Whether both look at the same connection.
+    pub(crate) fn is(&self, other: &ConnectionHandle) -> bool {
+        self.shared.ptr_eq(&other.shared)
     }
 }

@@ -13,10 +13,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::connection::Connection;
+use crate::door::Door;
 use crate::error::{BindError, BrokerError, ConnectError, Event};
 use crate::hub::{self, Command};
 use crate::listener::Router;
-use crate::port::{Families, Port};
+use crate::network::Network;
+use crate::port::Families;
 use crate::registration::{self, BrokerAddress};
 use crate::store::Store;
 
@@ -81,12 +83,10 @@ impl Builder {
     ///
     /// The port can't be had, or no broker answers.
     pub async fn bind(self) -> Result<Endpoint, BindError> {
-        let mut rng = StdRng::from_os_rng();
-        let session = SecretKey::generate(&mut rng);
-        let port = Arc::new(Port::acquire(self.port, self.families, &mut rng)?);
+        let session = SecretKey::generate(&mut StdRng::from_os_rng());
         let router = Router::new();
-        let listening = tokio::spawn(router.clone().serve(port.clone())).abort_handle();
-        let listening = Task(listening);
+        let door = Arc::new(Door::open(self.port, self.families, router.clone())?);
+        let network = Network::watch();
         let store = Arc::new(self.store.unwrap_or_else(Store::ephemeral));
         let mut brokers = self.brokers;
         if brokers.is_empty() {
@@ -99,10 +99,12 @@ impl Builder {
         let (notices, from_broker) = mpsc::channel(256);
         let setup = registration::Setup {
             brokers,
-            port: port.number(),
+            door: door.clone(),
+            network: network.clone(),
             families: self.families,
             session: session.clone(),
             store,
+            events: self.events.clone(),
             timeout: self.timeout,
         };
         let link = registration::register(setup, notices).await?;
@@ -110,7 +112,8 @@ impl Builder {
         let key = session.public();
         let hub = hub::Hub::new(hub::Setup {
             key,
-            port: port.number(),
+            door: door.clone(),
+            network,
             families: self.families,
             timeout: self.timeout,
             events: self.events,
@@ -121,14 +124,15 @@ impl Builder {
         Ok(Endpoint {
             commands,
             key,
-            port: port.number(),
+            door,
             timeout: self.timeout,
-            _tasks: Arc::new([listening, Task(task.abort_handle())]),
+            _task: Arc::new(Task(task.abort_handle())),
         })
     }
 }
 
-struct Task(AbortHandle);
+/// A task that ends when this is dropped.
+pub(crate) struct Task(pub(crate) AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -143,9 +147,9 @@ impl Drop for Task {
 pub struct Endpoint {
     commands: mpsc::UnboundedSender<Command>,
     key: PublicKey,
-    port: u16,
+    door: Arc<Door>,
     timeout: Duration,
-    _tasks: Arc<[Task; 2]>,
+    _task: Arc<Task>,
 }
 
 impl Endpoint {
@@ -166,9 +170,9 @@ impl Endpoint {
         self.key
     }
 
-    /// The local port.
+    /// The local port. Another one after a change of the network, unless it was given.
     pub fn port(&self) -> u16 {
-        self.port
+        self.door.number()
     }
 
     /// Opens a code for a pipe ([`Verb::Listen`]).

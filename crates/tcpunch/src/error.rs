@@ -16,6 +16,17 @@ pub enum BrokerError {
     /// Nothing answered; each address with what happened there.
     #[error("no broker answers:{}", listed(.0))]
     Unreachable(Vec<(String, String)>),
+    /// Nothing can answer: no interface of this machine has an address.
+    #[error(
+        "this computer has no {family}network: no interface has an {family}address beside loopback{}",
+        listed(.tried)
+    )]
+    NoNetwork {
+        /// The family that was asked for, with a space behind; empty for both.
+        family: &'static str,
+        /// Each address with what happened there.
+        tried: Vec<(String, String)>,
+    },
     /// It proves another key than the one known for it.
     #[error(
         "the key of broker {name} has changed: it was {known}, it is {now}. Either it was set up \
@@ -122,6 +133,8 @@ pub enum Event {
     },
     /// The last link to the broker is lost; it is being made again.
     LinkLost,
+    /// The broker's key could not be kept: next time any broker at its address is as good. Why, in words.
+    KeyNotKept(String),
     /// Somebody guessed the words of a code wrong.
     WrongGuess {
         /// Guesses left.

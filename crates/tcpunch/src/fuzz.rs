@@ -30,7 +30,10 @@ pub fn connection(
         socket: tokio::net::TcpStream::from_std(socket)?,
         sealer,
         opener,
+        own: crate::PublicKey([2; 32]),
         peer: crate::PublicKey([1; 32]),
+        binding: [0; 32],
+        network: crate::network::Network::watch(),
         info: crate::PathInfo {
             path: crate::Path::Lan,
             local: nowhere,

@@ -19,6 +19,25 @@ pub(crate) fn interfaces() -> Vec<(IpAddr, u8)> {
         .collect()
 }
 
+/// Addresses from which packets can leave for other machines now: of interfaces that have a
+/// carrier, loopback and link-local left out.
+pub(crate) fn usable() -> Vec<IpAddr> {
+    let Ok(interfaces) = if_addrs::get_if_addrs() else { return Vec::new() };
+    interfaces
+        .into_iter()
+        .filter(if_addrs::Interface::is_oper_up)
+        .map(|interface| interface.ip())
+        .filter(|ip| scope(*ip) != Scope::Loopback && !is_link_local(*ip))
+        .collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local(),
+    }
+}
+
 /// The routers of the default routes, as far as the system tells.
 #[cfg(target_os = "linux")]
 pub(crate) fn gateways() -> Vec<IpAddr> {
@@ -54,10 +73,7 @@ pub(crate) fn hosts(interfaces: &[(IpAddr, u8)], port: u16, families: Families) 
         .iter()
         .map(|(ip, _)| SocketAddr::new(*ip, port))
         .filter(|address| families.has(*address) && scope(address.ip()) != Scope::Loopback)
-        .filter(|address| match address.ip() {
-            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-            IpAddr::V4(v4) => !v4.is_link_local(),
-        })
+        .filter(|address| !is_link_local(address.ip()))
         .collect();
     hosts.sort_by_key(|address| (scope(address.ip()), address.is_ipv6()));
     hosts.truncate(MAX_HOST_CANDIDATES);

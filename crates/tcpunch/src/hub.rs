@@ -1,7 +1,7 @@
 //! One task for each endpoint that knows its invitations, claims, lobby and attempts, and turns
 //! what the broker says into them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
-    PROOFS_PER_CODE, WRONG_GUESSES,
+    MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
@@ -23,12 +23,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
-use crate::connection::{Connection, ConnectionHandle};
+use crate::connection::{Answer, Connection, ConnectionHandle};
 use crate::diagnose;
+use crate::door::Door;
 use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
+use crate::network::Network;
 use crate::port::Families;
 use crate::registration::{BrokerAddress, Notice, Order};
 
@@ -45,7 +47,8 @@ type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
 /// What a hub needs.
 pub(crate) struct Setup {
     pub(crate) key: PublicKey,
-    pub(crate) port: u16,
+    pub(crate) door: Arc<Door>,
+    pub(crate) network: Network,
     pub(crate) families: Families,
     pub(crate) timeout: Duration,
     pub(crate) events: EventSink,
@@ -92,10 +95,20 @@ struct Proven {
 }
 
 struct Lobby {
-    /// The answer to the join has come.
-    joined: bool,
+    /// The answer to the last join has come.
+    answered: bool,
     openings: Vec<Option<Opening>>,
     connected: HashMap<PublicKey, ConnectionHandle>,
+    /// Whether the present link was told of it.
+    joined: bool,
+    /// Members that were lost, or don't answer, and have not left.
+    missing: HashSet<PublicKey>,
+    /// Of those connected, who has left the broker.
+    left: HashSet<PublicKey>,
+    /// When the lobby is joined again, to be introduced to who is missing.
+    again_at: Option<Instant>,
+    /// How long after that once more.
+    pause: Duration,
     introductions: VecDeque<Instant>,
     news: mpsc::UnboundedSender<LobbyNews>,
 }
@@ -117,6 +130,10 @@ struct Running {
     inbox: mpsc::Sender<attempt::Message>,
     waits: For,
     peer: PublicKey,
+    /// Where the broker saw it.
+    addresses: Vec<SocketAddr>,
+    /// Of an attempt in the lobby, which a later one may replace.
+    task: Option<AbortHandle>,
 }
 
 pub(crate) struct Hub {
@@ -131,6 +148,8 @@ pub(crate) struct Hub {
     lobby: Option<Lobby>,
     running: HashMap<IntroductionId, Running>,
     attempts: JoinSet<(IntroductionId, Result<Connection, Box<Obstacle>>)>,
+    /// Connections of the lobby that are watched for their end; whether it was a loss.
+    ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
     profiles: JoinSet<NatProfile>,
     observations: Option<mpsc::Sender<diagnose::Observed>>,
@@ -151,6 +170,7 @@ impl Hub {
             lobby: None,
             running: HashMap::new(),
             attempts: JoinSet::new(),
+            ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
             profiles: JoinSet::new(),
             observations: None,
@@ -164,7 +184,9 @@ impl Hub {
         mut notices: mpsc::Receiver<Notice>,
     ) {
         let mut linked = true;
+        let mut network = self.setup.network.clone();
         loop {
+            let again_at = self.lobby.as_ref().and_then(|lobby| lobby.again_at);
             tokio::select! {
                 // Links first: a claim is then written on the link that was just made.
                 biased;
@@ -180,6 +202,14 @@ impl Hub {
                         self.ended(id, result);
                     }
                 }
+                Some(ended) = self.ends.join_next() => {
+                    if let Ok((peer, connection, lost)) = ended {
+                        self.connection_over(peer, &connection, lost);
+                    }
+                }
+                _ = network.doubt() => self.probe(),
+                () = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now).into()).await },
+                    if again_at.is_some() => self.meet_again(),
                 Some(profile) = self.profiles.join_next() => {
                     if let Ok(profile) = profile {
                         self.learnt(profile);
@@ -240,9 +270,14 @@ impl Hub {
             }
             Command::Lobby { news } => {
                 self.lobby = Some(Lobby {
-                    joined: false,
+                    answered: false,
                     openings: Vec::new(),
                     connected: HashMap::new(),
+                    joined: false,
+                    missing: HashSet::new(),
+                    left: HashSet::new(),
+                    again_at: None,
+                    pause: MEET_AGAIN_FIRST,
                     introductions: VecDeque::new(),
                     news,
                 });
@@ -251,11 +286,28 @@ impl Hub {
         }
     }
 
+    /// Joins the lobby, or says once more who is connected: the broker introduces the others. Who
+    /// was asked for a sign of life and has time left to give it is waited for first.
     fn join(&mut self) {
         let own = self.setup.key;
+        let now = Instant::now();
+        let linked = !self.links.is_empty();
         let Some(lobby) = &mut self.lobby else { return };
+        // A link that comes up joins by itself.
+        lobby.again_at = None;
+        if !linked {
+            return;
+        }
         lobby.connected.retain(|_, connection| connection.is_alive());
-        lobby.joined = false;
+        let awaited = lobby.connected.values().filter_map(|connection| match connection.answer(now) {
+            Answer::Awaited(until) => Some(until),
+            Answer::Heard | Answer::None => None,
+        });
+        if let Some(until) = awaited.max() {
+            lobby.again_at = Some(until);
+            return;
+        }
+        lobby.answered = false;
         let mut openers = Vec::new();
         lobby.openings.clear();
         for _ in 1..LOBBY_MEMBERS_MOST {
@@ -264,8 +316,57 @@ impl Hub {
                 openers.push(message);
             }
         }
-        let connected = lobby.connected.keys().copied().collect();
+        let answering = |(peer, connection): (&PublicKey, &ConnectionHandle)| {
+            (connection.answer(now) == Answer::Heard).then_some(*peer)
+        };
+        let mut connected: Vec<PublicKey> = lobby.connected.iter().filter_map(answering).collect();
+        lobby.missing.retain(|peer| !connected.contains(peer));
+        // What runs over this link needs no second introduction; what ran over the last one does.
+        if std::mem::replace(&mut lobby.joined, true) {
+            let running = self.running.values().filter(|running| running.task.is_some());
+            connected.extend(running.map(|running| running.peer));
+        }
+        if !lobby.missing.is_empty() {
+            lobby.again_at = Some(now + lobby.pause);
+            lobby.pause = (lobby.pause * 2).min(MEET_AGAIN_MOST);
+        }
         self.send(ToBroker::Join { connected, openers });
+    }
+
+    /// Asks everyone in the lobby for a sign of life, so that a link that is made again soon knows who gives none.
+    fn probe(&mut self) {
+        let Some(lobby) = &mut self.lobby else { return };
+        let now = Instant::now();
+        for connection in lobby.connected.values() {
+            // Who was asked and is silent since needs no second question.
+            if connection.answer(now) == Answer::Heard {
+                connection.probe();
+            }
+        }
+    }
+
+    /// Joins again if somebody is missing, or the present link does not know of the lobby. Who is silent but not lost is
+    /// not met again over the same link: its addresses are in use by the silent connection.
+    fn meet_again(&mut self) {
+        let Some(lobby) = &mut self.lobby else { return };
+        lobby.again_at = None;
+        if !lobby.missing.is_empty() || !lobby.joined {
+            self.join();
+        }
+    }
+
+    fn connection_over(&mut self, peer: PublicKey, connection: &ConnectionHandle, lost: bool) {
+        let Some(lobby) = &mut self.lobby else { return };
+        // Another may have taken its place.
+        if lobby.connected.get(&peer).is_some_and(|current| current.is(connection)) {
+            lobby.connected.remove(&peer);
+            let left = lobby.left.remove(&peer);
+            if lost && !left && lobby.missing.insert(peer) {
+                lobby.again_at.get_or_insert(Instant::now() + lobby.pause);
+                // Perhaps it is this side that has gone.
+                self.setup.network.silence();
+            }
+        }
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -276,11 +377,21 @@ impl Hub {
                 self.links = vec![Link { remote, local, observed: None }];
                 if again {
                     self.ask_again();
+                } else if self.lobby.is_some() {
+                    self.join();
                 }
             }
             Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
             Notice::Message { message, remote, local } => self.message(*message, remote, local),
-            Notice::Down => (self.setup.events)(Event::LinkLost),
+            Notice::Less { local } => self.links.retain(|link| link.local != local),
+            Notice::Down => {
+                self.links.clear();
+                if let Some(lobby) = &mut self.lobby {
+                    lobby.joined = false;
+                }
+                self.probe();
+                (self.setup.events)(Event::LinkLost);
+            }
             Notice::Refused(error) => self.give_up(&error),
         }
     }
@@ -371,14 +482,21 @@ impl Hub {
             }
             FromBroker::Joined { members, capacity, introductions } => {
                 // One join has one answer.
-                if self.lobby.as_mut().is_some_and(|lobby| !std::mem::replace(&mut lobby.joined, true)) {
+                if self.lobby.as_mut().is_some_and(|lobby| !std::mem::replace(&mut lobby.answered, true)) {
                     self.lobby_news(LobbyNews::Joined { members, capacity, introductions });
                 }
             }
             FromBroker::Left { peer } => {
                 // Whom this side never met can't leave it.
-                let connected = self.lobby.as_ref().is_some_and(|lobby| lobby.connected.contains_key(&peer));
-                if connected || self.running.values().any(|running| running.peer == peer) {
+                let mut met = false;
+                if let Some(lobby) = &mut self.lobby {
+                    met = lobby.missing.remove(&peer);
+                    if lobby.connected.contains_key(&peer) {
+                        lobby.left.insert(peer);
+                        met = true;
+                    }
+                }
+                if met || self.running.values().any(|running| running.peer == peer) {
                     self.lobby_news(LobbyNews::Left(peer));
                 }
             }
@@ -650,7 +768,7 @@ impl Hub {
     }
 
     fn own_hosts(&self) -> Vec<SocketAddr> {
-        gather::hosts(&gather::interfaces(), self.setup.port, self.setup.families)
+        gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
     fn observed(&self) -> Vec<SocketAddr> {
@@ -670,11 +788,14 @@ impl Hub {
         let hosts = if near { self.own_hosts() } else { Vec::new() };
         let prepared = match &introduction.meeting {
             Met::LobbyArriver { opener } => self
-                .lobby_arriver(peer, *opener, now)
+                .lobby_arriver(peer, *opener, &introduction.addresses, now)
                 .map(|opening| (Secrets::Opening(Box::new(opening)), Vec::new(), For::Lobby)),
             Met::LobbyWaiter { opener } => {
                 let own = self.setup.key;
-                match self.admit(peer, now).then(|| respond(&own, &peer, None, opener, hosts.clone())) {
+                match self
+                    .admit(peer, &introduction.addresses, now)
+                    .then(|| respond(&own, &peer, None, opener, hosts.clone()))
+                {
                     Some(Ok((keys, answer, _))) => {
                         let signal = Signal::Answer(answer.clone());
                         self.send(ToBroker::Relay { introduction: id, signal });
@@ -695,7 +816,7 @@ impl Hub {
         let source = |v4: bool| self.links.iter().map(|link| link.local.ip()).find(|ip| ip.is_ipv4() == v4);
         let here = Surroundings {
             interfaces,
-            port: self.setup.port,
+            port: self.setup.door.number(),
             observed: self.observed(),
             brokers: self.links.iter().map(|link| link.remote).collect(),
             gateways: gather::gateways(),
@@ -712,25 +833,48 @@ impl Hub {
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),
             link: self.setup.link.clone(),
+            network: self.setup.network.clone(),
             events: self.setup.events.clone(),
         };
+        let addresses = reach.introduction.addresses.clone();
         let (inbox, messages) = mpsc::channel(64);
         let router = self.setup.router.clone();
         let attempt = attempt::reach(reach, secrets, (inbox.clone(), messages), router);
+        if matches!(waits, For::Lobby) {
+            self.give_way(peer);
+        }
         let task = self.attempts.spawn(async move { (id, attempt.await) });
         if let For::Invitation(own) = &waits
             && let Some(invitation) = self.invitations.iter_mut().find(|invitation| invitation.id == *own)
         {
-            invitation.attempt = Some(task);
+            invitation.attempt = Some(task.clone());
         }
-        self.running.insert(id, Running { inbox, waits, peer });
+        let task = matches!(waits, For::Lobby).then_some(task);
+        self.running.insert(id, Running { inbox, waits, peer, addresses, task });
+    }
+
+    /// Ends an attempt to reach the same member that is still running: what it dials is where the
+    /// member, or this side, was before.
+    fn give_way(&mut self, peer: PublicKey) {
+        self.running.retain(|_, running| match &running.task {
+            Some(task) if running.peer == peer => {
+                task.abort();
+                false
+            }
+            Some(_) | None => true,
+        });
     }
 
     /// Whether the lobby takes one more introduction now. A connection to the same peer that still
     /// seems to stand is left alone: if the peer has really lost it, its SYN makes the kernels end
     /// it (RFC 5961 section 4), and if the broker lies, nothing is lost.
-    fn admit(&mut self, peer: PublicKey, now: Instant) -> bool {
-        if self.running.values().any(|running| running.peer == peer) {
+    fn admit(&mut self, peer: PublicKey, addresses: &[SocketAddr], now: Instant) -> bool {
+        // What runs toward the same place goes on, and on the other side too, which heard of both in the same order: two
+        // attempts on one 4-tuple would stop each other.
+        let goes_on = |running: &Running| {
+            running.peer == peer && (running.task.is_none() || running.addresses == addresses)
+        };
+        if self.running.values().any(goes_on) {
             return false;
         }
         let Some(lobby) = &mut self.lobby else { return false };
@@ -745,8 +889,14 @@ impl Hub {
         true
     }
 
-    fn lobby_arriver(&mut self, peer: PublicKey, opener: u32, now: Instant) -> Option<Opening> {
-        if !self.admit(peer, now) {
+    fn lobby_arriver(
+        &mut self,
+        peer: PublicKey,
+        opener: u32,
+        addresses: &[SocketAddr],
+        now: Instant,
+    ) -> Option<Opening> {
+        if !self.admit(peer, addresses, now) {
             return None;
         }
         let lobby = self.lobby.as_mut()?;
@@ -795,7 +945,17 @@ impl Hub {
                 let news = match result {
                     Ok(connection) => {
                         if let Some(lobby) = &mut self.lobby {
-                            lobby.connected.insert(running.peer, connection.handle());
+                            let (peer, handle) = (running.peer, connection.handle());
+                            lobby.connected.insert(peer, handle.clone());
+                            lobby.left.remove(&peer);
+                            lobby.missing.remove(&peer);
+                            if lobby.missing.is_empty() {
+                                lobby.pause = MEET_AGAIN_FIRST;
+                            }
+                            self.ends.spawn(async move {
+                                let lost = handle.over().await;
+                                (peer, handle, lost)
+                            });
                         }
                         LobbyNews::Connected(Box::new(connection))
                     }

@@ -21,6 +21,7 @@
 mod attempt;
 mod connection;
 mod diagnose;
+mod door;
 mod endpoint;
 mod error;
 #[cfg(feature = "fuzz")]
@@ -29,6 +30,7 @@ pub mod fuzz;
 mod gather;
 mod hub;
 mod listener;
+mod network;
 mod port;
 mod registration;
 pub mod store;

@@ -1,9 +1,11 @@
 //! The link to a broker: found, made, kept alive, and made again.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -11,7 +13,7 @@ use tcpunch_core::candidate::{Scope, scope};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
     BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_QUEUE, LINK_RETRY_FIRST, LINK_RETRY_MOST,
-    LINK_WITHIN, MAX_FRAME, NEXT_ADDRESS_AFTER,
+    LINK_RETRY_SOON, LINK_RETRY_SOON_FOR, LINK_WITHIN, MAX_FRAME, NEXT_ADDRESS_AFTER, PROBE_WITHIN,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
@@ -22,7 +24,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::error::BrokerError;
+use crate::door::Door;
+use crate::endpoint::EventSink;
+use crate::error::{BrokerError, Event};
+use crate::gather;
+use crate::network::{Doubt, Network, Origin};
 use crate::port::{self, Families};
 use crate::store::Store;
 
@@ -107,6 +113,8 @@ pub(crate) enum Notice {
     Also { remote: SocketAddr, local: SocketAddr },
     /// A message, with the broker's address on whose link it came and the own end of that link.
     Message { message: Box<FromBroker>, remote: SocketAddr, local: SocketAddr },
+    /// One of several links is lost.
+    Less { local: SocketAddr },
     /// The last link is lost.
     Down,
     /// The key of the broker changed while links were made again: no use to go on.
@@ -124,10 +132,12 @@ pub(crate) enum Order {
 /// What a registration needs.
 pub(crate) struct Setup {
     pub(crate) brokers: Vec<BrokerAddress>,
-    pub(crate) port: u16,
+    pub(crate) door: Arc<Door>,
+    pub(crate) network: Network,
     pub(crate) families: Families,
     pub(crate) session: SecretKey,
     pub(crate) store: Arc<Store>,
+    pub(crate) events: EventSink,
     pub(crate) timeout: Duration,
 }
 
@@ -150,6 +160,9 @@ struct Slot {
     reader: AbortHandle,
     heard: Instant,
     pinged: Instant,
+    origin: Origin,
+    /// Since when a sign of life is awaited.
+    doubted: Option<Instant>,
 }
 
 /// One address of a broker to try.
@@ -159,6 +172,8 @@ struct Target {
     address: SocketAddr,
     /// The key it must have: pinned, or known from before.
     key: Option<PublicKey>,
+    /// Whether it took the connection: then its silence is its own.
+    accepted: Arc<AtomicBool>,
 }
 
 /// Makes the first link and keeps links from then on. Commands are sent on the first link that
@@ -176,6 +191,7 @@ pub(crate) async fn register(
     let (commands, queue) = mpsc::channel(LINK_QUEUE);
     let (incoming, messages) = mpsc::channel(256);
     let keeper = Keeper {
+        network: setup.network.clone(),
         setup,
         notices,
         queue,
@@ -189,52 +205,49 @@ pub(crate) async fn register(
     Ok(commands)
 }
 
-async fn targets(setup: &Setup, within: Duration) -> Result<Vec<Target>, BrokerError> {
+async fn resolve(broker: &BrokerAddress, within: Duration) -> Result<Vec<SocketAddr>, String> {
+    let lookup = tokio::net::lookup_host((broker.host.as_str(), broker.port));
+    match tokio::time::timeout(within, lookup).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the name server does not answer".to_owned()),
+    }
+}
+
+/// What to try of the addresses of one broker: families alternate, IPv6 first (RFC 8305 section 4).
+fn targets(setup: &Setup, broker: &BrokerAddress, found: Vec<SocketAddr>) -> Vec<Target> {
+    let (v6, v4): (Vec<_>, Vec<_>) =
+        found.into_iter().filter(|address| setup.families.has(*address)).partition(SocketAddr::is_ipv6);
+    let known = match broker.key {
+        Some(key) => Some(key),
+        None => setup.store.known_broker(&broker.to_string()).ok().flatten().map(PublicKey),
+    };
     let mut all = Vec::new();
-    let mut tried = Vec::new();
-    for broker in &setup.brokers {
-        let found = match broker.host.parse::<IpAddr>() {
-            Ok(ip) => Ok(vec![SocketAddr::new(ip, broker.port)]),
-            Err(_) => {
-                let lookup = tokio::net::lookup_host((broker.host.as_str(), broker.port));
-                match tokio::time::timeout(within, lookup).await {
-                    Ok(found) => found.map(Iterator::collect::<Vec<_>>),
-                    Err(_) => Err(std::io::Error::other("the name server does not answer")),
-                }
-            }
-        };
-        match found {
-            Ok(found) => {
-                // Families alternate, IPv6 first (RFC 8305 section 4).
-                let (v6, v4): (Vec<_>, Vec<_>) = found
-                    .into_iter()
-                    .filter(|address| setup.families.has(*address))
-                    .partition(SocketAddr::is_ipv6);
-                if v6.is_empty() && v4.is_empty() {
-                    tried.push((broker.to_string(), "no address of a family in use".to_owned()));
-                }
-                let known = match broker.key {
-                    Some(key) => Some(key),
-                    None => setup.store.known_broker(&broker.to_string()).ok().flatten().map(PublicKey),
-                };
-                let mut v4 = v4.into_iter();
-                let mut v6 = v6.into_iter();
-                loop {
-                    let pair = [v6.next(), v4.next()];
-                    if pair == [None, None] {
-                        break;
-                    }
-                    for address in pair.into_iter().flatten() {
-                        let key =
-                            known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
-                        all.push(Target { broker: broker.clone(), address, key });
-                    }
-                }
-            }
-            Err(error) => tried.push((broker.to_string(), error.to_string())),
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    loop {
+        let pair = [v6.next(), v4.next()];
+        if pair == [None, None] {
+            return all;
+        }
+        for address in pair.into_iter().flatten() {
+            let key = known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
+            all.push(Target { broker: broker.clone(), address, key, accepted: Arc::default() });
         }
     }
-    if all.is_empty() { Err(BrokerError::Unreachable(tried)) } else { Ok(all) }
+}
+
+/// Nothing answers, and whether that is for want of a network here.
+fn unreachable(setup: &Setup, tried: Vec<(String, String)>, loopback: bool) -> BrokerError {
+    let usable = gather::usable();
+    if loopback || usable.iter().any(|ip| setup.families.has(SocketAddr::new(*ip, 0))) {
+        return BrokerError::Unreachable(tried);
+    }
+    let family = match setup.families {
+        Families { v4: true, v6: false } => "IPv4 ",
+        Families { v4: false, v6: true } => "IPv6 ",
+        Families { .. } => "",
+    };
+    BrokerError::NoNetwork { family, tried }
 }
 
 type Race = JoinSet<(SocketAddr, Result<Link, OpenError>)>;
@@ -268,42 +281,101 @@ impl Rest {
     }
 }
 
-/// Races the addresses of all brokers; each may take that long.
+/// Races the addresses of all brokers; each may take that long, and so may finding them. A name
+/// server that is silent about one broker holds up no other.
 async fn first_link(setup: &Arc<Setup>, within: Duration) -> Result<(Link, Rest), BrokerError> {
     let within = LINK_WITHIN.min(within);
     let mut tried = Vec::new();
     let mut race: Race = JoinSet::new();
-    let mut waiting = targets(setup, within).await?.into_iter();
-    loop {
-        if let Some(target) = waiting.next() {
-            let setup = setup.clone();
-            race.spawn(async move {
-                let address = target.address;
-                let result = tokio::time::timeout(within, open(&setup, target)).await;
-                (address, result.unwrap_or_else(|_| Err(OpenError::Failed("no answer in time".into()))))
-            });
-        } else if race.is_empty() {
-            return Err(BrokerError::Unreachable(tried));
-        }
-        let more = waiting.len() > 0;
-        let ended = tokio::select! {
-            ended = race.join_next() => ended,
-            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if more => None,
-        };
-        match ended {
-            Some(Ok((_, Ok(link)))) => {
-                let family_v4 = link.remote.is_ipv4();
-                let targets = waiting
-                    .filter(|other| other.broker == link.broker && other.address.is_ipv4() != family_v4)
-                    .collect();
-                let broker = link.broker.clone();
-                return Ok((link, Rest { broker, race, targets, family_v4 }));
+    let mut lookups = JoinSet::new();
+    let mut waiting = VecDeque::new();
+    let mut loopback = false;
+    for broker in setup.brokers.iter().cloned() {
+        match broker.host.parse::<IpAddr>() {
+            Ok(ip) => {
+                let found = targets(setup, &broker, vec![SocketAddr::new(ip, broker.port)]);
+                if found.is_empty() {
+                    tried.push((broker.to_string(), OTHER_FAMILY.to_owned()));
+                }
+                waiting.extend(found);
             }
-            Some(Ok((_, Err(OpenError::KeyChanged(error))))) => return Err(error),
-            Some(Ok((address, Err(OpenError::Failed(what))))) => tried.push((address.to_string(), what)),
-            Some(Err(_)) | None => {}
+            Err(_) => drop(lookups.spawn(async move {
+                let found = resolve(&broker, within).await;
+                (broker, found)
+            })),
         }
     }
+    loop {
+        if let Some(target) = waiting.pop_front() {
+            loopback |= scope(target.address.ip()) == Scope::Loopback;
+            let setup = setup.clone();
+            race.spawn(async move {
+                let (address, accepted) = (target.address, target.accepted.clone());
+                let result = tokio::time::timeout(within, open(&setup, target)).await;
+                let silent = if accepted.load(Ordering::Relaxed) { SAYS_NOTHING } else { NO_ANSWER };
+                (address, result.unwrap_or_else(|_| Err(OpenError::Failed(silent.into()))))
+            });
+        } else if race.is_empty() && lookups.is_empty() {
+            return Err(unreachable(setup, tried, loopback));
+        }
+        tokio::select! {
+            Some(found) = lookups.join_next() => match found {
+                Ok((broker, Ok(found))) => {
+                    let found = targets(setup, &broker, found);
+                    if found.is_empty() {
+                        tried.push((broker.to_string(), OTHER_FAMILY.to_owned()));
+                    }
+                    waiting.extend(found);
+                }
+                Ok((broker, Err(what))) => tried.push((broker.to_string(), what)),
+                Err(_) => {}
+            },
+            Some(ended) = race.join_next() => match ended {
+                Ok((_, Ok(link))) => {
+                    let family_v4 = link.remote.is_ipv4();
+                    let other = |target: &Target| {
+                        target.broker == link.broker && target.address.is_ipv4() != family_v4
+                    };
+                    let targets = waiting.into_iter().filter(other).collect();
+                    let broker = link.broker.clone();
+                    return Ok((link, Rest { broker, race, targets, family_v4 }));
+                }
+                Ok((_, Err(OpenError::KeyChanged(error)))) => return Err(error),
+                Ok((address, Err(OpenError::Failed(what)))) => tried.push((address.to_string(), what)),
+                Err(_) => {}
+            },
+            () = tokio::time::sleep(NEXT_ADDRESS_AFTER), if !waiting.is_empty() => {}
+        }
+    }
+}
+
+const NO_ANSWER: &str = "no answer in time";
+const SAYS_NOTHING: &str =
+    "it takes the connection and says nothing: it is suspended, overloaded, or no broker";
+const OTHER_FAMILY: &str = "no address of a family in use";
+
+/// Makes the missing link of a session again, over the other family than the one that stands.
+async fn family_again(setup: Arc<Setup>, broker: BrokerAddress, standing_v4: bool) -> Option<Link> {
+    let mut pause = LINK_RETRY_FIRST;
+    loop {
+        tokio::time::sleep(jittered(pause)).await;
+        let found = match broker.host.parse::<IpAddr>() {
+            Ok(ip) => vec![SocketAddr::new(ip, broker.port)],
+            Err(_) => resolve(&broker, LINK_WITHIN).await.unwrap_or_default(),
+        };
+        for target in targets(&setup, &broker, found) {
+            if target.address.is_ipv4() != standing_v4
+                && let Ok(Ok(link)) = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await
+            {
+                return Some(link);
+            }
+        }
+        pause = (pause * 2).min(LINK_RETRY_MOST);
+    }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 enum OpenError {
@@ -337,7 +409,11 @@ async fn open(setup: &Setup, target: Target) -> Result<Link, OpenError> {
                     Err(changed(setup, &target, link.key))
                 }
                 // A key that can't be kept is asked for again next time.
-                Ok(Ok(_) | Err(_)) | Err(_) => Ok(link),
+                Ok(Err(error)) => {
+                    (setup.events)(Event::KeyNotKept(error.to_string()));
+                    Ok(link)
+                }
+                Ok(Ok(_)) | Err(_) => Ok(link),
             }
         }
         result => result,
@@ -359,9 +435,10 @@ fn changed(setup: &Setup, target: &Target, now: PublicKey) -> OpenError {
 
 async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Result<Link, OpenError> {
     let failed = |what: &str| OpenError::Failed(what.to_owned());
-    let mut stream = port::dial(None, setup.port, target.address)
+    let mut stream = port::dial(None, setup.door.number(), target.address)
         .await
         .map_err(|refused| OpenError::Failed(refused.error.to_string()))?;
+    target.accepted.store(true, Ordering::Relaxed);
     let pattern = if key.is_some() { Pattern::Ik } else { Pattern::Xx };
     let preface = Preface::Link(pattern).encode();
     let mut handshake = LinkHandshake::peer(&setup.session, key.as_ref(), &preface)
@@ -431,6 +508,7 @@ async fn read_messages(
 
 struct Keeper {
     setup: Arc<Setup>,
+    network: Network,
     notices: mpsc::Sender<Notice>,
     queue: mpsc::Receiver<Order>,
     incoming: mpsc::Sender<(u64, Option<FromBroker>)>,
@@ -472,6 +550,7 @@ impl Keeper {
 
     async fn install(&mut self, link: Link) {
         self.next_number += 1;
+        let origin = Origin::new(link.local.ip(), &self.network);
         let (reader, writer) = link.stream.into_split();
         let task = tokio::spawn(read_messages(reader, link.opener, self.next_number, self.incoming.clone()));
         self.slots.push(Slot {
@@ -483,6 +562,8 @@ impl Keeper {
             reader: task.abort_handle(),
             heard: Instant::now(),
             pinged: Instant::now(),
+            origin,
+            doubted: None,
         });
         let number = self.next_number;
         self.send(Some(number), &ToBroker::Register { profile: self.profile }).await;
@@ -491,15 +572,24 @@ impl Keeper {
     /// Runs until the last link is gone (true) or nobody wants links any more (false).
     async fn keep(&mut self, rest: Rest) -> bool {
         let mut second = JoinSet::new();
+        let broker = rest.broker.clone();
         second.spawn(rest.other_family(self.setup.clone()));
+        let mut standing: Vec<SocketAddr> = Vec::new();
         while !self.slots.is_empty() {
-            let wake = self
-                .slots
-                .iter()
-                .map(|slot| (slot.heard.max(slot.pinged) + LINK_PING_EVERY).min(slot.heard + LINK_DEAD_AFTER))
-                .min()
-                .unwrap_or_else(|| Instant::now() + LINK_PING_EVERY);
+            let now: Vec<SocketAddr> = self.slots.iter().map(|slot| slot.local).collect();
+            for local in std::mem::replace(&mut standing, now) {
+                if !standing.contains(&local) {
+                    if self.notices.send(Notice::Less { local }).await.is_err() {
+                        return false;
+                    }
+                    let standing_v4 = standing.iter().any(SocketAddr::is_ipv4);
+                    second.spawn(family_again(self.setup.clone(), broker.clone(), standing_v4));
+                }
+            }
+            let wake =
+                self.slots.iter().map(Slot::wake).min().unwrap_or_else(|| Instant::now() + LINK_PING_EVERY);
             tokio::select! {
+                doubt = self.network.doubt() => self.doubted(doubt).await,
                 command = self.queue.recv() => {
                     match command {
                         Some(Order::Say(message)) => {
@@ -537,6 +627,7 @@ impl Keeper {
     async fn received(&mut self, number: u64, message: Option<FromBroker>) -> bool {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) else { return true };
         slot.heard = Instant::now();
+        slot.doubted = None;
         match message {
             None => {
                 self.drop_slot(number);
@@ -554,11 +645,33 @@ impl Keeper {
         }
     }
 
+    /// Asks every link for a sign of life. Where an address was replaced, all links are made again,
+    /// from another port.
+    async fn doubted(&mut self, doubt: Doubt) {
+        let now = Instant::now();
+        let addresses = self.network.addresses();
+        let mut replaced = false;
+        for slot in &mut self.slots {
+            replaced |= doubt == Doubt::Changed && slot.origin.is_replaced(addresses.clone());
+            slot.doubted.get_or_insert(now);
+            slot.pinged = now;
+        }
+        let numbers: Vec<u64> = self.slots.iter().map(|slot| slot.number).collect();
+        for number in numbers {
+            if replaced {
+                self.drop_slot(number);
+            } else {
+                self.send(Some(number), &ToBroker::Ping(0)).await;
+            }
+        }
+    }
+
     async fn ping(&mut self) {
         let now = Instant::now();
-        let numbers: Vec<(u64, Instant)> = self.slots.iter().map(|slot| (slot.number, slot.heard)).collect();
-        for (number, heard) in numbers {
-            if now >= heard + LINK_DEAD_AFTER {
+        let numbers: Vec<(u64, Instant, bool)> =
+            self.slots.iter().map(|slot| (slot.number, slot.heard, slot.is_dead(now))).collect();
+        for (number, heard, dead) in numbers {
+            if dead {
                 self.drop_slot(number);
             } else if now >= heard + LINK_PING_EVERY {
                 if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
@@ -605,14 +718,19 @@ impl Keeper {
     }
 
     async fn again(&mut self) -> Result<(Link, Rest), BrokerError> {
+        let lost = Instant::now();
+        self.setup.door.renew();
         let mut pause = LINK_RETRY_FIRST;
         loop {
-            let jitter: f64 = rand::rng().random_range(0.5..1.5);
-            let sleep = tokio::time::sleep(pause.mul_f64(jitter));
+            let sleep = tokio::time::sleep(jittered(pause));
             tokio::pin!(sleep);
             loop {
                 tokio::select! {
                     () = &mut sleep => break,
+                    () = self.network.change() => {
+                        pause = LINK_RETRY_FIRST;
+                        break;
+                    }
                     // What is asked for while no link stands is asked for again by the endpoint.
                     command = self.queue.recv() => match command {
                         Some(Order::Say(ToBroker::Profile(profile))) => self.profile = profile,
@@ -622,12 +740,34 @@ impl Keeper {
                     Some(_) = self.messages.recv() => {}
                 }
             }
-            match first_link(&self.setup, LINK_WITHIN).await {
-                Ok(found) => return Ok(found),
-                Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
-                Err(_) => pause = (pause * 2).min(LINK_RETRY_MOST),
+            tokio::select! {
+                found = first_link(&self.setup, LINK_WITHIN) => match found {
+                    Ok(found) => return Ok(found),
+                    Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
+                    Err(_) => {
+                        let soon = lost.elapsed() < LINK_RETRY_SOON_FOR;
+                        pause = (pause * 2).min(if soon { LINK_RETRY_SOON } else { LINK_RETRY_MOST });
+                    }
+                },
+                // What was sent into the old network is not repeated for a while.
+                () = self.network.change() => pause = LINK_RETRY_FIRST,
             }
         }
+    }
+}
+
+impl Slot {
+    fn dead_at(&self) -> Instant {
+        let silent = self.heard + LINK_DEAD_AFTER;
+        self.doubted.map_or(silent, |doubted| silent.min(doubted + PROBE_WITHIN))
+    }
+
+    fn is_dead(&self, now: Instant) -> bool {
+        now >= self.dead_at()
+    }
+
+    fn wake(&self) -> Instant {
+        (self.heard.max(self.pinged) + LINK_PING_EVERY).min(self.dead_at())
     }
 }
 

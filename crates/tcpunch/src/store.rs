@@ -140,6 +140,8 @@ fn hint(kind: ErrorKind) -> &'static str {
 #[derive(Debug)]
 pub struct Store {
     place: Place,
+    /// What the user should hear of.
+    notes: Mutex<Vec<String>>,
 }
 
 enum Place {
@@ -169,13 +171,13 @@ impl Store {
             None => default_directory(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())?,
         };
         make_directory(&dir).map_err(failed("make the directory", &dir))?;
-        Ok(Store { place: Place::Disk(dir) })
+        Ok(Store { place: Place::Disk(dir), notes: Mutex::default() })
     }
 
     /// A store in memory: it touches no disk and is forgotten when dropped.
     #[must_use]
     pub fn ephemeral() -> Store {
-        Store { place: Place::Memory(Mutex::default()) }
+        Store { place: Place::Memory(Mutex::default()), notes: Mutex::default() }
     }
 
     /// A store in memory that holds these files already.
@@ -183,7 +185,7 @@ impl Store {
     #[doc(hidden)]
     pub fn with_files(files: impl IntoIterator<Item = (&'static str, String)>) -> Store {
         let files = files.into_iter().map(|(name, text)| (name, Zeroizing::new(text))).collect();
-        Store { place: Place::Memory(Mutex::new(files)) }
+        Store { place: Place::Memory(Mutex::new(files)), notes: Mutex::default() }
     }
 
     /// The text of a file of a store in memory.
@@ -253,6 +255,23 @@ impl Store {
             text.push_str(&format!("broker {name} {}\n", *hex(&key)));
             Ok((Some(text), Remembered::New))
         })
+    }
+
+    /// Whether the list of known brokers can be read. Without it every broker would be as good as the one that was known:
+    /// no reason to go on in silence.
+    ///
+    /// # Errors
+    /// As for [`Store::known_broker`].
+    pub fn check_known_brokers(&self) -> Result<(), StoreError> {
+        match self.read(KNOWN_BROKERS)? {
+            Some(text) => self.find_broker(&text, "").map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What was found on the way and put right, in words; each is told once.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The file that lists the known brokers; none in a store in memory.
@@ -392,7 +411,10 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        keep_to_owner(&file, &path)?;
+        if keep_to_owner(&file, &path)? {
+            let note = format!("{}: others could read this file; now only you can", path.display());
+            self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        }
         // Room for a secret file at once, so that the buffer does not grow either.
         let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed("read", &path))?;
@@ -494,24 +516,25 @@ fn for_owner_only(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-/// Takes a file away from group and others if it is ours to change.
+/// Takes a file away from group and others if it is ours to change; whether that was necessary.
 #[cfg(unix)]
-fn keep_to_owner(file: &File, path: &Path) -> Result<(), StoreError> {
+fn keep_to_owner(file: &File, path: &Path) -> Result<bool, StoreError> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let metadata = file.metadata().map_err(failed("read", path))?;
     if metadata.mode() & 0o077 == 0 {
-        return Ok(());
+        return Ok(false);
     }
     if metadata.uid() != nix::unistd::geteuid().as_raw() {
         return Err(StoreError::Exposed { path: path.to_owned() });
     }
-    tracing::warn!(path = %path.display(), "others could read this file; now only you can");
-    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed("take away from others", path))
+    let ours = fs::Permissions::from_mode(0o600);
+    file.set_permissions(ours).map_err(failed("take away from others", path))?;
+    Ok(true)
 }
 
 #[cfg(not(unix))]
-fn keep_to_owner(_: &File, _: &Path) -> Result<(), StoreError> {
-    Ok(())
+fn keep_to_owner(_: &File, _: &Path) -> Result<bool, StoreError> {
+    Ok(false)
 }
 
 /// A broker's name as it is kept. Nothing that could end a word or a line gets into the file.
@@ -702,8 +725,11 @@ mod tests {
         assert_eq!(mode(&store.path(".")), 0o700);
         let identity = store.path(IDENTITY.name);
         fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(store.take_notes().is_empty());
         store.identity(&mut never).unwrap();
         assert_eq!(mode(&identity), 0o600);
+        assert!(store.take_notes()[0].contains(identity.to_str().unwrap()));
+        assert!(store.take_notes().is_empty(), "told once");
     }
 
     /// Runs `work` without root's power over permissions: in a thread of its own, since that is a thread's property.
@@ -840,9 +866,11 @@ mod tests {
             format!("{header}\nbroker a:1 {key}\nbroker A:1 {}\n", "08".repeat(32)),
         ] {
             put(&store, KNOWN_BROKERS, &text);
-            for error in
-                [store.known_broker("a:1").unwrap_err(), store.remember_broker("a:1", [7; 32]).unwrap_err()]
-            {
+            for error in [
+                store.known_broker("a:1").unwrap_err(),
+                store.remember_broker("a:1", [7; 32]).unwrap_err(),
+                store.check_known_brokers().unwrap_err(),
+            ] {
                 assert!(matches!(error, StoreError::Damaged { .. }), "{text:?}: {error:?}");
             }
             assert_eq!(file(&store, KNOWN_BROKERS), text);
@@ -907,7 +935,10 @@ mod tests {
         let store = Store::ephemeral();
         let secret = store.identity(&mut || [0xab; 32]).unwrap();
         let shown = format!("{store:?} {secret:?}");
-        assert_eq!(shown, "Store { place: Memory(..) } IdentitySecret(..)");
+        assert_eq!(
+            shown,
+            "Store { place: Memory(..), notes: Mutex { data: [], poisoned: false, .. } } IdentitySecret(..)"
+        );
     }
 
     #[test]

@@ -237,7 +237,9 @@ impl Stage {
                     tally.pongs += 1;
                     assert!(tally.pongs <= tally.pings, "an answer to each question at most");
                 }
-                Kind::Confirm | Kind::Nominate | Kind::Ack => panic!("{kind:?} is over"),
+                Kind::Confirm | Kind::Nominate | Kind::Ack | Kind::Unencrypted => {
+                    panic!("{kind:?} has no place here")
+                }
             }
             self.incoming.drain(..HEADER + length);
         }

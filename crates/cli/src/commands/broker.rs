@@ -24,9 +24,13 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     let public = !config.public.is_empty();
     let server =
         talk.waiting("the names of --public", Server::bind(config)).await.map_err(|error| match error {
-            ServerError::Taken { .. } | ServerError::Listen { .. } => {
-                Failure::local(error).hint("is a broker running already? choose another port with --listen")
+            ServerError::Taken { address } => {
+                let port = address.port();
+                Failure::local(error).hint(format!(
+                    "is a broker running already? who has it is told by: ss -ltnp 'sport = :{port}'; another port: --listen"
+                ))
             }
+            ServerError::Listen { .. } => Failure::local(error).hint("choose another address with --listen"),
             ServerError::Randomness(_) => Failure::internal(error),
         })?;
     // Before anybody is told of the broker: who knows of it may end it.

@@ -15,12 +15,13 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             talk.event("waiting", json!({ "for": "somebody to come" }));
             talk.say("you are the first here; waiting for somebody to come ...");
         }
-        ChatEvent::Here { peer, name, info } => {
+        ChatEvent::Here { peer, name, info, again } => {
             talk.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": auth, "words": null }));
             talk.event("path", path_fields(peer, info));
             talk.say(talk.path_line(info));
             let (name, path) = (talk.name(peer, name), info.path);
-            talk.say(format!("* {name} is here ({path}, {}, not through the broker)", millis(info.elapsed)));
+            let here = if *again { "is here again" } else { "is here" };
+            talk.say(format!("* {name} {here} ({path}, {}, not through the broker)", millis(info.elapsed)));
         }
         ChatEvent::Words { peer, name, words } => {
             talk.event("peer", json!({ "id": peer.to_string(), "name": name, "auth": auth, "words": words }));
@@ -30,7 +31,7 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             talk.event("message", json!({ "peer": peer.to_string(), "name": name, "text": text }));
             talk.print(format!("{}: {text}", talk.name_on_stdout(peer, name)));
         }
-        ChatEvent::Gone { peer, name, lost, by_us, traffic } => {
+        ChatEvent::Gone { peer, name, lost, away, by_us, traffic } => {
             let reason = lost.as_deref().map_or_else(|| "left".to_owned(), clean);
             talk.event(
                 "closed",
@@ -38,11 +39,16 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             );
             let name = talk.name(peer, name);
             match lost {
+                Some(_) if *away => talk.say(format!("* {name} is away: {reason}")),
                 Some(_) => talk.say(format!("* {name} is lost: {reason}")),
                 None if !by_us => talk.say(format!("* {name} left")),
                 None => {}
             }
         }
+        ChatEvent::Replaced { peer, traffic } => talk.event(
+            "closed",
+            json!({ "peer": peer.to_string(), "reason": "replaced", "bytes_in": traffic.0, "bytes_out": traffic.1 }),
+        ),
         ChatEvent::Unreachable { peer, obstacle } => {
             talk.event(
                 "error",

@@ -240,6 +240,12 @@ impl Process {
         self.stdin.take().expect("standard input is open")
     }
 
+    /// Gives back what was taken.
+    #[allow(dead_code, reason = "one of the files that share this needs it")]
+    pub(crate) fn give_stdin(&mut self, stdin: ChildStdin) {
+        self.stdin = Some(stdin);
+    }
+
     /// End of input.
     pub(crate) fn close_stdin(&mut self) {
         self.stdin = None;

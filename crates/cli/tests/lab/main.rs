@@ -2,7 +2,8 @@
 //!
 //! Needs root for network namespaces; elsewhere every test is reported as ignored. `TCPUNCH_LAB=required` makes that a
 //! failure. `TCPUNCH_LAB_RUNS=10` also runs every pair of kinds that often and writes the table of results to the file
-//! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds.
+//! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds,
+//! `TCPUNCH_LAB_OUTAGE=40` the cable be out and `TCPUNCH_LAB_ASLEEP=60` the process be stopped for that long.
 
 // A test says what broke by panicking, and what it measured on its output.
 #![allow(
@@ -13,6 +14,7 @@
     clippy::print_stderr
 )]
 
+mod changes;
 #[path = "../support/documents.rs"]
 #[allow(dead_code, reason = "another test uses the rest")]
 mod documents;
@@ -22,6 +24,7 @@ mod failures;
 mod kinds;
 mod latency;
 mod lobby;
+mod local;
 mod pairs;
 mod pipe;
 mod played;
@@ -55,6 +58,8 @@ fn main() {
     let trials = [
         pipe::trials(),
         failures::trials(),
+        changes::trials(),
+        local::trials(),
         topologies::trials(),
         lobby::trials(),
         pairs::trials(),

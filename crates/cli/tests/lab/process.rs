@@ -171,6 +171,25 @@ impl Process {
         }
     }
 
+    /// The next event of that name, if it comes within that time; others are passed over.
+    pub(crate) fn event_within(&mut self, wanted: &str, within: Duration) -> Option<Event> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) if event.name() == wanted => return Some(event),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => self.fail(&format!("ended without '{wanted}'")),
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.journal.note(&self.name, &format!("gets {signal}"));
+        let id = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(id, signal).unwrap();
+    }
+
     /// The fatal error that ends it.
     pub(crate) fn error(&mut self) -> Event {
         let deadline = Instant::now() + PATIENCE;

@@ -166,8 +166,8 @@ mod tests {
         use zeroize::Zeroizing;
         let (one, two) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
         let suite = Suite::ChaCha20Poly1305;
-        let ours = PeerKeys { send: one.clone(), receive: two.clone(), suite };
-        let theirs = PeerKeys { send: two, receive: one, suite };
+        let ours = PeerKeys { send: one.clone(), receive: two.clone(), suite, binding: [0; 32] };
+        let theirs = PeerKeys { send: two, receive: one, suite, binding: [0; 32] };
         let opens = |mut sealer: Sealer, mut opener: Opener| {
             let mut record = Vec::new();
             sealer.seal(Kind::Data, b"text", &mut record).unwrap();

@@ -5,23 +5,28 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, READER_LEFT_AFTER};
+use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, PROBE_WITHIN, READER_LEFT_AFTER};
 
 use super::receiving::Source;
 use super::{Lost, Shared, lock};
+use crate::network::{Doubt, Network, Origin};
 
 /// Records that are taken in before what is to be sent has its turn.
 const RECORDS_AT_ONCE: usize = 16;
 
 pub(super) struct Pump {
     shared: Arc<Shared>,
+    origin: Origin,
+    network: Network,
+    /// The unanswered ping that everyone was told of.
+    told: Option<Instant>,
     /// Both ends were said, the socket's writing half is closed.
     shut_at: Option<Instant>,
 }
 
 impl Pump {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Pump { shared, shut_at: None }
+    pub(super) fn new(shared: Arc<Shared>, origin: Origin, network: Network) -> Self {
+        Pump { shared, origin, network, told: None, shut_at: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -44,7 +49,10 @@ impl Pump {
                 continue;
             }
             let now = Instant::now();
-            let heard = lock(&shared.receiving).heard;
+            let (heard, unanswered) = {
+                let receiving = lock(&shared.receiving);
+                (receiving.heard, receiving.unanswered)
+            };
             let (unsent, last) = {
                 let sending = lock(&shared.sending);
                 (sending.unsent() > 0, sending.last)
@@ -59,6 +67,14 @@ impl Pump {
                 }
                 None => (heard + DEAD_AFTER).min(last + PING_EVERY),
             };
+            if let Some(since) = unanswered.filter(|_| self.shut_at.is_none() && self.told != unanswered) {
+                if since + PROBE_WITHIN <= now {
+                    self.told = unanswered;
+                    self.network.silence();
+                } else {
+                    wake_at = wake_at.min(since + PROBE_WITHIN);
+                }
+            }
             if lock(&shared.wakers).reader.is_some() {
                 wake_at = wake_at.min(now + READER_LEFT_AFTER);
             }
@@ -68,6 +84,11 @@ impl Pump {
                     ready.map_err(|error| Lost::Broken(error.to_string()))?;
                 }
                 () = shared.wake_pump.notified() => {}
+                doubt = self.network.doubt() => {
+                    if doubt == Doubt::Changed && self.origin.is_replaced(self.network.addresses()) {
+                        return Err(Lost::AddressGone(self.origin.address()));
+                    }
+                }
                 () = tokio::time::sleep_until(wake_at.into()) => timer_fired = true,
             }
         }

@@ -73,6 +73,8 @@ pub(super) struct Receiving {
     pub(super) payload: u64,
     pub(super) round_trip: Option<Duration>,
     ping: Option<(u64, Instant)>,
+    /// The first ping since the peer was last heard.
+    pub(super) unanswered: Option<Instant>,
 }
 
 impl Receiving {
@@ -97,6 +99,7 @@ impl Receiving {
             payload: 0,
             round_trip: None,
             ping: None,
+            unanswered: None,
         }
     }
 
@@ -104,6 +107,7 @@ impl Receiving {
     pub(super) fn ping(&mut self, now: Instant) -> u64 {
         let number = self.ping.map_or(0, |(number, _)| number + 1);
         self.ping = Some((number, now));
+        self.unanswered.get_or_insert(now);
         number
     }
 
@@ -198,6 +202,7 @@ impl Receiving {
                 Ok(length) if length > 0 => {
                     self.end += length;
                     self.heard = Instant::now();
+                    self.unanswered = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 ended => {
