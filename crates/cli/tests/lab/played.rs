@@ -24,16 +24,19 @@ const REMOTE_SAYS: &str = "it's 42";
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![trial("documents::the_tests_they_name_exist", tests_exist)];
-    for scene in DOCUMENTS.into_iter().flat_map(scenes) {
-        let first = &scene.terminals[0];
-        let name = format!("documents::{}:{}", scene.document, first.line);
-        match way(first) {
-            Some(Way::Run) => trials.push(trial(name, move || play(scene))),
-            Some(Way::Lab) => trials.extend(scene.terminals.iter().cloned().map(|terminal| {
-                trial(format!("documents::{}:{}", scene.document, terminal.line), move || lab(&terminal))
-            })),
-            // Another test looks after these.
-            Some(Way::Cargo | Way::Listed(_)) | None => {}
+    for mut scene in DOCUMENTS.into_iter().flat_map(scenes) {
+        let document = scene.document;
+        let name = move |terminal: &Terminal| format!("documents::{document}:{}", terminal.line);
+        for terminal in std::mem::take(&mut scene.terminals) {
+            match way(&terminal) {
+                Some(Way::Lab) => trials.push(trial(name(&terminal), move || lab(&terminal))),
+                Some(Way::Run) => scene.terminals.push(terminal),
+                // Another test looks after these.
+                Some(Way::Cargo | Way::Listed(_)) | None => {}
+            }
+        }
+        if let Some(first) = scene.terminals.first() {
+            trials.push(trial(name(first), move || play(scene)));
         }
     }
     trials
@@ -83,7 +86,7 @@ struct Open<'a> {
     child: Child,
     input: Option<ChildStdin>,
     printed: Arc<Mutex<Vec<u8>>>,
-    /// Lines printed, up to where the written ones were found.
+    /// Words printed, up to where the written lines were found.
     read: usize,
     /// Written lines that were found or typed.
     found: usize,
@@ -100,17 +103,26 @@ impl Open<'_> {
     }
 
     /// Finds the next written lines in what is printed, and types those that are typed. Whether all are found.
-    fn follow(&mut self, typed: &[String]) -> bool {
+    fn follow(&mut self, said: &[String]) -> bool {
         let lines = self.lines();
+        let printed: Vec<(String, Edge)> = lines.iter().flat_map(|line| edged(&shape(line))).collect();
         while let Some(next) = self.written.shows.get(self.found) {
-            if let Some(text) = typed.iter().find(|text| is_typed(next, text)) {
+            if let Some(text) = typed(next, said) {
                 let input = self.input.as_mut().expect("its input is open while something is to be typed");
                 input.write_all(format!("{text}\n").as_bytes()).expect("it reads");
-            } else if let Some(at) = lines.iter().skip(self.read).position(|line| shape(line) == shape(next))
-            {
-                self.read += at + 1;
             } else {
-                return false;
+                let words = edged(&shape(next));
+                // A terminal breaks long lines; the rest of one is indented.
+                let rest = self.written.shows.get(self.found + 1);
+                let goes_on = rest.is_some_and(|line| line.starts_with(char::is_whitespace));
+                let is_there = |at: usize| {
+                    let Some(there) = printed.get(at..at + words.len()) else { return false };
+                    there.iter().zip(&words).all(|(one, other)| one.0 == other.0)
+                        && (at == self.read || there.first().is_none_or(|word| word.1.begins))
+                        && (goes_on || there.last().is_none_or(|word| word.1.ends))
+                };
+                let Some(at) = (self.read..=printed.len()).find(|at| is_there(*at)) else { return false };
+                self.read = at + words.len();
             }
             self.found += 1;
         }
@@ -125,7 +137,7 @@ impl Open<'_> {
     }
 
     fn is_broker(&self) -> bool {
-        self.written.command.starts_with("tcpunch broker")
+        verb(&self.written.command) == "broker"
     }
 
     /// Whether it has come as far as the next terminal needs.
@@ -145,24 +157,48 @@ impl Drop for Open<'_> {
     }
 }
 
-/// A line is typed where it stands, alone or behind a prompt, if another terminal shows it as said by somebody.
-fn typed_lines(scene: &Written) -> Vec<String> {
-    let shown: Vec<&String> = scene.terminals.iter().flat_map(|terminal| &terminal.shows).collect();
-    let said = shown.iter().filter_map(|line| {
+/// Whether a word is the first and the last of its line.
+#[derive(Clone, Copy)]
+struct Edge {
+    begins: bool,
+    ends: bool,
+}
+
+fn edged(line: &str) -> Vec<(String, Edge)> {
+    let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
+    let edge = |at| Edge { begins: at == 0, ends: at + 1 == words.len() };
+    words.iter().enumerate().map(|(at, word)| ((*word).to_owned(), edge(at))).collect()
+}
+
+/// What somebody says, as the other terminals show it.
+fn said(scene: &Written) -> Vec<String> {
+    let shown = scene.terminals.iter().flat_map(|terminal| &terminal.shows);
+    let said = shown.filter_map(|line| {
         let (name, text) = line.split_once(": ")?;
         (!name.contains(' ')).then(|| text.to_owned())
     });
-    said.filter(|text| shown.iter().any(|line| is_typed(line, text))).collect()
+    said.collect()
 }
 
-fn is_typed(line: &str, text: &str) -> bool {
-    line == text || line.strip_suffix(text).is_some_and(|prompt| prompt.ends_with("> "))
+/// The text that is typed where this line stands, if it is one: behind the prompt, perhaps not to its end yet, or, without
+/// one, a line that another terminal shows as said.
+fn typed(line: &str, said: &[String]) -> Option<String> {
+    match line.strip_prefix("> ") {
+        Some(begin) => {
+            let whole = said.iter().find(|text| text.starts_with(begin));
+            Some(whole.map_or(begin, String::as_str).to_owned())
+        }
+        None => said.iter().find(|text| *text == line).cloned(),
+    }
 }
 
 /// Where the terminals of a scene are.
 struct Stage {
     hosts: Vec<Host>,
-    away: Option<Process>,
+    /// The broker elsewhere, and its address.
+    away: Option<(Process, String)>,
+    /// Who has the code that a command uses and no terminal prints.
+    partner: Option<(Process, String)>,
     _ssh: Option<(Child, TempDir)>,
     bin: TempDir,
 }
@@ -174,34 +210,80 @@ fn programs() -> TempDir {
     bin
 }
 
+/// What the program is told to do in a command.
+fn verb(command: &str) -> &str {
+    documents::words(command).skip_while(|word| *word != "tcpunch").nth(1).unwrap_or_default()
+}
+
 fn stage(scene: &Scene, written: &Written) -> Stage {
-    let commands: Vec<&str> = written.terminals.iter().map(|terminal| terminal.command.as_str()).collect();
     let bin = programs();
-    let meets = |command: &&&str| {
-        let verbs = ["chat", "listen", "connect", "ping"];
-        documents::words(command).any(|word| verbs.contains(&word))
+    let commands: Vec<&str> = written.terminals.iter().map(|terminal| terminal.command.as_str()).collect();
+    let shows = || written.terminals.iter().flat_map(|terminal| &terminal.shows);
+    let has_broker = commands.iter().any(|command| verb(command) == "broker");
+    // One computer at home for a broker and who names none, and for what needs none.
+    let together = |command: &str| match verb(command) {
+        "chat" | "listen" | "connect" | "ping" => {
+            has_broker && !command.contains("--broker ") && !command.contains('@')
+        }
+        _ => !command.starts_with("ssh "),
     };
-    // With a broker among the terminals, or without any, all are on one computer, at home.
-    if commands.iter().any(|command| command.starts_with("tcpunch broker"))
-        || !commands.iter().any(|command| meets(&command))
-    {
-        let host = Kind::PreservingDrop.site(&scene.lab, "computer", Duration::ZERO);
-        return Stage { hosts: vec![host; commands.len()], away: None, _ssh: None, bin };
+    let home = commands
+        .iter()
+        .any(|command| together(command))
+        .then(|| Kind::PreservingDrop.site(&scene.lab, "computer", Duration::ZERO));
+    if let (Some(home), true) = (&home, commands.iter().all(|command| together(command))) {
+        return Stage {
+            hosts: vec![home.clone(); commands.len()],
+            away: None,
+            partner: None,
+            _ssh: None,
+            bin,
+        };
     }
-    // Otherwise everyone has a home of his own, and the broker is elsewhere.
+    // Everyone else has a home of his own, and the broker is elsewhere.
     let host = scene.lab.public_host("broker").without_ipv6().start().unwrap();
-    let names = bin.path().join("hosts");
-    fs::write(&names, format!("127.0.0.1 localhost\n{} broker.example\n", host.ipv4())).unwrap();
+    let address = host.ipv4().to_string();
+    fs::write(bin.path().join("hosts"), format!("127.0.0.1 localhost\n{address} broker.example\n")).unwrap();
     let away = scene.broker_on(&host, &["--ephemeral", "--public", "broker.example"]);
-    let unlucky =
-        written.terminals.iter().flat_map(|terminal| &terminal.shows).any(|line| line.contains("symmetric"));
-    let kind = if unlucky { Kind::Symmetric } else { Kind::PreservingDrop };
-    let hosts: Vec<Host> = (0..commands.len())
-        .map(|at| kind.site(&scene.lab, &format!("computer-{at}"), Duration::from_millis(2)))
+    let kind =
+        if shows().any(|line| line.contains("symmetric")) { Kind::Symmetric } else { Kind::PreservingDrop };
+    let site = |name: &str| kind.site(&scene.lab, name, Duration::from_millis(2));
+    let hosts: Vec<Host> = commands
+        .iter()
+        .enumerate()
+        .map(|(at, command)| match &home {
+            Some(home) if together(command) => home.clone(),
+            _ => site(&format!("computer-{at}")),
+        })
         .collect();
+    let printed = written.terminals.iter().any(|terminal| {
+        terminal.shows.iter().any(|line| code(line).is_some())
+            || terminal.shows.is_empty() && terminal.command.contains("listen")
+    });
+    let partner = commands.iter().find(|command| !printed && code(command).is_some()).map(|command| {
+        let partner = match verb(command) {
+            "connect" => "listen",
+            other => other,
+        };
+        let mut partner = scene.start(&site("partner"), partner, &["--broker", &address]);
+        let code = partner.event("code").text("code").to_owned();
+        (partner, code)
+    });
     let ssh =
         commands.iter().any(|command| command.starts_with("ssh ")).then(|| ssh_server(&hosts[0], bin.path()));
-    Stage { hosts, away: Some(away), _ssh: ssh, bin }
+    Stage { hosts, away: Some((away, address)), partner, _ssh: ssh, bin }
+}
+
+/// The command as it is typed here: with the address of the broker that there is, and with the code that was really printed.
+fn here(stage: &Stage, command: &str, shown: &[&str], open: &[Open<'_>]) -> String {
+    let command = with_code(stage, command, shown, open);
+    match (&stage.away, command.split_once("--broker ")) {
+        (Some((_, address)), Some((before, behind))) => {
+            let rest = behind.find(' ').map_or("", |end| &behind[end..]);
+            format!("{before}--broker {address}{rest}")
+        }
+        _ => command,
+    }
 }
 
 /// A server where ssh is expected on that host, and a client that needs no questions.
@@ -305,10 +387,10 @@ fn open<'a>(journal: &Journal, stage: &Stage, at: usize, written: &'a Terminal, 
 
 /// The command with the code that was really printed in the place of the one that is written. Other words behind the same
 /// number stay: they are the wrong ones.
-fn with_code(command: &str, written: &[&str], open: &[Open<'_>]) -> String {
+fn with_code(stage: &Stage, command: &str, written: &[&str], open: &[Open<'_>]) -> String {
     let Some((number, secret, broker)) = code(command) else { return command.to_owned() };
-    let printed: Vec<String> =
-        open.iter().flat_map(Open::lines).filter(|line| code(line).is_some()).collect();
+    let printed = open.iter().flat_map(Open::lines).filter(|line| code(line).is_some());
+    let printed: Vec<String> = stage.partner.iter().map(|(_, code)| code.clone()).chain(printed).collect();
     let Some((real_number, real_secret, real_broker)) = printed.last().and_then(|line| code(line)) else {
         return command.to_owned();
     };
@@ -325,7 +407,7 @@ fn play(written: Written) {
     let scene = Scene::new();
     let journal = &scene.journal;
     let stage = stage(&scene, &written);
-    let typed = typed_lines(&written);
+    let said = said(&written);
     let shown: Vec<&str> =
         written.terminals.iter().flat_map(|terminal| &terminal.shows).map(String::as_str).collect();
     let mut opened: Vec<Open<'_>> = Vec::new();
@@ -334,14 +416,14 @@ fn play(written: Written) {
         let all = opened.len() == written.terminals.len();
         let mut later_ended = all;
         for terminal in opened.iter_mut().rev() {
-            let complete = terminal.follow(&typed);
+            let complete = terminal.follow(&said);
             // The last that came is the first that goes; brokers stay.
             if complete && later_ended && !terminal.is_broker() {
                 terminal.input = None;
             }
             later_ended &= terminal.is_broker() || terminal.has_ended();
         }
-        if all && later_ended && opened.iter_mut().all(|terminal| terminal.follow(&typed)) {
+        if all && later_ended && opened.iter_mut().all(|terminal| terminal.follow(&said)) {
             break;
         }
         if let Some(next) = written.terminals.get(opened.len()) {
@@ -349,7 +431,7 @@ fn play(written: Written) {
                 if next.follows && !last.is_broker() { last.has_ended() } else { last.is_under_way() }
             });
             if ready {
-                let command = with_code(&next.command, &shown, &opened);
+                let command = here(&stage, &next.command, &shown, &opened);
                 opened.push(open(journal, &stage, opened.len(), next, &command));
             }
         }

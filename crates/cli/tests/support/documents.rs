@@ -1,9 +1,9 @@
 //! The commands and screens in documents, as they stand there now.
 //!
 //! A fenced block `console` is one terminal: `$ command`, and what it shows, typed lines included. The console blocks
-//! under one heading are one scene: terminals that are open at the same time, started from the first to the last.
-//! A block `sh` is a scene of its own, with one terminal for each command. A block `text demo` is an excerpt of what
-//! `tcpunch demo` prints.
+//! under one heading that have the same code are one scene: terminals that are open at the same time, started from the
+//! first to the last; so are a broker and chats. A block `sh` is a scene of its own, with one terminal for each
+//! command. A block `text demo` is an excerpt of what `tcpunch demo` prints.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 pub(crate) const DOCUMENTS: [&str; 3] = ["README.md", "docs/how-it-works.md", "CONTRIBUTING.md"];
 
 /// Commands that are not run, by how they begin, and why.
-const NOT_RUN: [(&str, &str); 1] = [(".ci/run", "it runs this test, among all the others")];
+const NOT_RUN: [(&str, &str); 2] = [
+    (".ci/run", "it runs this test, among all the others"),
+    ("tcpunch connect\n", "it asks on the terminal, which cli.rs does with a terminal of its own"),
+];
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
@@ -60,7 +63,8 @@ pub(crate) fn way(terminal: &Terminal) -> Option<Way> {
         Some(Way::Lab)
     } else if command.starts_with("cargo ") {
         Some(Way::Cargo)
-    } else if let Some((_, why)) = NOT_RUN.iter().find(|(begin, _)| command.starts_with(begin)) {
+    } else if let Some((_, why)) = NOT_RUN.iter().find(|(begin, _)| format!("{command}\n").starts_with(begin))
+    {
         Some(Way::Listed(why))
     } else if words(command).any(|word| word == "tcpunch") {
         Some(Way::Run)
@@ -115,27 +119,48 @@ fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
+/// What blocks of one scene have in common.
+#[derive(Clone, PartialEq)]
+enum Together {
+    /// The number of a code.
+    Code(String),
+    Lobby,
+}
+
+fn together(terminals: &[Terminal]) -> Option<Together> {
+    let lines =
+        terminals.iter().flat_map(|terminal| std::iter::once(&terminal.command).chain(&terminal.shows));
+    if let Some((number, _, _)) = lines.clone().find_map(|line| code(line)) {
+        return Some(Together::Code(number.to_owned()));
+    }
+    let lobby = |terminal: &Terminal| {
+        let mut words = words(&terminal.command).skip_while(|word| *word != "tcpunch").skip(1);
+        matches!(words.next(), Some("broker" | "chat"))
+    };
+    terminals.iter().any(lobby).then_some(Together::Lobby)
+}
+
 /// All scenes of a document.
 pub(crate) fn scenes(document: &'static str) -> Vec<Scene> {
-    let mut scenes: Vec<Scene> = Vec::new();
-    let mut last = None;
+    let mut scenes: Vec<(usize, Option<Together>, Scene)> = Vec::new();
     for block in blocks(&read(document)) {
-        let terminals = match block.language.as_str() {
-            "sh" => script(&block),
-            // A screen that is no command says so by another language; a prompt in it is a command all the same.
-            _ => screens(&block),
-        };
+        // A screen may be in another language than `console`; a prompt in it is a command all the same.
+        let script_of = (block.language == "sh").then(|| script(&block));
+        let is_script = script_of.is_some();
+        let terminals = script_of.unwrap_or_else(|| screens(&block));
         if terminals.is_empty() {
             continue;
         }
-        let joins = block.language != "sh" && last == Some(block.heading);
-        last = (block.language != "sh").then_some(block.heading);
-        match scenes.last_mut() {
-            Some(scene) if joins => scene.terminals.extend(terminals),
-            _ => scenes.push(Scene { document, terminals }),
+        let together = if is_script { None } else { together(&terminals) };
+        let same = scenes.iter_mut().find(|(heading, other, _)| {
+            *heading == block.heading && together.is_some() && *other == together
+        });
+        match same {
+            Some((_, _, scene)) => scene.terminals.extend(terminals),
+            None => scenes.push((block.heading, together, Scene { document, terminals })),
         }
     }
-    scenes
+    scenes.into_iter().map(|(_, _, scene)| scene).collect()
 }
 
 fn script(block: &Block) -> Vec<Terminal> {
