@@ -5,6 +5,7 @@
     reason = "a developer's command line: its output is for the terminal"
 )]
 
+mod abuse;
 mod check;
 mod rules;
 
@@ -15,7 +16,9 @@ use anyhow::{Context, Result};
 
 const TASKS: &str = "\
 cargo xtask check           format, lints, docs, and the rules on sources and documents
-cargo xtask check --quick   only the rules on sources and documents (under a second)";
+cargo xtask check --quick   only the rules on sources and documents (under a second)
+cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
+cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => root().and_then(|root| check::run(&root, false)),
+        ["abuse", rest @ ..] => root().and_then(|root| abuse::run(&root, rest)),
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));

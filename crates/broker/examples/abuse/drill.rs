@@ -51,7 +51,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> ExitCode {
         match *argument {
             "--quick" => {
                 plan.quick = true;
-                plan.seconds = 1.5;
+                plan.seconds = 1.0;
                 plan.addresses = 100;
             }
             kind => match kind.parse() {
