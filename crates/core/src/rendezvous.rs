@@ -258,10 +258,10 @@ impl Misses {
         self.now += 1;
     }
 
-    /// About how many there were lately; at most half of a window's are counted too long.
+    /// All within the last [`MISSES_COUNTED`], and some of before.
     fn lately(&mut self, now: Instant) -> u64 {
         self.turn(now);
-        self.now.max(self.before)
+        self.now.saturating_add(self.before)
     }
 
     fn turn(&mut self, now: Instant) {
