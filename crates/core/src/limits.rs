@@ -232,9 +232,10 @@ pub const UNKNOWN_ROUND_TRIP: Duration = Duration::from_millis(100);
 
 // --- The broker's sockets ---
 
-/// Connections that the kernel accepts ahead of the broker: a lobby's worth of peers that come
-/// back at once after the broker was started again.
-pub const BROKER_BACKLOG: i32 = 1024;
+/// Connections that the kernel accepts ahead of the broker. Who finds its queue full tries again only
+/// after a second (in a drill one of twenty thousand did, at 1024). Linux takes at most
+/// net.core.somaxconn, which is 4096 unless it was changed.
+pub const BROKER_BACKLOG: i32 = 4096;
 /// Connections that are accepted before the broker looks at its links again: about a millisecond.
 pub const BROKER_ACCEPTS_AT_ONCE: usize = 64;
 /// Ports tried where any free one will do and both families must have it: the second is taken as
