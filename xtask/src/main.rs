@@ -5,6 +5,7 @@
     reason = "a developer's command line: its output is for the terminal"
 )]
 
+mod abuse;
 mod bench;
 mod check;
 mod fuzz;
@@ -20,6 +21,8 @@ cargo xtask check           format, lints, docs, and the rules on sources and do
 cargo xtask check --quick   only the rules on sources and documents (under a second)
 cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
 cargo xtask bench --quick   the same with less data and fewer repetitions
+cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
+cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine";
 
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => root().and_then(|root| check::run(&root, false)),
+        ["abuse", rest @ ..] => root().and_then(|root| abuse::run(&root, rest)),
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),

@@ -14,10 +14,10 @@ use rand::rngs::OsRng;
 use rand_chacha::ChaCha20Rng;
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    ACCEPT_PAUSE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED, BROKER_GATES_SWEPT,
-    BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS,
-    BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS, LOBBY_MEMBERS_MOST,
-    MAX_HOST_CANDIDATES, PROBE_PORT,
+    ACCEPT_PAUSE, BROKER_ACCEPTS_AT_ONCE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED,
+    BROKER_GATES_SWEPT, BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_LINKS, BROKER_OBSERVERS,
+    BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS,
+    LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
 };
 use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
@@ -184,7 +184,13 @@ impl Server {
         let public = resolve(&config.public, &mut notes).await;
         Ok(Server {
             key: config.key,
-            config: Config { lobby: config.lobby.min(LOBBY_MEMBERS_MOST), advertised, public, probe_ports },
+            config: Config {
+                lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
+                advertised,
+                public,
+                probe_ports,
+                ..Config::default()
+            },
             doors,
             addresses,
             notes,
@@ -238,18 +244,22 @@ impl Server {
         let most_connections = most_descriptors()
             .saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len())
             .max(BROKER_CONNECTIONS_LEAST);
+        // Where descriptors are few, all kinds of connections get fewer: none takes another's.
+        let links = BROKER_LINKS.min(most_connections / 4 * 3);
+        let handshakes = BROKER_HANDSHAKES.min(most_connections / 8);
+        let observers = BROKER_OBSERVERS.min(most_connections / 8);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let (reports, mut reported) = mpsc::channel(BROKER_REPORTS);
         let shared = Arc::new(Shared {
             key: self.key,
             traffic: self.traffic.clone(),
             reports,
-            observers: Gate::new(BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS),
+            observers: Gate::new(observers, BROKER_OBSERVERS_PER_ADDRESS),
             computing: Semaphore::new((processors / 2).max(1)),
         });
-        let handshakes = Gate::new(BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS);
+        let handshakes = Gate::new(handshakes, BROKER_HANDSHAKES_PER_ADDRESS);
         let mut hub = Hub {
-            rendezvous: Rendezvous::new(self.config, rng),
+            rendezvous: Rendezvous::new(Config { links, ..self.config }, rng),
             links: HashMap::new(),
             traffic: self.traffic,
             on_event,
@@ -274,12 +284,13 @@ impl Server {
                         tracing::error!(%error, "a connection's task failed");
                     }
                 }
-                (stream, from, door) = acceptor.next() => {
+                accepted = acceptor.next() => for (stream, from, door) in accepted {
                     let from = canonical(from);
                     if connections.len() >= most_connections {
                         handshakes.give_way();
                     }
-                    // Who gives way needs a moment to; the reserve is there for that as well.
+                    // Links that are being closed still count, and who gives way needs a moment to:
+                    // the reserve is there for that as well.
                     if connections.len() >= most_connections + BROKER_DESCRIPTORS_RESERVED / 2 {
                         tracing::debug!("no descriptor for another connection");
                         continue;
@@ -292,7 +303,7 @@ impl Server {
                         }
                         Err(no_place) => tracing::debug!(?no_place, "a connection is refused"),
                     }
-                }
+                },
             }
         }
         drop(acceptor);
@@ -416,6 +427,8 @@ impl<F: FnMut(Event)> Hub<F> {
     }
 }
 
+type Accepted = (TcpStream, SocketAddr, Door);
+
 struct Acceptor {
     doors: Vec<(TcpListener, Door)>,
     /// The listener that is asked first, each in its turn, so that none starves the others.
@@ -426,14 +439,16 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    /// The next connection. May be dropped and called again without losing one.
-    async fn next(&mut self) -> (TcpStream, SocketAddr, Door) {
+    /// The next connections, all that wait up to a bound: where the kernel's queue is full it drops
+    /// SYNs, and who is dropped tries again only after a second. May be dropped and called again
+    /// without losing one.
+    async fn next(&mut self) -> Vec<Accepted> {
         loop {
             if let Some(until) = self.paused {
                 sleep_until(until).await;
                 self.paused = None;
             }
-            match poll_fn(|context| self.poll(context)).await {
+            match poll_fn(|context| self.poll_some(context)).await {
                 Ok(accepted) => {
                     self.failing = false;
                     return accepted;
@@ -450,7 +465,21 @@ impl Acceptor {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr, Door)>> {
+    fn poll_some(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Vec<Accepted>>> {
+        let mut some = Vec::new();
+        while some.len() < BROKER_ACCEPTS_AT_ONCE {
+            match self.poll(context) {
+                Poll::Ready(Ok(accepted)) => some.push(accepted),
+                // An error comes again if it is none of a connection.
+                Poll::Ready(Err(_)) | Poll::Pending if !some.is_empty() => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(some))
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         self.first = (self.first + 1) % self.doors.len().max(1);
         let (before, after) = self.doors.split_at(self.first.min(self.doors.len()));
         for (listener, door) in after.iter().chain(before) {

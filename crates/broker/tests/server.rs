@@ -645,3 +645,78 @@ async fn traffic_counts_every_byte_of_links() {
     let none = |broker: &Running| broker.traffic.links() == 0;
     broker.until("no link is left", none).await;
 }
+
+/// Everything that is logged while this is held, at every level.
+struct Log(Arc<Mutex<Vec<u8>>>, #[expect(dead_code, reason = "held")] tracing::subscriber::DefaultGuard);
+
+impl Log {
+    fn of_all() -> Self {
+        #[derive(Clone)]
+        struct Into(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Into {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let into = Into(bytes.clone());
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || into.clone())
+            .finish();
+        Log(bytes, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn no_address_is_logged_at_any_level() {
+    let log = Log::of_all();
+    let broker = start().await;
+    let from = "127.11.22.33";
+    let connect = || async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        socket.connect(broker.address).await.unwrap()
+    };
+    let mut ports = Vec::new();
+    let mut other = Preface::Link(Pattern::Ik).encode();
+    other[7] = wire::VERSION + 1;
+    let mut long = Preface::Link(Pattern::Ik).encode().to_vec();
+    long.extend_from_slice(&[0xff; 64]);
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &other, &long] {
+        let mut stream = connect().await;
+        ports.push(stream.local_addr().unwrap().port());
+        stream.write_all(bytes).await.unwrap();
+        closed(&mut stream).await;
+    }
+    for n in 0..2 {
+        let stream = connect().await;
+        ports.push(stream.local_addr().unwrap().port());
+        let mut client = Client::shake_hands(stream, &key(n), None).await.unwrap();
+        client.say(&ToBroker::Register { profile: NatProfile::default() }).await;
+        client.welcome().await;
+        client.say(&ToBroker::Join { connected: vec![], openers: vec![vec![7; 40]] }).await;
+        client.hear().await;
+        client.write(&block(&[0; 40])).await.unwrap();
+        closed(&mut client.stream).await;
+    }
+    for _ in 0..2 * CONNECTS_PER_ADDRESS.burst {
+        let stream = connect().await;
+        ports.push(stream.local_addr().unwrap().port());
+    }
+    let refused = |_: &Running| log.text().contains("a connection is refused");
+    broker.until("refusals are logged", refused).await;
+    let text = log.text();
+    assert!(text.contains("connection ends"), "there is a log: {text}");
+    for port in ports {
+        assert!(!text.contains(from) && !text.contains(&format!(":{port}")), "{text}");
+    }
+}

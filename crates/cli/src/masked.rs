@@ -53,6 +53,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_has_lived_long_enough_is_drawn_anew() {
+        let mut masked = Addresses::new(false);
+        let address = "198.51.100.7:1".parse().unwrap();
+        let one = masked.show(address);
+        masked.since = Instant::now().checked_sub(LOG_KEY_LIFE).unwrap();
+        assert_ne!(one, masked.show(address));
+        assert!(masked.since.elapsed() < LOG_KEY_LIFE);
+    }
+
+    #[test]
     fn an_operator_can_ask_for_addresses() {
         assert_eq!(Addresses::new(true).show("198.51.100.7:1".parse().unwrap()), "198.51.100.7:1");
     }

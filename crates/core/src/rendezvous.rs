@@ -40,6 +40,8 @@ pub struct LinkId(pub u64);
 pub struct Config {
     /// Members of the lobby; 0 turns it off.
     pub lobby: usize,
+    /// Links at a time: as many as the process has descriptors for, at most [`BROKER_LINKS`].
+    pub links: usize,
     /// Where peers reach this broker, best first.
     pub advertised: Vec<String>,
     /// Addresses under which peers beside this broker appear from outside.
@@ -50,7 +52,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { lobby: LOBBY_MEMBERS, advertised: Vec::new(), public: Vec::new(), probe_ports: Vec::new() }
+        Config {
+            lobby: LOBBY_MEMBERS,
+            links: BROKER_LINKS,
+            advertised: Vec::new(),
+            public: Vec::new(),
+            probe_ports: Vec::new(),
+        }
     }
 }
 
@@ -250,10 +258,10 @@ impl Misses {
         self.now += 1;
     }
 
-    /// About how many there were lately; at most half of a window's are counted too long.
+    /// All within the last [`MISSES_COUNTED`], and some of before.
     fn lately(&mut self, now: Instant) -> u64 {
         self.turn(now);
-        self.now.max(self.before)
+        self.now.saturating_add(self.before)
     }
 
     fn turn(&mut self, now: Instant) {
@@ -439,10 +447,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     }
 
     fn link_up(&mut self, now: Instant, link: LinkId, peer: PublicKey, observed: SocketAddr) {
-        if self.links.len() >= BROKER_LINKS {
+        if self.links.len() >= self.config.links {
             self.make_room_for_link(observed.ip());
         }
-        let refusal = if self.links.len() >= BROKER_LINKS {
+        let refusal = if self.links.len() >= self.config.links {
             Some(Refusal::Full)
         } else if !self.links_of.take(observed.ip()) {
             Some(Refusal::TooMany)

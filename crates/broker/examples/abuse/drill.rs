@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::flood::Kind;
 use crate::peer::Peer;
 
-/// What the broker may hold at most, in MiB: 8,192 links with 12 KiB each, 1,536 other connections
-/// with 6 KiB, queues and tables; the rest is the allocator's.
+/// What the broker may hold at most, in MiB: 8,192 links with 14 KiB each, 1,536 other connections
+/// with less, 16 MiB of tables; the rest is for queues and the allocator.
 const MEMORY_MOST: f64 = 256.0;
 /// Milliseconds in which 99 of 100 honest pairs are introduced.
 const P99_MOST: f64 = 200.0;
@@ -51,7 +51,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> ExitCode {
         match *argument {
             "--quick" => {
                 plan.quick = true;
-                plan.seconds = 1.5;
+                plan.seconds = 1.0;
                 plan.addresses = 100;
             }
             kind => match kind.parse() {

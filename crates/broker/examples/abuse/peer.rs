@@ -43,7 +43,7 @@ pub(crate) async fn connect(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStr
 
 /// Closes with a reset, which leaves no port waiting.
 pub(crate) fn abort(stream: TcpStream) {
-    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    let _ = stream.set_zero_linger();
 }
 
 /// The preface and the first message of the handshake.
