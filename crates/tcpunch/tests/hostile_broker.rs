@@ -394,6 +394,8 @@ async fn what_is_no_peer_is_not_dialled() {
         format!("127.0.0.1:{broker}"),
         format!("[::ffff:127.0.0.1]:{broker}"),
         format!("[fe80::1]:{broker}"),
+        // Of a family that is not in use.
+        "[2001:db8::1]:5000".into(),
         // What the system listens on, here and in the network.
         "127.0.0.1:22".into(),
         "127.0.0.1:0".into(),
