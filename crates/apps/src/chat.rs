@@ -664,3 +664,40 @@ pub mod fuzz {
         matches!(pin!(conversation).poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_word() {
+        let peer = PublicKey([7; 32]);
+        for (name, shown) in [
+            ("Ann", "Ann"),
+            (" Ann  Lee ", "Ann-Lee"),
+            ("ann: yes", "ann-yes"),
+            ("* ben left", "ben-left"),
+            ("ann~3fa2", "ann-3fa2"),
+            ("a\u{a0}b\u{3000}c", "a-b-c"),
+            ("a\r\n\u{1b}b", "a^M^J^[b"),
+        ] {
+            assert_eq!(fit(name, &peer), shown);
+        }
+        for nothing in ["", "  ", "*:*", "~"] {
+            assert_eq!(fit(nothing, &peer), peer.nickname());
+        }
+        assert_eq!(fit(&"x".repeat(100), &peer).chars().count(), MAX_NAME / 2);
+    }
+
+    #[test]
+    fn names_that_look_alike_are_the_same_name() {
+        for (one, other) in
+            [("ann", "ann"), ("ann", "ANN"), ("ben", "b\u{435}n"), ("ben", "\u{ff42}en"), ("Ivy", "lvy")]
+        {
+            assert!(alike(one, other), "{one} {other}");
+        }
+        for (one, other) in [("ann", "anna"), ("ann", "ann~3fa2"), ("\u{c4}nn", "ann")] {
+            assert!(!alike(one, other), "{one} {other}");
+        }
+    }
+}

@@ -403,6 +403,10 @@ pub const ROUND_TRIP_MOST: Duration = Duration::from_secs(3);
 /// broker or a flood.
 pub const LOBBY_INTRODUCTIONS: usize = 2 * LOBBY_MEMBERS;
 
+/// Connections to members of a lobby that one endpoint has at once: to each that there may be, and the one
+/// from before it was started again. More is a broker that makes members up.
+pub const LOBBY_CONNECTIONS: usize = 2 * LOBBY_MEMBERS_MOST;
+
 // --- Programs ---
 
 /// Records that together are no longer than this are kept as one piece by the receiver, in bytes:

@@ -289,7 +289,7 @@ mod tests {
     fn syns_toward_one_subscriber_are_bounded() {
         let mut budget = SynBudget::default();
         let now = Instant::now();
-        let ip = |n: u32| IpAddr::from(std::net::Ipv6Addr::from((0x2001_0db8_u128 << 96) | u128::from(n)));
+        let ip = |n: u32| IpAddr::from(std::net::Ipv6Addr::from_bits((0x2001_0db8 << 96) | u128::from(n)));
         let allowed = (0..2 * SYNS_PER_ADDRESS).filter(|n| budget.allow(now, ip(*n))).count();
         assert_eq!(allowed, SYNS_PER_ADDRESS as usize);
         assert!(budget.allow(now, "192.0.2.1".parse().unwrap()));

@@ -29,7 +29,7 @@ use crate::endpoint::EventSink;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
 use crate::network::Network;
-use crate::port::{self, DialError};
+use crate::port::{self, DialError, Families};
 use crate::registration::Order;
 
 /// What is told to a running attempt.
@@ -74,6 +74,7 @@ pub(crate) struct Reach {
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
     pub(crate) profile: watch::Receiver<NatProfile>,
+    pub(crate) families: Families,
     /// Of all attempts of this endpoint.
     pub(crate) syns: Arc<Mutex<SynBudget>>,
     pub(crate) link: mpsc::Sender<Order>,
@@ -199,7 +200,8 @@ impl Attempt {
     }
 
     fn candidates(&mut self, candidates: Vec<Candidate>) {
-        for candidate in candidates {
+        let families = self.reach.families;
+        for candidate in candidates.into_iter().filter(|candidate| families.has(candidate.address)) {
             self.puncher.handle(Instant::now(), Input::Candidate(candidate));
         }
     }

@@ -10,8 +10,8 @@ use tcpunch_core::candidate::{Surroundings, is_plausible};
 use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST, MAX_OBSERVED,
-    MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
+    CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
+    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
@@ -832,6 +832,7 @@ impl Hub {
             sources: Sources { v4: source(true), v6: source(false) },
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),
+            families: self.setup.families,
             link: self.setup.link.clone(),
             network: self.setup.network.clone(),
             events: self.setup.events.clone(),
@@ -877,7 +878,13 @@ impl Hub {
         if self.running.values().any(goes_on) {
             return false;
         }
+        let attempts = self.running.values().filter(|running| matches!(running.waits, For::Lobby)).count();
         let Some(lobby) = &mut self.lobby else { return false };
+        let connected = lobby.connected.values().filter(|connection| connection.is_alive()).count();
+        if connected + attempts >= LOBBY_CONNECTIONS {
+            tracing::warn!("the broker introduces more peers than a lobby has");
+            return false;
+        }
         while lobby.introductions.front().is_some_and(|at| now.duration_since(*at) >= INTRODUCTION_WINDOW) {
             lobby.introductions.pop_front();
         }
@@ -981,5 +988,53 @@ fn may_prove(proven: &mut Vec<Proven>, code: &Code, now: Instant) -> bool {
             proven.push(Proven { number: code.number, secret: code.secret.clone(), times: 1, since: now });
             true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_without_end_are_not_taken() {
+        let (link, _orders) = mpsc::channel(1);
+        let mut hub = Hub::new(Setup {
+            key: PublicKey([1; 32]),
+            port: 1,
+            families: Families::default(),
+            timeout: Duration::from_secs(1),
+            events: Arc::new(|_| {}),
+            router: Router::new(),
+            link,
+        });
+        let news = mpsc::unbounded_channel().0;
+        let (openings, connected, introductions) = Default::default();
+        hub.lobby = Some(Lobby { joined: true, openings, connected, introductions, news });
+        let began = Instant::now();
+        let mut taken = 0;
+        for number in 0..3 * LOBBY_CONNECTIONS as u64 {
+            let mut peer = PublicKey([2; 32]);
+            peer.0[..8].copy_from_slice(&number.to_be_bytes());
+            // So slowly that none is too many for its minute.
+            if hub.admit(peer, began + INTRODUCTION_WINDOW * number as u32) {
+                taken += 1;
+                let inbox = mpsc::channel(1).0;
+                hub.running.insert(number, Running { inbox, waits: For::Lobby, peer });
+            }
+        }
+        assert_eq!(taken, LOBBY_CONNECTIONS);
+        hub.running.remove(&0);
+        assert!(hub.admit(PublicKey([3; 32]), began + INTRODUCTION_WINDOW * 1000));
+    }
+
+    #[test]
+    fn proofs_of_a_code_are_counted_for_its_ten_minutes() {
+        let code: Code = "412-abandon-zoo".parse().unwrap();
+        let other: Code = "412-abandon-able".parse().unwrap();
+        let (mut proven, now) = (Vec::new(), Instant::now());
+        let allowed = (0..10).filter(|_| may_prove(&mut proven, &code, now)).count();
+        assert_eq!(allowed, usize::from(PROOFS_PER_CODE));
+        assert!(may_prove(&mut proven, &other, now));
+        assert!(may_prove(&mut proven, &code, now + CODE_LIFE));
     }
 }

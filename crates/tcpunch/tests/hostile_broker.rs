@@ -246,6 +246,41 @@ async fn a_peer_that_is_said_to_be_where_another_is_meets_nobody() {
     assert_eq!((bystander.introductions(), bystander.events.fired()), (0, vec![]));
 }
 
+/// What comes back as it was sent is nobody: each direction has a tag and a key of its own.
+#[tokio::test]
+async fn a_mirror_is_not_the_peer() {
+    let broker = RawBroker::start().await;
+    let mut one = Held::within(&broker, Duration::from_secs(2)).await;
+    let mirror = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = mirror.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = mirror.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
+        }
+    });
+    let mut lobby = one.endpoint.lobby();
+    one.link.joined().await;
+    let member = fresh_key();
+    let (_, opener) = arrives(&member);
+    one.introduced(&introduction(1, member.public(), &[at], Met::LobbyWaiter { opener })).await;
+    one.link.say(FromBroker::Go { introduction: 1 }).await;
+    let obstacle = soon("an end", async {
+        loop {
+            match lobby.news().await {
+                LobbyNews::Unreachable(_, obstacle) => return obstacle,
+                LobbyNews::Connected(connection) => panic!("{connection:?}"),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert!(obstacle.reason().contains("that is not the other side"), "{obstacle}");
+    assert!(obstacle.tried.lanes[0].impostors > 1, "{obstacle}");
+}
+
 // --- Go ---
 
 #[tokio::test]
@@ -394,6 +429,8 @@ async fn what_is_no_peer_is_not_dialled() {
         format!("127.0.0.1:{broker}"),
         format!("[::ffff:127.0.0.1]:{broker}"),
         format!("[fe80::1]:{broker}"),
+        // Of a family that is not in use.
+        "[2001:db8::1]:5000".into(),
         // What the system listens on, here and in the network.
         "127.0.0.1:22".into(),
         "127.0.0.1:0".into(),

@@ -9,10 +9,10 @@
 mod raw;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use raw::{Broker, RawLane, RawPeer, all, hears, knock, meet, says, soon};
+use raw::{Broker, Events, RawLane, RawPeer, address, all, hears, knock, meet, says, soon};
 use tcpunch::{Connection, Endpoint, InviteNews, Lost, Verb};
 use tcpunch_core::limits::{
     CLAIMS_PER_ADDRESS, MAX_RECORD, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS, WINDOW_FIRST, WINDOW_MOST,
@@ -371,6 +371,43 @@ async fn a_stream_cut_at_any_byte_is_truncated() {
                 assert_eq!(connection.lost(), Some(Lost::Truncated));
             }
         }
+    }
+}
+
+/// Where a peer says that it can be reached too: not outside the networks of this machine, nor at the system's ports.
+#[tokio::test]
+async fn a_peer_can_not_send_another_to_dial_third_parties() {
+    let broker = Broker::start().await;
+    let events = Events::default();
+    let endpoint = events.watch(broker.builder()).bind().await.unwrap();
+    let lists = [
+        ["8.8.8.8:5000", "198.51.100.9:5000", "[::ffff:8.8.4.4]:5000", "[2001:db8::9]:5000"],
+        ["127.0.0.1:22", "192.168.1.1:22", "10.0.0.1:22", "169.254.169.254:22"],
+        ["224.0.0.1:5000", "255.255.255.255:5000", "0.0.0.0:5000", "240.0.0.1:5000"],
+    ];
+    let mut doors = Vec::new();
+    for hosts in lists {
+        let mut invite = soon("a code", endpoint.invite()).await.unwrap();
+        let code = invite.code().clone();
+        let mut peer = RawPeer::register(broker.at, "127.0.0.2").await;
+        let (connection, door) = soon("a meeting", async {
+            tokio::join!(invite.accept(), async {
+                let door = peer.door();
+                let meeting = peer.arrive_with(&code, Verb::Connect, hosts.map(address).to_vec()).await;
+                // Time for every lane's first SYN.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                meeting.lane().await;
+                door
+            })
+        })
+        .await;
+        connection.unwrap();
+        doors.push(door);
+        let fired = events.fired();
+        assert!(fired.contains(&door));
+        // All go to the port that the broker saw, none to one that the peer named.
+        let seen = |to: &SocketAddr| doors.iter().any(|door| door.port() == to.port());
+        assert!(fired.iter().all(seen), "{fired:?}");
     }
 }
 

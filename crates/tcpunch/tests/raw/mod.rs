@@ -188,6 +188,10 @@ impl RawLink {
         Some(decode(&self.opener.open(frame).expect("an honest frame")).expect("an honest message"))
     }
 
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     pub fn observed(&self) -> SocketAddr {
         self.stream.peer_addr().unwrap()
     }
@@ -230,6 +234,11 @@ impl RawPeer {
         self.secret.public()
     }
 
+    /// Where the broker sees it.
+    pub fn door(&self) -> SocketAddr {
+        self.link.local()
+    }
+
     /// Reads until a message that is wanted.
     pub async fn hear(&mut self, wanted: impl Fn(&FromBroker) -> bool) -> FromBroker {
         loop {
@@ -253,6 +262,11 @@ impl RawPeer {
 
     /// Proves the words of a claimed code and is introduced.
     pub async fn arrive(&mut self, code: &Code, verb: Verb) -> Meeting {
+        self.arrive_with(code, verb, vec![]).await
+    }
+
+    /// And names these as addresses of its own interfaces.
+    pub async fn arrive_with(&mut self, code: &Code, verb: Verb, hosts: Vec<SocketAddr>) -> Meeting {
         let (claim, waiter, share) = self.claim(code, verb).await;
         let agreed = tcpunch_core::secure::Meeting {
             broker: self.link.remote,
@@ -262,7 +276,7 @@ impl RawPeer {
         let pake = Pake::arriver(&code.secret, &agreed);
         let own_share = pake.share().clone();
         let key = pake.finish(&share, &waiter, &self.key()).unwrap();
-        let (mut opening, handshake) = Opening::with_code(&self.key(), &key, vec![]).unwrap();
+        let (mut opening, handshake) = Opening::with_code(&self.key(), &key, hosts).unwrap();
         self.link.say(&ToBroker::Prove { claim, share: own_share, handshake }).await;
         let introduction = self.introduced().await;
         let Met::CodeArriver { answer, .. } = &introduction.meeting else { panic!("{introduction:?}") };
