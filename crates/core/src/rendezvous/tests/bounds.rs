@@ -445,6 +445,16 @@ fn a_claim_can_be_proven_as_long_as_it_lives() {
 }
 
 #[test]
+fn who_leaves_takes_the_own_claims_along_and_no_others() {
+    let (mut world, number, claim) = claimed();
+    let other = world.claimed(3, number);
+    world.down(3);
+    world.say(2, prove(claim));
+    assert!(matches!(world.next(1), Some(FromBroker::Proof { .. })));
+    assert!(!world.broker.claims.contains_key(&other));
+}
+
+#[test]
 fn a_proof_comes_from_who_claimed_and_has_its_form() {
     let (mut world, _, claim) = claimed();
     world.say(3, prove(claim));
