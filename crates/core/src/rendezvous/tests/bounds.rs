@@ -96,6 +96,8 @@ fn an_introduction_tells_so_many_addresses_and_no_more() {
 fn what_an_introduction_relays_is_counted_by_side_up_to_its_bound() {
     let (mut world, id) = introduced();
     let relay = ToBroker::Relay { introduction: id, signal: Signal::Answer(vec![0; MAX_HANDSHAKE]) };
+    world.say(3, relay.clone());
+    assert_eq!((world.next(1), world.next(2)), (None, None), "a stranger relays nothing");
     for (from, to) in [(1, 2), (2, 1)] {
         for _ in 0..MAX_RELAYED {
             world.say(from, relay.clone());
@@ -429,6 +431,23 @@ fn so_many_claims_wait_for_a_share_and_as_many_a_session_has() {
     world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
     assert_eq!(world.inbox[&late].len(), CLAIMS_PER_CODE);
     assert_eq!(say(&mut world, late, claim), too_many, "they still count");
+}
+
+#[test]
+fn who_still_waits_for_a_share_gets_it_though_anothers_time_is_over() {
+    let mut world = World::new(Config::default());
+    for n in 1..=3 {
+        world.up(n, &format!("198.51.100.{n}:1111"));
+    }
+    world.say(1, open());
+    let Some(FromBroker::Opened { number, .. }) = world.next(1) else { panic!() };
+    world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
+    world.pass(CLAIM_LIFE / 2);
+    world.say(3, ToBroker::Claim { number, verb: Verb::Connect });
+    world.pass(CLAIM_LIFE / 2);
+    world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
+    assert_eq!(world.next(2), None);
+    assert!(matches!(world.next(3), Some(FromBroker::Claimed { .. })));
 }
 
 #[test]
