@@ -1,5 +1,7 @@
 //! Everything that fuzzing found worth keeping, once more: `fuzz/corpus/TARGET/*`, and the seeds.
 
+#![cfg(unix)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::catch_unwind;

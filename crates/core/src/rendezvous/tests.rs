@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
+mod bounds;
+
 struct World {
     broker: Rendezvous<ChaCha20Rng>,
     now: Instant,
