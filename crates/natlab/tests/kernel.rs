@@ -94,7 +94,7 @@ fn another_address() {
     let _ = near.write_all(b"x");
     far.set_read_timeout(Some(SILENCE)).unwrap();
     assert!(far.read(&mut [0; 1]).is_err());
-    // While the NAT remembers it, the same port gets another mapping toward the same destination.
+    // While the NAT remembers that, the same port gets another outside port.
     let (seen, near, _far) = observe(&host, 20_001, &listener, server.ipv4());
     assert_eq!(near.local_addr().unwrap().ip(), IpAddr::from(new));
     assert_ne!(seen.port(), 20_001);
