@@ -74,7 +74,6 @@ const ONLY: &[Only] = &[
     Only {
         names: &[
             Segments("Instant::now"),
-            Segments("SystemTime"),
             Segments("thread::sleep"),
             Segments("TcpStream"),
             Segments("TcpListener"),
@@ -106,6 +105,13 @@ const ONLY: &[Only] = &[
         except: &["crates/core/src/secure/"],
         tests_may: true,
         because: "only the keys and nonces of secure/ must be unpredictable; all else is seeded",
+    },
+    Only {
+        names: &[Segments("SystemTime"), Segments("CLOCK_REALTIME"), Crate("chrono")],
+        within: &["crates/"],
+        except: &[],
+        tests_may: true,
+        because: "the clock on the wall jumps: what waits, ages or expires goes by a clock that does not",
     },
     Only {
         names: &[Segments("unsafe")],
@@ -833,6 +839,8 @@ mod tests {
             ("crates/tcpunch/src/hub.rs", "async fn f() { tokio::fs::read(p).await }", "tokio::fs"),
             ("crates/core/src/plan.rs", "let t = std::time::Instant::now();", "Instant::now"),
             ("crates/core/src/plan.rs", "use std::time::SystemTime;", "SystemTime"),
+            ("crates/cli/src/term.rs", "fn f() { std::time::SystemTime::now(); }", "SystemTime"),
+            ("crates/broker/src/gate.rs", "clock_gettime(ClockId::CLOCK_REALTIME)", "CLOCK_REALTIME"),
             ("crates/core/src/plan.rs", "use std::net::TcpStream;", "TcpStream"),
             ("crates/core/src/plan.rs", "#[tokio::main] fn f() {}", "tokio"),
             ("crates/core/src/plan.rs", "let n: u8 = rand::rng().random();", "rand::rng"),

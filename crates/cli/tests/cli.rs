@@ -492,6 +492,8 @@ fn a_broker_that_comes_back_is_found_and_the_code_still_serves() {
     let again = broker_with(of_broker, &["--listen", &at]);
     let mut process = again.process;
     process.event("registered");
+    // The code is asked for in the message after the registration.
+    listener.says("the link to the broker stands again");
     let mut connector = Process::start(home.path(), &["connect", &code]);
     listener.says("path  lan");
     listener.type_bytes(b"x");

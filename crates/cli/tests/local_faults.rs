@@ -117,7 +117,7 @@ fn a_full_disk_behind_stdout_is_local_and_told() {
     let (broker, home) = (broker(), home());
     let mut listener = Process::start(home.path(), &["listen", "--broker", &broker.at]);
     let code = code(&listener);
-    let line = "\"$0\" connect \"$1\" --broker \"$2\" > /dev/full";
+    let line = "exec \"$0\" connect \"$1\" --broker \"$2\" > /dev/full";
     let connector = shell(home.path(), line, &[&code, &broker.at]);
     connector.says("path  lan");
     listener.type_line("more than fits");
@@ -126,7 +126,8 @@ fn a_full_disk_behind_stdout_is_local_and_told() {
     listener.ends().with(8);
 
     let chat = Process::start(home.path(), &["chat", "--json", "--broker", &broker.at]);
-    let ended = shell(home.path(), "\"$0\" chat --json --broker \"$1\" > /dev/full", &[&broker.at]).ends();
+    let ended =
+        shell(home.path(), "exec \"$0\" chat --json --broker \"$1\" > /dev/full", &[&broker.at]).ends();
     let ended = ended.with(9);
     assert!(ended.err.contains("the output can't be written: No space left on device"), "{}", ended.err);
     drop(chat);
@@ -175,10 +176,9 @@ fn who_holds_a_taken_port_can_be_found_out() {
 #[test]
 fn few_descriptors_are_enough() {
     let home = home();
-    let mut broker = shell(home.path(), "ulimit -n 256; \"$0\" broker --json --listen 127.0.0.1:0", &[]);
-    let at = process::text(&broker.event("broker"), "command").to_owned();
-    let at = at.split_whitespace().last().unwrap().to_owned();
-    let few = "ulimit -n 256; \"$0\" chat --broker \"$1\"";
+    let mut broker = shell(home.path(), "ulimit -n 256; exec \"$0\" broker --json --listen 127.0.0.1:0", &[]);
+    let at = broker.event("broker")["addresses"][0].as_str().unwrap().to_owned();
+    let few = "ulimit -n 256; exec \"$0\" chat --broker \"$1\"";
     let mut chats: Vec<Process> = (0..8).map(|_| shell(home.path(), few, &[&at])).collect();
     for chat in &chats {
         chat.says_times(" is here (", 7);
@@ -192,18 +192,18 @@ fn few_descriptors_are_enough() {
 #[test]
 fn next_to_no_descriptors_end_in_words_or_serve() {
     let home = home();
-    let broker = shell(home.path(), "ulimit -n 32; \"$0\" broker --listen 127.0.0.1:0", &[]);
+    let broker = shell(home.path(), "ulimit -n 32; exec \"$0\" broker --listen 127.0.0.1:0", &[]);
     let at = broker.says("on this computer").split_whitespace().last().unwrap().to_owned();
-    let line = "ulimit -n 32; \"$0\" listen --broker \"$1\"";
+    let line = "ulimit -n 32; exec \"$0\" listen --broker \"$1\"";
     let mut listener = shell(home.path(), line, &[&at]);
     let code = code(&listener);
-    let line = "ulimit -n 32; \"$0\" connect \"$1\" --broker \"$2\"";
+    let line = "ulimit -n 32; exec \"$0\" connect \"$1\" --broker \"$2\"";
     let connector = shell(home.path(), line, &[&code, &at]);
     connector.says("path  lan");
     listener.type_line("through a needle's eye");
     connector.prints("through a needle's eye");
     // Not even enough to begin.
-    let ended = shell(home.path(), "ulimit -n 8; \"$0\" listen --broker \"$1\"", &[&at]).ends();
+    let ended = shell(home.path(), "ulimit -n 8; exec \"$0\" listen --broker \"$1\"", &[&at]).ends();
     assert!([1, 3, 9].contains(&ended.code), "{}: {}", ended.code, ended.err);
     assert!(ended.err.contains("Too many open files") && !ended.err.contains("panicked"), "{}", ended.err);
 }

@@ -60,6 +60,9 @@ fn main() {
         trial("delays_between_gateways", VARIABLE, nested_delay),
         trial("losses_are_as_many_as_asked", VARIABLE, losses),
         trial("a_pulled_cable_is_noticed_and_mends", VARIABLE, cable),
+        trial("a_host_gets_another_address", VARIABLE, another_address),
+        trial("a_host_moves_to_another_lan", VARIABLE, another_lan),
+        trial("a_gateway_that_restarts_forgets", VARIABLE, restart),
         trial("bytes_and_syns_are_counted", VARIABLE, counters),
         trial("everything_is_cleaned_up", VARIABLE, cleanup),
         trial("commands_run_inside", VARIABLE, commands),
@@ -72,6 +75,82 @@ fn main() {
         }));
     }
     libtest_mimic::run(&arguments, tests).exit();
+}
+
+// Changes of a network while programs run.
+
+fn another_address() {
+    let lab = Lab::new().unwrap();
+    let server = lab.public_host("server").start().unwrap();
+    let home = lab.gateway("home", KernelNat::masquerade()).start().unwrap();
+    let host = home.host("host").unwrap();
+    let listener = listen(&server, 99);
+    let (_, mut near, mut far) = observe(&host, 20_001, &listener, server.ipv4());
+    let old = host.ipv4();
+    let new = home.renumber(&host).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(host.ipv4(), new);
+    // What was connected from the old address is dead, in both directions.
+    let _ = near.write_all(b"x");
+    far.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(far.read(&mut [0; 1]).is_err());
+    // While the NAT remembers that, the same port gets another outside port.
+    let (seen, near, _far) = observe(&host, 20_001, &listener, server.ipv4());
+    assert_eq!(near.local_addr().unwrap().ip(), IpAddr::from(new));
+    assert_ne!(seen.port(), 20_001);
+    let (seen, ..) = observe(&host, 20_002, &listener, server.ipv4());
+    assert_eq!(seen, v4(home.ipv4(), 20_002));
+}
+
+fn another_lan() {
+    let lab = Lab::new().unwrap();
+    let server = lab.public_host("server").start().unwrap();
+    let [home, other] =
+        ["home", "other"].map(|name| lab.gateway(name, KernelNat::remapping()).start().unwrap());
+    let host = home.host("host").unwrap();
+    let listener = listen(&server, 99);
+    let (seen, ..) = observe(&host, 20_001, &listener, server.ipv4());
+    assert_eq!(seen.ip(), IpAddr::from(home.ipv4()));
+    let inside = other.host("inside").unwrap();
+    other.take_in(&host).unwrap();
+    let (seen, ..) = observe(&host, 20_001, &listener, server.ipv4());
+    assert_eq!(seen.ip(), IpAddr::from(other.ipv4()));
+    let (_, near, _far) = observe(&host, 20_002, &listen(&inside, 98), inside.ipv4());
+    assert_eq!(near.local_addr().unwrap().ip(), IpAddr::from(host.ipv4()));
+    host.link_down().unwrap();
+    host.link_up().unwrap();
+    observe(&host, 20_003, &listener, server.ipv4());
+    assert!(matches!(home.renumber(&host), Err(Error::NotInside { .. })));
+}
+
+fn restart() {
+    let lab = Lab::new().unwrap();
+    let server = lab.public_host("server").start().unwrap();
+    for (name, nat, delay) in [
+        ("plain", KernelNat::masquerade(), Duration::ZERO),
+        ("delayed", KernelNat::remapping(), Duration::from_millis(1)),
+    ] {
+        let gateway = lab.gateway(name, nat).delay(delay).start().unwrap();
+        let host = gateway.host(&format!("{name}-host")).unwrap();
+        let listener = listen(&server, 99);
+        let (_, mut near, mut far) = observe(&host, 20_001, &listener, server.ipv4());
+        let old = gateway.ipv4();
+        let new = gateway.restart().unwrap();
+        assert_ne!(old, new);
+        assert_eq!(gateway.ipv4(), new);
+        // What comes from outside belongs to nothing any more; what comes from inside is a stranger's to the server,
+        // whose kernel resets it.
+        far.write_all(b"x").unwrap();
+        near.set_read_timeout(Some(SILENCE)).unwrap();
+        assert!(near.read(&mut [0; 1]).is_err());
+        near.write_all(b"x").unwrap();
+        near.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let (seen, ..) = observe(&host, 20_002, &listener, server.ipv4());
+        assert_eq!(seen.ip(), IpAddr::from(new));
+        let nested = gateway.gateway(&format!("{name}-nested"), KernelNat::masquerade()).start().unwrap();
+        assert!(matches!(nested.restart(), Err(Error::NotPublic(_))));
+    }
 }
 
 // Plain sockets, in a host's namespace.

@@ -52,9 +52,9 @@ impl Door {
 
     /// Moves to another port, unless one was wished for.
     ///
-    /// A NAT may still remember the old port under an address that this machine had, or a peer's
-    /// kernel a connection from it: then the same port gets another mapping toward every
-    /// destination, and what the broker sees is not what the peer needs.
+    /// NATs and the kernels of peers may still hold connections from the old port. Where the addresses are the same as
+    /// before, new ones from it would meet those (measured after 40 s without a cable: a chat was back after 22 s from
+    /// the same port, after 1 s from another).
     pub(crate) fn renew(&self) {
         if self.wish.is_some() {
             return;

@@ -33,8 +33,8 @@ pub(crate) enum Doubt {
     Silence,
 }
 
-/// The own network, watched as long as a clone of this is there. Each clone hears of every doubt
-/// since it was cloned.
+/// The own network, watched as long as a clone of this is there. A clone hears of what its original
+/// has not heard of; a doubt too many costs a ping.
 #[derive(Clone)]
 pub(crate) struct Network {
     known: watch::Receiver<Known>,

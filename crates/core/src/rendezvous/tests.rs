@@ -720,6 +720,50 @@ fn an_address_that_comes_late_is_told_once() {
 }
 
 #[test]
+fn a_member_that_comes_back_before_it_was_missed_is_introduced_again() {
+    let mut world = World::new(Config::default());
+    for n in 1..=3 {
+        world.up(n, &format!("198.51.100.{n}:1111"));
+        world.say(n, join());
+    }
+    world.inbox.clear();
+    // Over another link, from another port; the broker has not heard that the first is gone.
+    let moved: SocketAddr = "203.0.113.1:2222".parse().unwrap();
+    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: moved });
+    assert_eq!(world.closed, [link(1)]);
+    assert_eq!(world.next(2), None, "what runs toward the old address is not told the new one");
+    world.next(9);
+    world.say(9, ToBroker::Join { connected: vec![key(3)], openers: vec![vec![7; 32]; 15] });
+    assert!(matches!(world.next(9), Some(FromBroker::Joined { members: 2, introductions: 1, .. })));
+    let Some(FromBroker::Introduced(introduced)) = world.next(2) else { panic!() };
+    assert_eq!((introduced.peer, introduced.addresses), (key(1), vec![moved]));
+    assert_eq!(world.next(3), None, "who is connected is left alone");
+    // It is still one member.
+    world.down(9);
+    assert_eq!(world.broker.lobby, [key(2), key(3)]);
+}
+
+#[test]
+fn joining_again_is_limited() {
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.say(1, join());
+    world.inbox.clear();
+    for _ in 0..CLAIMS_PER_ADDRESS {
+        world.say(1, join());
+        assert!(matches!(world.next(1), Some(FromBroker::Joined { members: 0, introductions: 0, .. })));
+    }
+    world.say(1, join());
+    assert_eq!(world.refusal(1), Some(Refusal::TooMany));
+    world.pass(CLAIM_WINDOW);
+    world.say(1, ToBroker::Ping(1));
+    world.inbox.clear();
+    world.up(2, "198.51.100.1:1112");
+    world.say(2, join());
+    assert!(matches!(world.next(2), Some(FromBroker::Joined { .. })));
+}
+
+#[test]
 fn a_profile_that_comes_late_reaches_the_other_side() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
