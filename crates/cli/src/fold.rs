@@ -72,6 +72,6 @@ mod tests {
             assert_eq!(words(&folded), words(text));
         }
         // A word that is wider than the terminal is the terminal's to break.
-        assert_eq!(fold("a 0123456789012345678901234567", 20), "a\n  0123456789012345678901234567");
+        assert_eq!(fold("abc 0123456789012345678901234567", 20), "abc\n  0123456789012345678901234567");
     }
 }
