@@ -112,6 +112,8 @@ impl From<ConnectError> for Failure {
             ConnectError::NobodyCame => Failure::new("nobody", code::NOBODY, &error),
             ConnectError::NoAnswer => Failure::new("no-answer", code::NOBODY, &error),
             ConnectError::OtherVerb { .. } => Failure::new("other-verb", code::REFUSED, &error),
+            ConnectError::WrongWords(0) => Failure::new("wrong-words", code::WRONG_WORDS, &error)
+                .hint("ask the other side for a fresh code"),
             ConnectError::WrongWords(_) => Failure::new("wrong-words", code::WRONG_WORDS, &error)
                 .hint("compare the words with what the other side sees"),
             ConnectError::Burnt => {

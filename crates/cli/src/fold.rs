@@ -11,7 +11,8 @@ pub(crate) fn fold(text: &str, width: usize) -> String {
 }
 
 fn fold_line(line: &str, width: usize) -> String {
-    if line.chars().count() <= width || width < LEAST {
+    // A command to type stays in one piece for who copies it.
+    if line.chars().count() <= width || width < LEAST || line.contains(": tcpunch ") {
         return line.to_owned();
     }
     let indent = indent(line).min(width / 2);
@@ -57,6 +58,8 @@ mod tests {
         );
         assert_eq!(fold(text, 100), text);
         assert_eq!(fold(text, 5), text);
+        let command = "the other side runs listen; type: tcpunch connect 412-zebra-zoo";
+        assert_eq!(fold(command, 30), command);
     }
 
     #[test]
@@ -69,6 +72,6 @@ mod tests {
             assert_eq!(words(&folded), words(text));
         }
         // A word that is wider than the terminal is the terminal's to break.
-        assert_eq!(fold("a 0123456789012345678901234567", 20), "a\n  0123456789012345678901234567");
+        assert_eq!(fold("abc 0123456789012345678901234567", 20), "abc\n  0123456789012345678901234567");
     }
 }

@@ -105,6 +105,11 @@ impl Talk {
         }
     }
 
+    /// A text that is all the command is for, and no talk: on stdout in any case.
+    pub(crate) fn page(&self, text: &str) {
+        self.line(Stream::Out, text.trim_end());
+    }
+
     /// An event for programs.
     pub(crate) fn event(&self, name: &str, fields: Value) {
         if !self.json {

@@ -73,10 +73,10 @@ impl fmt::Display for Code {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadCode {
     /// It does not begin with a number within the bounds.
-    #[error("a code begins with a number of at least three digits, like 412-cobalt-heron")]
+    #[error("a code begins with a number of at least three digits, like 412-canyon-oxygen")]
     Number,
     /// It has not two words.
-    #[error("a code has two words after its number, like 412-cobalt-heron")]
+    #[error("a code has two words after its number, like 412-canyon-oxygen")]
     Words,
     /// A word is not in the list; with the nearest one that is.
     #[error("'{0}' is not a word of codes; did you mean '{1}'?")]

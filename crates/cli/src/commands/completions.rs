@@ -19,7 +19,7 @@ pub(crate) fn run(shell: &str, talk: &Talk) -> Result<u8, Failure> {
     completer
         .write_registration(ASKED, "tcpunch", "tcpunch", &program(), &mut script)
         .map_err(Failure::internal)?;
-    talk.print(String::from_utf8_lossy(&script).trim());
+    talk.page(&String::from_utf8_lossy(&script));
     Ok(code::OK)
 }
 

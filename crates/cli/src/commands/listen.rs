@@ -42,15 +42,17 @@ pub(crate) async fn wait(
                 code = again;
             }
             InviteNews::WrongGuess(left) => {
-                let guesses = if left == 1 { "guess" } else { "guesses" };
+                let what = match left {
+                    0 => "that was one too often".to_owned(),
+                    1 => "1 more guess until the code is burnt".to_owned(),
+                    left => format!("{left} more guesses until the code is burnt"),
+                };
                 talk.event(
                     "error",
                     json!({ "kind": "wrong-words", "exit": 5, "fatal": false, "left": left,
                             "message": "somebody tried wrong words", "hint": null }),
                 );
-                talk.must_say(format!(
-                    "somebody tried wrong words; {left} more {guesses} until the code is burnt"
-                ));
+                talk.must_say(format!("somebody tried wrong words; {what}"));
             }
             InviteNews::Ended(result) => return Ok(*result?),
         }

@@ -18,7 +18,7 @@ pub(crate) fn run(flags: &Flags, talk: &Talk) -> Result<u8, Failure> {
     all.build();
     let Some(directory) = &flags.dir else {
         let page = page(&all).map_err(Failure::internal)?;
-        talk.print(String::from_utf8_lossy(&page).trim_end());
+        talk.page(&String::from_utf8_lossy(&page));
         return Ok(code::OK);
     };
     for command in std::iter::once(&all).chain(all.get_subcommands()) {
