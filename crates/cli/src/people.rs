@@ -36,6 +36,7 @@ impl People {
             ChatEvent::Joined { .. }
             | ChatEvent::Line { .. }
             | ChatEvent::Words { .. }
+            | ChatEvent::Replaced { .. }
             | ChatEvent::Nobody
             | ChatEvent::Waiting => {}
         }

@@ -113,6 +113,23 @@ struct Lobby {
     news: mpsc::UnboundedSender<LobbyNews>,
 }
 
+impl Lobby {
+    fn new(news: mpsc::UnboundedSender<LobbyNews>) -> Self {
+        Lobby {
+            answered: false,
+            openings: Vec::new(),
+            connected: HashMap::new(),
+            joined: false,
+            missing: HashSet::new(),
+            left: HashSet::new(),
+            again_at: None,
+            pause: MEET_AGAIN_FIRST,
+            introductions: VecDeque::new(),
+            news,
+        }
+    }
+}
+
 /// Who waits for the end of an attempt.
 enum For {
     Invitation(u64),
@@ -269,18 +286,7 @@ impl Hub {
                 self.send(ToBroker::Claim { number, verb });
             }
             Command::Lobby { news } => {
-                self.lobby = Some(Lobby {
-                    answered: false,
-                    openings: Vec::new(),
-                    connected: HashMap::new(),
-                    joined: false,
-                    missing: HashSet::new(),
-                    left: HashSet::new(),
-                    again_at: None,
-                    pause: MEET_AGAIN_FIRST,
-                    introductions: VecDeque::new(),
-                    news,
-                });
+                self.lobby = Some(Lobby::new(news));
                 self.join();
             }
         }
@@ -995,36 +1001,39 @@ fn may_prove(proven: &mut Vec<Proven>, code: &Code, now: Instant) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn members_without_end_are_not_taken() {
+    #[tokio::test]
+    async fn members_without_end_are_not_taken() {
         let (link, _orders) = mpsc::channel(1);
+        let router = Router::new();
+        let families = Families::default();
         let mut hub = Hub::new(Setup {
             key: PublicKey([1; 32]),
-            port: 1,
-            families: Families::default(),
+            door: Arc::new(Door::open(None, families, router.clone()).unwrap()),
+            network: Network::watch(),
+            families,
             timeout: Duration::from_secs(1),
             events: Arc::new(|_| {}),
-            router: Router::new(),
+            router,
             link,
         });
         let news = mpsc::unbounded_channel().0;
-        let (openings, connected, introductions) = Default::default();
-        hub.lobby = Some(Lobby { joined: true, openings, connected, introductions, news });
+        hub.lobby = Some(Lobby::new(news));
         let began = Instant::now();
         let mut taken = 0;
         for number in 0..3 * LOBBY_CONNECTIONS as u64 {
             let mut peer = PublicKey([2; 32]);
             peer.0[..8].copy_from_slice(&number.to_be_bytes());
             // So slowly that none is too many for its minute.
-            if hub.admit(peer, began + INTRODUCTION_WINDOW * number as u32) {
+            if hub.admit(peer, &[], began + INTRODUCTION_WINDOW * number as u32) {
                 taken += 1;
                 let inbox = mpsc::channel(1).0;
-                hub.running.insert(number, Running { inbox, waits: For::Lobby, peer });
+                let running = Running { inbox, waits: For::Lobby, peer, addresses: Vec::new(), task: None };
+                hub.running.insert(number, running);
             }
         }
         assert_eq!(taken, LOBBY_CONNECTIONS);
         hub.running.remove(&0);
-        assert!(hub.admit(PublicKey([3; 32]), began + INTRODUCTION_WINDOW * 1000));
+        assert!(hub.admit(PublicKey([3; 32]), &[], began + INTRODUCTION_WINDOW * 1000));
     }
 
     #[test]

@@ -264,7 +264,18 @@ impl Store {
     /// As for [`Store::known_broker`].
     pub fn check_known_brokers(&self) -> Result<(), StoreError> {
         match self.read(KNOWN_BROKERS)? {
-            Some(text) => self.find_broker(&text, "").map(drop),
+            Some(text) => {
+                self.find_broker(&text, "")?;
+                for (_, entry) in self.entries(KNOWN_BROKERS, &text)? {
+                    if let Some((name, _)) =
+                        entry.strip_prefix("broker ").and_then(|entry| entry.split_once(' '))
+                    {
+                        // Says which line repeats it.
+                        self.find_broker(&text, name)?;
+                    }
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -309,7 +309,7 @@ impl World {
                 assert_eq!(self.coming.take(), Some(link));
                 assert_eq!(observed, self.links[&link].1);
                 let before = self.tokens.insert(to, token);
-                assert!(before.is_none_or(|before| before == token), "a session has one token");
+                assert!(before != Some(token), "each link has a token of its own");
                 self.no_address_has_too_many_links();
             }
             FromBroker::Observed { question, from } => {

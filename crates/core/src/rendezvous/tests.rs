@@ -747,17 +747,14 @@ fn a_member_that_comes_back_before_it_was_missed_is_introduced_again() {
 fn joining_again_is_limited() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
-    world.say(1, join());
-    world.inbox.clear();
-    for _ in 0..CLAIMS_PER_ADDRESS {
+    for _ in 0..JOINS_PER_ADDRESS.burst {
         world.say(1, join());
         assert!(matches!(world.next(1), Some(FromBroker::Joined { members: 0, introductions: 0, .. })));
     }
     world.say(1, join());
     assert_eq!(world.refusal(1), Some(Refusal::TooMany));
-    world.pass(CLAIM_WINDOW);
-    world.say(1, ToBroker::Ping(1));
-    world.inbox.clear();
+    assert_eq!(world.closed, [link(1)]);
+    world.pass(JOINS_PER_ADDRESS.every);
     world.up(2, "198.51.100.1:1112");
     world.say(2, join());
     assert!(matches!(world.next(2), Some(FromBroker::Joined { .. })));

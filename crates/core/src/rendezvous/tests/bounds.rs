@@ -1,7 +1,6 @@
 //! Bounds at their very ends, who is told what, and what is left when somebody goes.
 
 use super::*;
-use crate::limits::RATE_ENTRIES;
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -130,61 +129,6 @@ fn a_broker_that_still_knows_an_introduction_is_not_empty() {
     assert!(!world.broker.is_empty());
     world.pass(INTRODUCTION_LIFE);
     assert!(world.broker.is_empty());
-}
-
-#[test]
-fn rates_count_within_a_window_from_the_first_and_by_address() {
-    let mut rates = Rates::new(60 * S, 2);
-    let (start, one, other) = (Instant::now(), "198.51.100.1", "198.51.100.2");
-    let mut allow = |at, address: &str| rates.allow(start + at, address.parse().unwrap());
-    assert!(allow(S, one) && allow(2 * S, one));
-    assert!(!allow(3 * S, one) && !allow(61 * S - MS, one));
-    assert!(allow(3 * S, other));
-    assert!(allow(61 * S, one) && allow(62 * S, one) && !allow(120 * S, one));
-    assert!(!allow(120 * S, "::ffff:198.51.100.1"), "the same address in another form");
-    assert!(allow(0 * S, "2001:db8::1") && allow(0 * S, "2001:db8::ffff:0:0:2"));
-    assert!(!allow(0 * S, "2001:db8:0:0:ffff::3"), "a subscriber has a /64");
-    assert!(allow(0 * S, "2001:db8:0:1::1"));
-}
-
-#[test]
-fn a_full_table_of_rates_forgets_what_is_over_first() {
-    let mut rates = Rates::new(60 * S, 1);
-    let start = Instant::now();
-    let address = |n: u32| IpAddr::V4((0x0b00_0000 + n).into());
-    let last = u32::try_from(RATE_ENTRIES).unwrap() - 1;
-    for n in 0..last {
-        assert!(rates.allow(start, address(n)));
-    }
-    assert!(rates.allow(start + 59 * S, address(last)));
-    assert_eq!(rates.seen.len(), RATE_ENTRIES);
-    assert!(rates.allow(start + 60 * S, address(last + 1)));
-    assert_eq!(rates.seen.len(), 2, "those of the last minute");
-    assert!(!rates.allow(start + 60 * S, address(last)), "it is remembered");
-    for n in 0..last + 50 {
-        rates.allow(start + 60 * S, address(n));
-    }
-    assert_eq!(rates.seen.len(), RATE_ENTRIES, "never more");
-}
-
-#[test]
-fn rates_are_forgotten_when_their_window_is_over_and_not_before() {
-    let mut world = World::new(Config::default());
-    world.up(1, "198.51.100.1:1111");
-    let guess = ToBroker::Claim { number: 100, verb: Verb::Connect };
-    for _ in 0..CLAIMS_PER_ADDRESS {
-        world.say(1, guess.clone());
-        assert_eq!(world.refusal(1), Some(Refusal::NoSuchCode));
-    }
-    for _ in 0..5 {
-        world.pass(CLAIM_WINDOW / 6);
-        world.say(1, guess.clone());
-        assert_eq!(world.refusal(1), Some(Refusal::TooMany));
-    }
-    world.pass(CLAIM_WINDOW / 6);
-    assert!(world.broker.claim_rates.seen.is_empty());
-    world.say(1, guess);
-    assert_eq!(world.refusal(1), Some(Refusal::NoSuchCode));
 }
 
 #[test]
@@ -335,8 +279,8 @@ fn a_session_has_so_many_codes_and_all_sessions_together() {
 fn numbers_get_longer_before_a_guess_meets_one_in_a_hundred() {
     let mut world = World::new(Config::default());
     let mut live = 0;
-    let mut drawn = |world: &mut World| {
-        let numbers: Vec<u32> = (0..500).map(|_| world.broker.free_number()).collect();
+    let drawn = |world: &mut World| {
+        let numbers: Vec<u32> = (0..500).map(|_| world.broker.free_number(world.now)).collect();
         (*numbers.iter().min().unwrap(), *numbers.iter().max().unwrap())
     };
     for (codes, longest) in [(0, 999), (7, 999), (8, 9_999), (97, 9_999), (99, 99_999)] {
@@ -586,17 +530,21 @@ fn private_addresses_are_introduced_without_a_limit_and_public_ones_count_on_bot
     world.up(1, "192.168.1.1:1111");
     world.up(2, "192.168.1.2:1111");
     world.up(3, "198.51.100.3:1111");
-    for _ in 0..2 * INTRODUCTIONS_PER_ADDRESS {
-        assert!(world.broker.may_introduce(world.now, &key(1), &key(2)));
+    let most = INTRODUCTIONS_PER_ADDRESS.burst;
+    for _ in 0..2 * most {
+        assert!(world.broker.may_introduce(world.now, By::Code, &key(1), &key(2)));
     }
-    for _ in 0..INTRODUCTIONS_PER_ADDRESS {
-        assert!(world.broker.may_introduce(world.now, &key(1), &key(3)));
+    for _ in 0..most {
+        assert!(world.broker.may_introduce(world.now, By::Code, &key(1), &key(3)));
     }
-    assert!(!world.broker.may_introduce(world.now, &key(1), &key(3)));
-    assert!(!world.broker.may_introduce(world.now, &key(3), &key(1)));
-    world.pass(INTRODUCTION_WINDOW);
+    assert!(!world.broker.may_introduce(world.now, By::Code, &key(1), &key(3)));
+    assert!(!world.broker.may_introduce(world.now, By::Code, &key(3), &key(1)));
+    world.pass(INTRODUCTIONS_PER_ADDRESS.every);
+    assert!(world.broker.may_introduce(world.now, By::Code, &key(3), &key(1)));
     world.up(4, "198.51.100.3:1112");
-    assert!(world.broker.may_introduce(world.now, &key(4), &key(4)));
+    for _ in 0..2 * most {
+        assert!(world.broker.may_introduce(world.now, By::Code, &key(3), &key(4)), "they fire at themselves");
+    }
 }
 
 #[test]
