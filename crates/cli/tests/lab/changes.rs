@@ -1,7 +1,9 @@
 //! The own network changes while people talk: another address, another NAT, no cable for a while, a router that restarts,
 //! a computer that sleeps. Everything stands again by itself; how long that took is printed.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("changes::no_cable_for_a_while", outage),
         trial("changes::a_computer_that_sleeps", asleep),
+        trial("changes::a_change_is_told_in_five_lines", told_soberly),
         trial("changes::a_code_serves_on", code_serves_on),
         trial("changes::a_pipe_ends_and_says_so", pipe_ends),
     ]
@@ -148,6 +151,54 @@ fn asleep() {
         talk.scene.journal.assert(since.elapsed() < PATIENCE, "nothing was heard again");
     };
     println!("{seconds} s asleep: a line is heard {} ms after waking", (heard.at - since).as_millis());
+}
+
+/// What a person reads of it.
+fn told_soberly() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let gateway = |name: &str| scene.lab.gateway(name, KernelNat::masquerade()).start().unwrap();
+    let (home, far) = (gateway("home"), gateway("far"));
+    let (host, peer) = (home.host("ann").unwrap(), far.host("ben").unwrap());
+    let broker = broker_host.ipv4().to_string();
+    let _ben = scene.start(&peer, "chat", &["--broker", &broker, "--name", "ben"]);
+    // Killed with the lab, if not before.
+    let mut ann = host
+        .command(env!("CARGO_BIN_EXE_tcpunch"))
+        .args(["chat", "--ephemeral", "--broker", &broker])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(ann.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let journal = scene.journal.clone();
+    let mut until = |part: &str| -> Vec<String> {
+        let mut said = Vec::new();
+        loop {
+            let Some(line) = lines.next() else { journal.fail(&format!("ann ended before '{part}'")) };
+            journal.note("ann", &line);
+            said.push(line);
+            if said.last().is_some_and(|line| line.contains(part)) {
+                return said;
+            }
+        }
+    };
+    until("* ben is here (punched, ");
+    let old = host.ipv4();
+    home.renumber(&host).unwrap();
+    let said = until("* ben is here again (punched, ");
+    let gone = format!("* ben is away: the network has changed: the address {old} of this computer is gone");
+    for part in
+        [&gone, "the link to the broker is lost", "the link to the broker stands again", "path  punched"]
+    {
+        scene
+            .journal
+            .assert(said.iter().any(|line| line.contains(part)), &format!("it does not say '{part}'"));
+    }
+    scene.journal.assert(said.len() == 5, "it says more, or less");
+    ann.kill().unwrap();
+    ann.wait().unwrap();
 }
 
 /// Whoever waits with a code is found under it after it moved.
