@@ -6,6 +6,8 @@ use std::io::IsTerminal;
 use anstyle::{AnsiColor, Style};
 use tcpunch::PublicKey;
 
+use crate::modes::knows_escapes;
+
 /// What a piece of text is, where colour helps to find it.
 #[derive(Clone, Copy)]
 pub(crate) enum Hue {
@@ -34,8 +36,7 @@ pub(crate) struct Colours {
 impl Colours {
     /// Only on a terminal that knows it, and not against the user's wish (no-color.org).
     pub(crate) fn decide() -> Self {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let wanted = set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb");
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && knows_escapes();
         Colours {
             out: wanted && std::io::stdout().is_terminal(),
             err: wanted && std::io::stderr().is_terminal(),

@@ -20,6 +20,12 @@ fn before() -> MutexGuard<'static, Option<(File, Termios)>> {
     BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether the terminal says that it knows escape sequences: without them there is neither colour nor a
+/// line editor.
+pub(crate) fn knows_escapes() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
 /// The terminal itself, whatever standard input and output are.
 pub(crate) fn terminal() -> std::io::Result<File> {
     File::options().read(true).write(true).open("/dev/tty")

@@ -29,7 +29,7 @@ fn ask() -> Result<Code, Failure> {
         Failure::new("usage", code::USAGE, format!("there is no terminal to ask for the code: {error}"))
             .hint("give it as an argument, or in TCPUNCH_CODE")
     })?;
-    if std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+    if modes::knows_escapes()
         && modes::remember(|| {}).is_ok()
         && let Ok(mut editor) = editor::new(
             Behavior::PreferTerm,

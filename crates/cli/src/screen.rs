@@ -56,6 +56,9 @@ impl Screen {
         complete: Completion,
         typed: impl FnMut(Typed) + Send + 'static,
     ) -> bool {
+        if !modes::knows_escapes() {
+            return false;
+        }
         // The editor writes to stdout; where that goes elsewhere, to the terminal itself.
         let behavior = if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
         let Ok(mut editor) = editor::new(behavior, true, complete, |_| None) else { return false };

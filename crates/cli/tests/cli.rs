@@ -515,7 +515,7 @@ fn a_ping_measures_and_both_sides_end_well() {
     let began = Instant::now();
     let asker = run(&broker, home.path(), &["ping", &code, "-c", "3", "-i", "0.2"]).ends().with(0);
     assert!(began.elapsed() >= Duration::from_millis(400), "three pings, two pauses: {:?}", began.elapsed());
-    assert!(asker.err.starts_with("path  lan"), "{}", asker.err);
+    assert!(asker.err.contains("path  lan"), "{}", asker.err);
     let lines: Vec<&str> = std::str::from_utf8(&asker.out).unwrap().lines().collect();
     assert_eq!(lines.len(), 4, "{lines:?}");
     for (at, line) in lines[..3].iter().enumerate() {
@@ -538,7 +538,8 @@ fn a_ping_tells_programs_all_it_measured() {
     let opened = answerer.event("code");
     let code = text(&opened, "code");
     let asker = run(&broker, home.path(), &["ping", code, "--json", "-i", "0.01"]).ends().with(0);
-    let said = events(&asker.text());
+    let mut said = events(&asker.text());
+    said.retain(|event| event["event"] != "waiting");
     let names: Vec<&str> = said.iter().map(|event| text(event, "event")).collect();
     assert_eq!(
         names,
@@ -622,13 +623,13 @@ fn every_wait_is_explained_once() {
 
     let listener = run(&broker, home.path(), &["listen", "--wait", "2.5"]);
     let ended = listener.ends().with(4);
-    assert_eq!(ended.err.matches("waiting for").count(), 1, "{}", ended.err);
-    assert!(ended.err.contains("waiting for the other side ..."), "{}", ended.err);
+    assert_eq!(ended.err.matches("waiting for the other side ...").count(), 1, "{}", ended.err);
     let connector = run(&broker, home.path(), &["connect", "9999999-zebra-zoo", "--wait", "3"]);
     let ended = connector.ends().with(4);
     assert_eq!(ended.err.matches("waiting for the other side ...").count(), 1, "{}", ended.err);
     let mut chat = run(&broker, home.path(), &["chat", "--timeout", "2.5", "--json"]);
-    assert_eq!(text(&chat.event("waiting"), "for"), "somebody to come");
+    // On a busy machine the broker is waited for first.
+    while text(&chat.event("waiting"), "for") != "somebody to come" {}
     chat.close_stdin();
     chat.ends().with(4);
 
@@ -639,11 +640,13 @@ fn every_wait_is_explained_once() {
     drop(listener);
     // What comes within a second needs no word.
     let (mut listener, mut connector) = pipe(&broker, home.path(), &[]);
+    let began = Instant::now();
     listener.close_stdin();
     connector.close_stdin();
     for process in [listener, connector] {
         let ended = process.ends().with(0);
-        assert!(!ended.err.contains("waiting for the other side to end"), "{}", ended.err);
+        let quick = began.elapsed() < Duration::from_secs(1);
+        assert!(!quick || !ended.err.contains("waiting for the other side to end"), "{}", ended.err);
     }
 }
 

@@ -392,7 +392,9 @@ fn colour_is_for_terminals_that_want_it() {
         return;
     }
     let (broker, home) = (broker(), home());
-    for (before, coloured) in [("", true), ("NO_COLOR=", true), ("NO_COLOR=1", false), ("TERM=dumb", false)] {
+    for (before, coloured) in
+        [("", true), ("NO_COLOR=", true), ("NO_COLOR=1", false), ("TERM=dumb", false), ("TERM=", false)]
+    {
         let (ann, mut ben) = ann_and_ben(&broker, home.path(), 80, before);
         ben.type_line("how do I look?");
         ann.shows("ben: how do I look?");
@@ -408,7 +410,7 @@ fn colour_is_for_terminals_that_want_it() {
     let terminal = Terminal::run(80, &line);
     terminal.shows("exit 3");
     let told = std::fs::read_to_string(file).unwrap();
-    assert!(told.starts_with("tcpunch: "), "{told:?}");
+    assert!(told.contains("tcpunch: ") && !told.contains('\u{1b}'), "{told:?}");
 }
 
 #[test]
