@@ -142,9 +142,9 @@ fn rates_count_within_a_window_from_the_first_and_by_address() {
     assert!(allow(3 * S, other));
     assert!(allow(61 * S, one) && allow(62 * S, one) && !allow(120 * S, one));
     assert!(!allow(120 * S, "::ffff:198.51.100.1"), "the same address in another form");
-    assert!(allow(0 * S, "2001:db8::1") && allow(0 * S, "2001:db8::ffff:0:0:2"));
-    assert!(!allow(0 * S, "2001:db8:0:0:ffff::3"), "a subscriber has a /64");
-    assert!(allow(0 * S, "2001:db8:0:1::1"));
+    assert!(allow(S, "2001:db8::1") && allow(S, "2001:db8::ffff:0:0:2"));
+    assert!(!allow(S, "2001:db8:0:0:ffff::3"), "a subscriber has a /64");
+    assert!(allow(S, "2001:db8:0:1::1"));
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn a_session_has_so_many_codes_and_all_sessions_together() {
 fn numbers_get_longer_before_a_guess_meets_one_in_a_hundred() {
     let mut world = World::new(Config::default());
     let mut live = 0;
-    let mut drawn = |world: &mut World| {
+    let drawn = |world: &mut World| {
         let numbers: Vec<u32> = (0..500).map(|_| world.broker.free_number()).collect();
         (*numbers.iter().min().unwrap(), *numbers.iter().max().unwrap())
     };
@@ -574,10 +574,10 @@ fn went(near: Option<Duration>, far: Option<Duration>) -> ([Duration; 2], u32) {
 
 #[test]
 fn the_nearer_side_hears_later_and_both_learn_how_far_they_may_be() {
-    assert_eq!(went(Some(70 * MS), Some(10 * MS)), ([0 * MS, 30 * MS], 80_000));
-    assert_eq!(went(Some(50 * MS), Some(50 * MS)), ([0 * MS, 0 * MS], 100_000));
+    assert_eq!(went(Some(70 * MS), Some(10 * MS)), ([Duration::ZERO, 30 * MS], 80_000));
+    assert_eq!(went(Some(50 * MS), Some(50 * MS)), ([Duration::ZERO, Duration::ZERO], 100_000));
     assert_eq!(went(Some(20 * MS), None), ([(UNKNOWN_ROUND_TRIP - 20 * MS) / 2; 2], 120_000));
-    assert_eq!(went(Some(0 * MS), Some(5 * S)), ([GO_DELAY_MOST; 2], 5_000_000));
+    assert_eq!(went(Some(Duration::ZERO), Some(5 * S)), ([GO_DELAY_MOST; 2], 5_000_000));
 }
 
 #[test]
