@@ -122,6 +122,9 @@ impl Fuzzer {
         let (log, found) = (self.work.join(format!("{target}.log")), self.work.join("found"));
         fs::create_dir_all(&fresh)?;
         fs::create_dir_all(&found)?;
+        if self.options.seconds == 0 {
+            return self.keep(target, &kept, &fresh);
+        }
         let good = self.call(target, &log, |command| {
             command
                 .arg(format!("-max_total_time={}", self.options.seconds))
@@ -138,7 +141,8 @@ impl Fuzzer {
         if self.options.keep { self.keep(target, &kept, &fresh) } else { Ok(()) }
     }
 
-    /// Of what was kept and what is new, the least that covers the same takes the place of what was kept.
+    /// Of what was kept and what is new, the least that covers the same takes the place of what was kept. Done alone
+    /// where the time to look is 0.
     fn keep(&self, target: &str, kept: &Path, fresh: &Path) -> Result<()> {
         let least = self.work.join("least").join(target);
         let _ = fs::remove_dir_all(&least);

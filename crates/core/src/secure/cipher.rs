@@ -113,7 +113,7 @@ mod tests {
             let second = blake3::derive_key("tcpunch v1 next key", &[7; 32]);
             for counter in 0..RECORDS_PER_KEY {
                 let bytes = sealed(&mut cipher);
-                if counter < 3 || counter > RECORDS_PER_KEY - 3 {
+                if [0, 1, RECORDS_PER_KEY - 1].contains(&counter) {
                     assert_eq!(bytes, expected([7; 32], counter), "{counter}");
                 }
             }

@@ -518,10 +518,10 @@ fn went(near: Option<Duration>, far: Option<Duration>) -> ([Duration; 2], u32) {
 
 #[test]
 fn the_nearer_side_hears_later_and_both_learn_how_far_they_may_be() {
-    assert_eq!(went(Some(70 * MS), Some(10 * MS)), ([0 * MS, 30 * MS], 80_000));
-    assert_eq!(went(Some(50 * MS), Some(50 * MS)), ([0 * MS, 0 * MS], 100_000));
+    assert_eq!(went(Some(70 * MS), Some(10 * MS)), ([Duration::ZERO, 30 * MS], 80_000));
+    assert_eq!(went(Some(50 * MS), Some(50 * MS)), ([Duration::ZERO, Duration::ZERO], 100_000));
     assert_eq!(went(Some(20 * MS), None), ([(UNKNOWN_ROUND_TRIP - 20 * MS) / 2; 2], 120_000));
-    assert_eq!(went(Some(0 * MS), Some(5 * S)), ([GO_DELAY_MOST; 2], 5_000_000));
+    assert_eq!(went(Some(Duration::ZERO), Some(5 * S)), ([GO_DELAY_MOST; 2], 5_000_000));
 }
 
 #[test]
