@@ -377,8 +377,10 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                     self.members.remove(&peer);
                 }
                 let by_us = self.leaving;
-                // A socket that closes without the end belongs to a process that ended.
-                let away = lost.as_ref().is_some_and(|lost| lost.kind() != io::ErrorKind::UnexpectedEof);
+                // A socket that closes without the end belongs to a process that ended, and who does not speak chat is
+                // not waited for.
+                let over = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData];
+                let away = lost.as_ref().is_some_and(|lost| !over.contains(&lost.kind()));
                 let lost = lost.map(|lost| lost.to_string());
                 (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), away, by_us, traffic });
                 private.then(|| lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost))
@@ -541,7 +543,7 @@ async fn listen(
             Words::Open(..) | Words::Committed(_) => {
                 timeout_at(patience, read_frame(connection)).await.map_err(|_| {
                     io::Error::new(
-                        io::ErrorKind::TimedOut,
+                        io::ErrorKind::InvalidData,
                         "it does not take part in the comparison of words",
                     )
                 })??
