@@ -32,6 +32,10 @@ impl<'a> Bytes<'a> {
         u16::from_be_bytes(self.array())
     }
 
+    pub(crate) fn yes(&mut self) -> bool {
+        self.u8().is_multiple_of(2)
+    }
+
     pub(crate) fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.u8()) % choices.len()].clone()
     }

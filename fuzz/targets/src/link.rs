@@ -53,7 +53,7 @@ fn stranger_at_the_broker(bytes: &[u8]) {
 
 /// What a peer does with what is no broker's answer.
 fn stranger_for_a_broker(mut input: Bytes<'_>) {
-    let known = (input.u8() % 2 == 0).then(|| BROKER.public());
+    let known = (input.yes()).then(|| BROKER.public());
     let mut handshake = LinkHandshake::peer(&PEER, known.as_ref(), b"preface").unwrap();
     let _first = handshake.write(&[]).unwrap();
     let (frame, _) = tcpunch::fuzz::link_frame(input.0);
@@ -64,7 +64,7 @@ fn stranger_for_a_broker(mut input: Bytes<'_>) {
 
 /// An honest handshake and an honest message, of which one byte is another.
 fn changed_on_the_way(mut input: Bytes<'_>) {
-    let known = (input.u8() % 2 == 0).then(|| BROKER.public());
+    let known = (input.yes()).then(|| BROKER.public());
     let (which, at, change) = (input.u8() % 4, usize::from(input.u8()), input.u8());
     let mut number = 0;
     let mut pass = |mut message: Vec<u8>| {
@@ -107,7 +107,7 @@ fn bad_intentions(mut input: Bytes<'_>) {
     let (peer, broker) = established();
     let ((mut to_broker, mut from_broker), (mut to_peer, mut from_peer)) = (peer, broker);
     while !input.is_empty() {
-        let peer_says = input.u8() % 2 == 0;
+        let peer_says = input.yes();
         let (sealer, opener) =
             if peer_says { (&mut to_broker, &mut from_peer) } else { (&mut to_peer, &mut from_broker) };
         let message = input.piece();

@@ -58,7 +58,7 @@ fn first_message_under_a_code(message: &[u8]) {
 
 /// A false answer is refused, and leaves room for the true one.
 fn answer(mut input: Bytes<'_>) {
-    let (mut opening, key, first) = if input.u8() % 2 == 0 {
+    let (mut opening, key, first) = if input.yes() {
         let (opening, first) = Opening::open(&A).unwrap();
         (opening, None, first)
     } else {

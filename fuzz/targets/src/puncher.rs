@@ -67,7 +67,7 @@ struct Attempt {
 
 impl Attempt {
     fn new(input: &mut Bytes<'_>) -> Self {
-        let controlling = input.u8() % 2 == 0;
+        let controlling = input.yes();
         let config = Config {
             controlling,
             round_trip_bound: Duration::from_millis(input.u16().into()),
@@ -124,7 +124,7 @@ impl Attempt {
                 }
             }
             7 => {
-                let nominated = input.u8() % 2 == 0;
+                let nominated = input.yes();
                 if let Some(socket) = self.some(input, |socket| socket == Socket::Authenticating) {
                     self.sockets.insert(socket, Socket::Verified);
                     if nominated {

@@ -197,8 +197,8 @@ impl World {
                 ToBroker::Relay { introduction, signal }
             }
             11 => {
-                let profile = NatProfile { translated: Some(input.u8() % 2 == 0), ..NatProfile::default() };
-                if input.u8() % 2 == 0 { ToBroker::Profile(profile) } else { ToBroker::Register { profile } }
+                let profile = NatProfile { translated: Some(input.yes()), ..NatProfile::default() };
+                if input.yes() { ToBroker::Profile(profile) } else { ToBroker::Register { profile } }
             }
             12 => ToBroker::Ping(input.u8().into()),
             _ => wire::decode(input.piece()).unwrap_or(ToBroker::Pong(0)),
