@@ -81,7 +81,9 @@ async fn run(cli: Cli, talk: &Talk) -> Result<u8, Failure> {
 
 async fn interruptible(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     tokio::select! {
-        result = command => result,
+        // The signal first: from the moment that the command says anything, it is heard.
+        biased;
         _ = tokio::signal::ctrl_c() => Ok(code::INTERRUPTED),
+        result = command => result,
     }
 }

@@ -60,7 +60,10 @@ struct Invitation {
     id: u64,
     verb: Verb,
     secret: Secret,
+    /// None before the present link's broker has given one.
     number: Option<u32>,
+    /// What the user was told, to have it again.
+    told: Option<u32>,
     pake: Option<Pake>,
     wrong: u8,
     accepted: Option<Accepted>,
@@ -257,6 +260,7 @@ impl Hub {
                     verb,
                     secret: Secret::generate(&mut rand::rng()),
                     number: None,
+                    told: None,
                     pake: None,
                     wrong: 0,
                     accepted: None,
@@ -408,7 +412,7 @@ impl Hub {
             .invitations
             .iter()
             .filter(|invitation| invitation.attempt.is_none())
-            .map(|invitation| (invitation.verb, invitation.number))
+            .map(|invitation| (invitation.verb, invitation.told))
             .collect();
         for invitation in self.invitations.iter_mut().filter(|invitation| invitation.attempt.is_none()) {
             invitation.pake = None;
@@ -594,6 +598,7 @@ impl Hub {
             .find(|invitation| invitation.number.is_none() && invitation.attempt.is_none());
         let Some(invitation) = waiting else { return };
         invitation.number = Some(number);
+        invitation.told = Some(number);
         let code = Code { number, secret: invitation.secret.clone(), broker };
         let _ = invitation.reply.send(InviteNews::Opened(code));
         let id = invitation.id;

@@ -24,8 +24,10 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
         }
         None if flags.new => {
             let joined = tokio::select! {
-                joined = super::listen::wait(&endpoint, common, talk, Verb::Chat) => joined?,
+                // From the moment that the code is told, the signal is heard.
+                biased;
                 _ = tokio::signal::ctrl_c() => return Ok(code::INTERRUPTED),
+                joined = super::listen::wait(&endpoint, common, talk, Verb::Chat) => joined?,
             };
             (Room::Private(Box::new(joined)), "code")
         }

@@ -184,7 +184,7 @@ fn told_soberly() {
             }
         }
     };
-    until("* ben is here (punched, ");
+    until("* compare with ben, by voice: ");
     let old = host.ipv4();
     home.renumber(&host).unwrap();
     let said = until("* ben is here again (punched, ");

@@ -336,6 +336,20 @@ fn a_share_is_taken_from_who_opened_the_code_once_and_whole() {
 }
 
 #[test]
+fn a_proof_for_a_share_that_was_used_up_gets_the_fresh_one() {
+    let (mut world, number, claim) = claimed();
+    let late = world.claimed(3, number);
+    world.say(2, prove(claim));
+    world.next(1);
+    world.say(1, ToBroker::Reject { claim, left: 2 });
+    world.say(1, ToBroker::Wait { number, share: vec![9; SHARE] });
+    world.say(3, prove(late));
+    assert_eq!(world.next(1), None, "it would count as a wrong guess");
+    let fresh = FromBroker::Claimed { number, claim: late, waiter: key(1), share: vec![9; SHARE] };
+    assert_eq!(world.next(3), Some(fresh));
+}
+
+#[test]
 fn a_code_is_not_withdrawn_by_others() {
     let (mut world, number, _) = claimed();
     world.say(3, ToBroker::Withdraw { number });
