@@ -210,6 +210,12 @@ pub(crate) fn listings(document: &str, language: &str) -> Vec<Vec<String>> {
 /// A line without what differs from run to run: times, ports, addresses, keys, codes and names become signs, a plural a
 /// singular. Ways of reaching a peer count as one, for which one it is depends on the network.
 pub(crate) fn shape(line: &str) -> String {
+    let line = match line.split_once(", by voice: ") {
+        Some((before, words)) if is_words(&words.trim().replace(' ', "-")) => {
+            &format!("{before}, by voice: NAME")
+        }
+        Some(_) | None => line,
+    };
     line.split_whitespace().map(shape_of_word).collect::<Vec<_>>().join(" ")
 }
 
