@@ -719,23 +719,24 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             let refusal = Refusal::TooMany;
             return self.send(link, FromBroker::Refused { about: About::Open, refusal });
         }
-        let wrong = kept.and_then(|number| self.codes.get(&number)).map_or(0, |code| code.wrong);
+        let before = kept.and_then(|number| self.codes.get(&number));
+        let (wrong, place) = (before.map_or(0, |code| code.wrong), before.map(|code| code.address));
         if let Some(number) = kept {
             self.remove_code(number);
         }
         if self.codes.len() >= BROKER_CODES {
             self.make_room_for_code(address);
         }
-        let refusal = if self.codes.len() >= BROKER_CODES {
-            Some(Refusal::Full)
-        } else if !self.codes_of.take(address) {
-            Some(Refusal::TooMany)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        // Whose number it was loses it to nobody: it has at least the place that it had.
+        let place = [Some(address), place]
+            .into_iter()
+            .flatten()
+            .find(|address| self.codes.len() < BROKER_CODES && self.codes_of.take(*address));
+        let Some(address) = place else {
+            let full = self.codes.len() >= BROKER_CODES;
+            let refusal = if full { Refusal::Full } else { Refusal::TooMany };
             return self.send(link, FromBroker::Refused { about: About::Open, refusal });
-        }
+        };
         let number = again.unwrap_or_else(|| self.free_number(now));
         let expires = self.at(now + CODE_LIFE, Timer::CodeExpires { number });
         let code = Code {
