@@ -73,7 +73,16 @@ fn exists(command: &str) -> Result<(), String> {
     match words.next() {
         Some("xtask") => {
             let tasks = std::fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
-            return there(behind, tasks.lines().any(|line| line.starts_with(behind)));
+            let targets = std::fs::read_to_string(root().join("fuzz/targets/src/lib.rs")).unwrap();
+            let task = words.next().unwrap_or_default();
+            let of_task = |line: &&str| line.split_whitespace().take(3).eq(["cargo", "xtask", task]);
+            let lines: Vec<&str> = tasks.lines().filter(of_task).collect();
+            there(task, !lines.is_empty())?;
+            for word in words.filter(|word| word.parse::<u64>().is_err()) {
+                let named = lines.iter().any(|line| line.contains(word));
+                there(word, named || task == "fuzz" && targets.contains(&format!("name: \"{word}\"")))?;
+            }
+            return Ok(());
         }
         Some("run" | "test") => {}
         other => return Err(format!("this test knows nothing of {other:?}")),
@@ -120,6 +129,8 @@ fn what_does_not_exist_is_found() {
         "cargo test -p tcpunch-cli --test laboratory",
         "TCPUNCH_LAB_RUN=10 cargo test -p tcpunch-cli --test lab",
         "cargo xtask chek",
+        "cargo xtask check --quik",
+        "cargo xtask fuzz punchr",
         "cargo fly",
     ] {
         assert!(exists(command).is_err(), "{command}");
