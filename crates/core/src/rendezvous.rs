@@ -712,9 +712,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             Some(code) => code.owner == peer && code.verb == verb,
             None => young && (NUMBER_FIRST..=NUMBER_LAST).contains(number),
         });
-        let own = self.sessions.get(&peer).map_or(0, |session| session.codes.len());
+        let own = self.sessions.get(&peer).map_or(&[][..], |session| &session.codes);
         let kept = again.filter(|number| self.codes.contains_key(number));
-        let may = kept.is_some() || own < CODES_PER_SESSION;
+        let may = own.len() < CODES_PER_SESSION || kept.is_some_and(|number| own.contains(&number));
         if !may || !self.rates.opens.allow(now, address, 1) {
             let refusal = Refusal::TooMany;
             return self.send(link, FromBroker::Refused { about: About::Open, refusal });

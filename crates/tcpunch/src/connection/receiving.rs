@@ -187,8 +187,15 @@ impl Receiving {
     ) -> Poll<Result<Said, Lost>> {
         self.put_aside();
         loop {
-            if let Some(said) = self.open().transpose() {
-                return Poll::Ready(said);
+            match self.open() {
+                Ok(Some(said)) => return Poll::Ready(Ok(said)),
+                Ok(None) => {}
+                Err(lost) => {
+                    // What came behind must not take the place of what was refused.
+                    self.begin = self.end;
+                    self.socket_ended = Some(None);
+                    return Poll::Ready(Err(lost));
+                }
             }
             if source == Source::Buffer || self.socket_ended.is_some() {
                 return Poll::Pending;
