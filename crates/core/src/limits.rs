@@ -84,6 +84,9 @@ pub const MAX_UNSENT: usize = 2 * (MAX_RECORD + 64);
 
 /// What a receiver reads at a time, in bytes: two records, so that the second can be there when the first was opened.
 pub const RECEIVE_BUFFER: usize = 2 * (MAX_RECORD + 64);
+/// Records that are taken in for an application that does not read, before what is to be sent has its turn: a megabyte
+/// at most, so that a fast peer does not hold up the answers to its own pings.
+pub const RECORDS_AT_ONCE: usize = 16;
 /// A reader that was told of data and has not come for it within this has gone away; until then what came in waits in
 /// the socket. Pings may be answered so much later, far below [`DEAD_AFTER`].
 pub const READER_LEFT_AFTER: Duration = Duration::from_secs(1);
@@ -111,6 +114,8 @@ pub const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 pub const LINK_PING_EVERY: Duration = Duration::from_secs(20);
 /// A link without any message for this long is dead and made again.
 pub const LINK_DEAD_AFTER: Duration = Duration::from_secs(50);
+/// Local ports that listen at once: the present one, and the last, which attempts may still be using.
+pub const DOORS: usize = 2;
 /// First pause before a lost link is made again; doubled each time, with jitter of a half.
 pub const LINK_RETRY_FIRST: Duration = Duration::from_millis(250);
 /// Longest pause between tries in the first [`LINK_RETRY_SOON_FOR`]: with its jitter, the handshake

@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use tcpunch_core::limits::DOORS;
+
 use crate::endpoint::Task;
 use crate::listener::Router;
 use crate::port::{Families, Port, PortError};
-
-/// Doors that listen at once: the present one, and the last, which attempts may still be using.
-const LISTENING: usize = 2;
 
 pub(crate) struct Door {
     router: Arc<Router>,
@@ -70,7 +69,7 @@ impl Door {
         open.number = port.number();
         let task = tokio::spawn(self.router.clone().serve(Arc::new(port)));
         open.listening.push_back(Task(task.abort_handle()));
-        if open.listening.len() > LISTENING {
+        if open.listening.len() > DOORS {
             open.listening.pop_front();
         }
     }

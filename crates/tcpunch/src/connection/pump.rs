@@ -5,14 +5,13 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-use tcpunch_core::limits::{CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, PROBE_WITHIN, READER_LEFT_AFTER};
+use tcpunch_core::limits::{
+    CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, PROBE_WITHIN, READER_LEFT_AFTER, RECORDS_AT_ONCE,
+};
 
 use super::receiving::Source;
 use super::{Lost, Shared, lock};
 use crate::network::{Doubt, Network, Origin};
-
-/// Records that are taken in before what is to be sent has its turn.
-const RECORDS_AT_ONCE: usize = 16;
 
 pub(super) struct Pump {
     shared: Arc<Shared>,
