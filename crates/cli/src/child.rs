@@ -38,16 +38,22 @@ impl Process {
 
     /// The next event of that name; others are passed over, errors end the demo.
     pub(crate) async fn event(&mut self, wanted: &str) -> Result<Value, Failure> {
-        let _wait = self.talk.waits().begin(&self.talk, format!("the event '{wanted}' of {}", self.name));
+        self.event_of(&[wanted]).await
+    }
+
+    /// The next event of one of these names.
+    pub(crate) async fn event_of(&mut self, wanted: &[&str]) -> Result<Value, Failure> {
+        let names = wanted.join("' or '");
+        let _wait = self.talk.waits().begin(&self.talk, format!("the event '{names}' of {}", self.name));
         loop {
             let line = self.events.next_line().await.map_err(Failure::internal)?;
             let Some(line) = line else {
-                let missing = format!("{} ended without the event '{wanted}'", self.name);
+                let missing = format!("{} ended without the event '{names}'", self.name);
                 return Err(Failure::new("demo", code::INTERNAL, missing));
             };
             let event: Value = serde_json::from_str(&line).map_err(Failure::internal)?;
             match event.pointer("/event").and_then(Value::as_str) {
-                Some(name) if name == wanted => return Ok(event),
+                Some(name) if wanted.contains(&name) => return Ok(event),
                 Some("error") => {
                     let what = format!("{}: {}", self.name, text(&event, "/message")?);
                     return Err(Failure::new("demo", code::INTERNAL, what));
