@@ -220,7 +220,9 @@ pub(crate) fn shape(line: &str) -> String {
 }
 
 fn shape_of_word(word: &str) -> String {
-    let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
+    // The brackets of an IPv6 address go with it.
+    let address = |c: char| c == '[' && word.contains(']');
+    let bare = word.trim_matches(|c: char| !c.is_alphanumeric() && !address(c));
     let sign = if code(bare).is_some() {
         "CODE"
     } else if bare.contains(|c: char| c.is_ascii_digit()) {
