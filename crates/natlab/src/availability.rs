@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use crate::Error;
-use crate::netns::{Namespace, full_name, next_lab};
-use crate::nft;
-use crate::wire;
+use crate::kernel::nft;
+use crate::kernel::wire;
+use crate::namespace::{Namespace, full_name, next_lab};
 
 /// Why no lab can run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,54 +1,33 @@
-//! An internet in one process: hosts, NATs and links for tests, on real kernels.
+//! An internet in one process: hosts, NATs and links, to test what has to get through them.
 //!
-//! A [`Lab`] is an internet of network namespaces: every host has a TCP stack of its own, the kernel's; NATs and
-//! firewalls are the kernel's too (nftables, [`KernelNat`]); delays and losses are made here. It needs Linux, root,
-//! `ip` (iproute2) and `nft` (nftables); [`availability`] says whether it can run, and what is missing.
+//! One model, driven twice. An [`Internet`] is hosts, LANs, gateways with a [`nat::Nat`], links and a core router, as
+//! one state machine: packets and a time in, packets out. In virtual time, [`sim`] puts a TCP stack of its own on each
+//! host, and anything that implements [`sim::Agent`] on it: thousands of scenarios a second, each the same for the same
+//! seed. In real time, [`netns`] makes a network namespace of each host, so that whole programs on the kernel's own TCP
+//! stack meet through the same NATs and links; it needs Linux and root.
 //!
-//! ```no_run
-//! use std::time::Duration;
-//! use natlab::{KernelNat, Lab, Refusal};
-//!
-//! # fn main() -> Result<(), natlab::Error> {
-//! let lab = Lab::new()?;
-//! let broker = lab.public_host("broker").delay(Duration::from_millis(10)).start()?;
-//! let second_address = broker.add_ipv4()?;
-//!
-//! let home_a = lab.gateway("home-a", KernelNat::openwrt()).delay(Duration::from_millis(25)).start()?;
-//! let alice = home_a.host("alice")?;
-//!
-//! let carrier = lab.gateway("carrier", KernelNat::remapping()).lan([100, 64, 0, 0].into(), 16).start()?;
-//! let home_b = carrier.gateway("home-b", KernelNat::masquerade()).start()?;
-//! let bob = home_b.host("bob")?;
-//!
-//! let mut server = broker.command("my-broker").arg("--verbose").spawn().expect("my-broker starts");
-//! let status = alice.command("my-peer").arg(broker.ipv4().to_string()).status().expect("my-peer starts");
-//! let listener = bob.run(|| std::net::TcpListener::bind("0.0.0.0:7000"))?;
-//!
-//! let syns = alice.syns_sent(|to| to.ip() != broker.ipv4())?;
-//! println!("{} SYNs, {} with retransmissions", syns.first, syns.total);
-//! println!("{} bytes left the house", home_a.traffic()?.bytes_out);
-//! # server.kill().ok();
-//! # Ok(())
-//! # }
-//! ```
+//! [`kernel`] is the second opinion: the same topologies with the kernel's own NAT (nftables).
 
-mod address;
 mod availability;
 mod error;
-mod gateway;
-mod lab;
-mod link;
-mod netns;
-mod nft;
-mod node;
+mod internet;
+pub mod kernel;
+pub mod link;
+mod namespace;
+pub mod nat;
+pub mod netns;
+pub mod packet;
+pub mod sim;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod wire;
+
+use std::time::Duration;
 
 pub use availability::{Unavailable, availability};
 pub use error::Error;
-pub use gateway::{Gateway, GatewayBuilder};
-pub use lab::Lab;
-pub use netns::leftovers;
-pub use nft::{KernelNat, Refusal, Translation, Unreachable};
-pub use node::{Host, HostBuilder, Node, SentSyn, SynCount, Traffic};
+pub use internet::{Attachment, GatewayId, HostId, Internet, Node, Passage, Place, Site};
+pub use namespace::leftovers;
+pub use packet::Unreachable;
+
+/// A moment: the time since the lab began.
+pub type Time = Duration;

@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
+use natlab::kernel::{Gateway, Host, KernelNat, Lab, Node, Refusal};
 use natlab::testing::trial;
-use natlab::{Error, Gateway, Host, KernelNat, Lab, Node, Refusal, Unreachable};
+use natlab::{Error, Unreachable};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.

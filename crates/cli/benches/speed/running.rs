@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natlab::Node;
+use natlab::kernel::Node;
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 

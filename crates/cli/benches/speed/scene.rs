@@ -1,6 +1,6 @@
 //! Two hosts behind a dropping NAT each, and a public broker.
 
-use natlab::{Gateway, Host, KernelNat, Lab};
+use natlab::kernel::{Gateway, Host, KernelNat, Lab};
 
 use crate::running::{PROGRAM, Running};
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use natlab::Node;
+use natlab::kernel::Node;
 
 use crate::running::{PROGRAM, Running};
 use crate::scene::Scene;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natlab::Node;
+use natlab::kernel::Node;
 
 use crate::running::{PROGRAM, Running, cpu_of_children};
 use crate::scene::Scene;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use natlab::{Gateway, Host, KernelNat};
+use natlab::kernel::{Gateway, Host, KernelNat};
 use nix::sys::signal::Signal;
 
 use crate::process::{PATIENCE, Process};

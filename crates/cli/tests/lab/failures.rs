@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use natlab::Host;
+use natlab::kernel::Host;
 
 use crate::kinds::Kind;
 use crate::process::{PATIENCE, Process};

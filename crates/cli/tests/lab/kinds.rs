@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use natlab::{Gateway, Host, KernelNat, Lab, Refusal, Unreachable};
+use natlab::Unreachable;
+use natlab::kernel::{Gateway, Host, KernelNat, Lab, Refusal};
 
 /// A kind of network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

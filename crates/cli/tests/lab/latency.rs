@@ -19,7 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn measured(what: &str, run: impl Fn(&Scene, [&natlab::Host; 2], &natlab::Host) -> Duration) {
+fn measured(what: &str, run: impl Fn(&Scene, [&natlab::kernel::Host; 2], &natlab::kernel::Host) -> Duration) {
     let mut times: Vec<Duration> = (0..RUNS)
         .map(|_| {
             let scene = Scene::new();
@@ -40,7 +40,11 @@ fn measured(what: &str, run: impl Fn(&Scene, [&natlab::Host; 2], &natlab::Host) 
     assert!(median < GROSS, "the median of {what} is {median:?}");
 }
 
-fn connect(scene: &Scene, [one, other]: [&natlab::Host; 2], broker: &natlab::Host) -> Duration {
+fn connect(
+    scene: &Scene,
+    [one, other]: [&natlab::kernel::Host; 2],
+    broker: &natlab::kernel::Host,
+) -> Duration {
     let mut listen = scene.start(one, "listen", &["--broker", &broker.ipv4().to_string()]);
     let code = listen.event("code").text("code").to_owned();
     let mut connect = scene.start(other, "connect", &[&code]);
@@ -49,7 +53,7 @@ fn connect(scene: &Scene, [one, other]: [&natlab::Host; 2], broker: &natlab::Hos
     later(&pipe.paths.iter().map(|path| path.at).collect::<Vec<_>>()) - registered
 }
 
-fn chat(scene: &Scene, [one, other]: [&natlab::Host; 2], broker: &natlab::Host) -> Duration {
+fn chat(scene: &Scene, [one, other]: [&natlab::kernel::Host; 2], broker: &natlab::kernel::Host) -> Duration {
     let broker = broker.ipv4().to_string();
     let mut first = scene.start(one, "chat", &["--broker", &broker]);
     first.event("waiting");

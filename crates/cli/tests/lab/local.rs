@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use natlab::{Host, Node};
+use natlab::kernel::{Host, Node};
 
 use crate::scene::Scene;
 use crate::trial;

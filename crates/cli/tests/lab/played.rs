@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use libtest_mimic::Trial;
-use natlab::Host;
+use natlab::kernel::Host;
 use tempfile::TempDir;
 
 use crate::documents::{self, DOCUMENTS, Scene as Written, Terminal, Way, code, scenes, shape, way};

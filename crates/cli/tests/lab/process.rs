@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use natlab::Node;
+use natlab::kernel::Node;
 use serde_json::Value;
 
 /// Long enough for what must come, on a machine that does much else.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use natlab::{Host, Lab, Node, SynCount};
+use natlab::kernel::{Host, Lab, Node, SynCount};
 
 use crate::kinds::Kind;
 use crate::process::{Event, Journal, PATIENCE, Process};

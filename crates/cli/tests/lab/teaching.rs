@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use natlab::{Host, KernelNat, Node, Refusal};
+use natlab::kernel::{Host, KernelNat, Node, Refusal};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::example::example;

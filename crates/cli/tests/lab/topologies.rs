@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use natlab::{Host, KernelNat, Node, Refusal};
+use natlab::kernel::{Host, KernelNat, Node, Refusal};
 
 use crate::process::Process;
 use crate::scene::{Pipe, Scene};

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use crate::Unreachable;
+
 /// What a gateway answers to a connection attempt that nobody inside asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -23,17 +25,6 @@ pub enum Refusal {
     Icmp(Unreachable),
 }
 
-/// The ICMP error of [`Refusal::Icmp`], and what a dialler on Linux makes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Unreachable {
-    /// Port unreachable: ECONNREFUSED.
-    Port,
-    /// Host unreachable (IPv6: address unreachable): EHOSTUNREACH.
-    Host,
-    /// Communication administratively prohibited: EHOSTUNREACH, over IPv6 EACCES.
-    Prohibited,
-}
-
 impl Refusal {
     fn statements(self, family: Family) -> String {
         let (icmp, port) = match family {
@@ -47,6 +38,8 @@ impl Refusal {
             }
             Self::Icmp(kind) => {
                 let kind = match (kind, family) {
+                    (Unreachable::Net, Family::V4) => "net-unreachable",
+                    (Unreachable::Net, Family::V6) => "no-route",
                     (Unreachable::Port, _) => port,
                     (Unreachable::Host, Family::V4) => "host-unreachable",
                     (Unreachable::Host, Family::V6) => "addr-unreachable",
@@ -90,7 +83,8 @@ pub enum Translation {
 /// Start from the one that is named after the thing to be modelled, then adjust:
 ///
 /// ```
-/// use natlab::{KernelNat, Refusal, Unreachable};
+/// use natlab::Unreachable;
+/// use natlab::kernel::{KernelNat, Refusal};
 /// let quiet_openwrt = KernelNat::openwrt().refusing(Refusal::Drop);
 /// let rejecting = KernelNat::masquerade().refusing(Refusal::Icmp(Unreachable::Host));
 /// ```

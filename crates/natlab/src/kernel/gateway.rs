@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::Error;
-use crate::address::{Addressing, Prefix, plus};
-use crate::lab::{Core, locked};
-use crate::link::{End, Link, Mac};
-use crate::netns::Namespace;
-use crate::nft::{self, Ipv6Policy, KernelNat, Refusal, Translation};
-use crate::node::{Host, Node};
-use crate::wire::Conditions;
+use crate::kernel::address::{Addressing, Prefix, plus};
+use crate::kernel::cable::{End, Link, Mac};
+use crate::kernel::lab::{Core, locked};
+use crate::kernel::nft::{self, Ipv6Policy, KernelNat, Refusal, Translation};
+use crate::kernel::node::{Host, Node};
+use crate::kernel::wire::Conditions;
+use crate::namespace::Namespace;
 
 #[derive(Debug, Clone)]
 pub(crate) enum Upstream {

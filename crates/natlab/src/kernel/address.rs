@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::Error;
-use crate::link::Link;
+use crate::kernel::cable::Link;
 
 /// The network of the public hosts, a /30 each.
 const HOSTS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);

@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::Error;
-use crate::address::{Addressing, Plan, number};
-use crate::lab::{Core, introduce, locked};
-use crate::link::{Link, Mac};
-use crate::netns::Namespace;
-use crate::nft;
-use crate::wire::Conditions;
+use crate::kernel::address::{Addressing, Plan, number};
+use crate::kernel::cable::{Link, Mac};
+use crate::kernel::lab::{Core, introduce, locked};
+use crate::kernel::nft;
+use crate::kernel::wire::Conditions;
+use crate::namespace::Namespace;
 
 /// Bytes and packets of an interface since it exists, Ethernet headers (14 bytes each), address resolution and IPv6's
 /// own chatter included. Where the kernel hands over packets larger than the MTU (no delay: no hardware to split them)

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
-use crate::address::{Addressing, Plan, Prefix};
 use crate::availability::availability;
-use crate::gateway::{GatewayBuilder, Upstream};
-use crate::link::{End, Link, Mac};
-use crate::netns::{Namespace, full_name, next_lab};
-use crate::nft::KernelNat;
-use crate::node::HostBuilder;
-use crate::wire::{Conditions, Wire};
+use crate::kernel::address::{Addressing, Plan, Prefix};
+use crate::kernel::cable::{End, Link, Mac};
+use crate::kernel::gateway::{GatewayBuilder, Upstream};
+use crate::kernel::nft::KernelNat;
+use crate::kernel::node::HostBuilder;
+use crate::kernel::wire::{Conditions, Wire};
+use crate::namespace::{Namespace, full_name, next_lab};
 
 /// What no router of the internet has a route to; most drop it without a word.
 const MARTIANS: [&str; 6] =

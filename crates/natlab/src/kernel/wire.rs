@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use crate::Error;
-use crate::netns::tool;
+use crate::namespace::tool;
 
 /// What a link does to the packets it carries.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,0 +1,736 @@
+//! Hosts, LANs, gateways and links as one state machine.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::Time;
+use crate::link::{Conditions, Fate, Link};
+use crate::nat::{Behaviour, Nat, Side};
+use crate::packet::{ErrorKind, Packet, Unreachable};
+
+/// Names a host of an [`Internet`]; the first is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(pub usize);
+
+/// Names a gateway of an [`Internet`]; the first is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GatewayId(pub usize);
+
+/// Where something is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Directly on the internet.
+    Core,
+    /// In the LAN of a gateway.
+    Behind(GatewayId),
+}
+
+/// The cable by which something is plugged in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attachment {
+    /// Away from it.
+    pub up: Conditions,
+    /// Toward it.
+    pub down: Conditions,
+}
+
+impl From<Conditions> for Attachment {
+    /// The same in both directions.
+    fn from(both: Conditions) -> Self {
+        Self { up: both, down: both }
+    }
+}
+
+/// What a gateway does, and what its LAN has.
+#[derive(Debug, Clone)]
+pub struct Site {
+    ipv4: Option<Behaviour>,
+    ipv6: Option<Behaviour>,
+    outside: u8,
+    lan: Option<(Ipv4Addr, u8)>,
+}
+
+impl Site {
+    /// A site that has IPv4 alone.
+    pub fn ipv4(behaviour: Behaviour) -> Self {
+        Self { ipv4: Some(behaviour), ipv6: None, outside: 1, lan: None }
+    }
+
+    /// A site that has IPv6 alone; commonly behind a [firewall](crate::nat::presets::firewall).
+    pub fn ipv6(behaviour: Behaviour) -> Self {
+        Self { ipv4: None, ipv6: Some(behaviour), outside: 1, lan: None }
+    }
+
+    /// The same, with IPv6 too.
+    #[must_use]
+    pub fn and_ipv6(self, behaviour: Behaviour) -> Self {
+        Self { ipv6: Some(behaviour), ..self }
+    }
+
+    /// The same, with so many outside addresses a family, 1 to 16.
+    #[must_use]
+    pub fn outside_addresses(self, count: u8) -> Self {
+        Self { outside: count.clamp(1, 16), ..self }
+    }
+
+    /// The same, with this IPv4 network for the LAN; without it, one of 192.168.0.0/16, or a public one behind a firewall
+    /// that does not translate. Two sites may well have the same.
+    #[must_use]
+    pub fn lan(self, network: Ipv4Addr, prefix_length: u8) -> Self {
+        Self { lan: Some((network, prefix_length.clamp(8, 29))), ..self }
+    }
+}
+
+/// A part of an internet that has cables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Node {
+    /// The router in the middle.
+    Core,
+    /// A host.
+    Host(HostId),
+    /// A gateway.
+    Gateway(GatewayId),
+}
+
+/// One packet on one cable.
+#[derive(Debug, Clone)]
+pub struct Passage {
+    /// When it was sent.
+    pub sent: Time,
+    /// When it arrives; `None` if it is lost.
+    pub arrives: Option<Time>,
+    /// From where.
+    pub from: Node,
+    /// To where.
+    pub to: Node,
+    /// What.
+    pub packet: Packet,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    network: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                (network.to_bits() ^ ip.to_bits()).checked_shr(32 - u32::from(self.length)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                (network.to_bits() ^ ip.to_bits()).checked_shr(128 - u32::from(self.length)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What hangs on the core or on a LAN.
+#[derive(Debug, Default)]
+struct Segment {
+    members: HashMap<IpAddr, Node>,
+    routes: Vec<(Prefix, Node)>,
+    given: u32,
+}
+
+impl Segment {
+    fn find(&self, ip: IpAddr) -> Option<Node> {
+        let route = || self.routes.iter().find(|(prefix, _)| prefix.contains(ip)).map(|(_, node)| *node);
+        self.members.get(&ip).copied().or_else(route)
+    }
+}
+
+#[derive(Debug)]
+struct Cable {
+    place: Place,
+    up: Link,
+    down: Link,
+    cut: bool,
+}
+
+#[derive(Debug)]
+struct HostNode {
+    cable: Cable,
+    addresses: Vec<(IpAddr, u8)>,
+}
+
+#[derive(Debug)]
+struct GatewayNode {
+    cable: Cable,
+    ipv4: Option<Nat>,
+    ipv6: Option<Nat>,
+    outside: Vec<IpAddr>,
+    /// Its own addresses in the LAN.
+    inside: Vec<IpAddr>,
+    lan: Option<Prefix>,
+    lan_ipv6: Option<Prefix>,
+    segment: Segment,
+}
+
+impl GatewayNode {
+    fn nat(&mut self, of: IpAddr) -> Option<&mut Nat> {
+        if of.is_ipv4() { self.ipv4.as_mut() } else { self.ipv6.as_mut() }
+    }
+}
+
+struct Arrival {
+    at: Time,
+    number: u64,
+    node: Node,
+    /// It comes from what is nearer to the core.
+    from_above: bool,
+    packet: Packet,
+}
+
+impl PartialEq for Arrival {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Arrival {}
+
+impl PartialOrd for Arrival {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Arrival {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {:?}: {:?}", self.at, self.node, self.packet)
+    }
+}
+
+/// What no router of the internet has a route to; most drop it without a word.
+const MARTIANS: [Prefix; 6] = [
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), length: 8 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), length: 10 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), length: 16 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), length: 12 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), length: 16 },
+    Prefix { network: IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)), length: 7 },
+];
+
+/// Hosts, LANs, gateways and links: packets that hosts send and a time in, packets for hosts out.
+///
+/// It begins as a core, a router on which public hosts and gateways hang, each by a cable of its own; further hosts and
+/// gateways hang on gateways. The core is one hop: it counts the TTL down, drops packets to private addresses in silence
+/// and answers ICMP net unreachable for addresses nobody has. Addresses are given in order, from ranges for documentation
+/// and tests, so that the same calls always make the same internet.
+#[derive(Debug)]
+pub struct Internet {
+    hosts: Vec<HostNode>,
+    gateways: Vec<GatewayNode>,
+    core: Segment,
+    public_hosts: u8,
+    outside: u8,
+    further: u8,
+    lans: u8,
+    sites: u16,
+    seed: u64,
+    arrivals: BinaryHeap<Reverse<Arrival>>,
+    number: u64,
+    ready: VecDeque<(HostId, Packet)>,
+    log: Option<Vec<Passage>>,
+}
+
+impl Internet {
+    /// The core's own addresses, from which its ICMP errors come.
+    pub const CORE: (Ipv4Addr, Ipv6Addr) =
+        (Ipv4Addr::new(198, 51, 100, 254), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe));
+
+    /// An internet with nobody on it. What is random in it, losses and ports, comes from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            hosts: Vec::new(),
+            gateways: Vec::new(),
+            core: Segment::default(),
+            public_hosts: 0,
+            outside: 0,
+            further: 0,
+            lans: 0,
+            sites: 0,
+            seed,
+            arrivals: BinaryHeap::new(),
+            number: 0,
+            ready: VecDeque::new(),
+            log: None,
+        }
+    }
+
+    /// Plugs a host in. On the core it has IPv4 and IPv6, both public; in a LAN what the gateway has.
+    ///
+    /// # Panics
+    /// More than 200 public hosts, or more hosts in a LAN than its network has addresses.
+    pub fn host(&mut self, place: Place, attachment: impl Into<Attachment>) -> HostId {
+        let id = HostId(self.hosts.len());
+        let addresses = self.addresses_in(place, Node::Host(id));
+        let cable = self.cable(place, attachment.into());
+        self.hosts.push(HostNode { cable, addresses });
+        id
+    }
+
+    /// Plugs a gateway in, with a LAN behind it.
+    ///
+    /// # Panics
+    /// More than 200 outside addresses or 250 LANs.
+    pub fn gateway(&mut self, place: Place, site: Site, attachment: impl Into<Attachment>) -> GatewayId {
+        let id = GatewayId(self.gateways.len());
+        let node = Node::Gateway(id);
+        let cable = self.cable(place, attachment.into());
+        let mut outside = Vec::new();
+        for _ in 0..site.outside {
+            outside.extend(
+                self.outside_in(place, node)
+                    .into_iter()
+                    .filter(|ip| if ip.is_ipv4() { site.ipv4.is_some() } else { site.ipv6.is_some() }),
+            );
+        }
+        let mut inside = Vec::new();
+        let (mut lan, mut lan_ipv6) = (None, None);
+        if let Some(behaviour) = &site.ipv4 {
+            let (network, length) = site.lan.unwrap_or_else(|| {
+                self.lans = self.lans.checked_add(1).filter(|it| *it <= 250).expect("at most 250 LANs");
+                let base = if behaviour.translates { [192, 168] } else { [198, 18] };
+                (Ipv4Addr::new(base[0], base[1], self.lans, 0), 24)
+            });
+            let mask = u32::MAX << (32 - u32::from(length));
+            let network = Ipv4Addr::from_bits(network.to_bits() & mask);
+            inside.push(IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() + 1)));
+            lan = Some(Prefix { network: network.into(), length });
+        }
+        if site.ipv6.is_some() {
+            self.sites += 1;
+            let network = Ipv6Addr::new(0x2001, 0xdb8, self.sites, 1, 0, 0, 0, 0);
+            inside.push(IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() + 1)));
+            lan_ipv6 = Some(Prefix { network: network.into(), length: 64 });
+        }
+        let untranslated =
+            |behaviour: &Option<Behaviour>| behaviour.as_ref().is_some_and(|it| !it.translates);
+        for (prefix, behaviour) in [(lan, &site.ipv4), (lan_ipv6, &site.ipv6)] {
+            if let (Some(prefix), true) = (prefix, untranslated(behaviour)) {
+                self.announce(place, prefix, node);
+            }
+        }
+        let nat = |behaviour: Option<Behaviour>, v4: bool, seed: u64| {
+            let behaviour = behaviour?;
+            let own = |ip: &&IpAddr| ip.is_ipv4() == v4;
+            let inside = inside.iter().find(own).copied()?;
+            Some(Nat::new(behaviour, inside, outside.iter().filter(own).copied().collect(), seed))
+        };
+        let seed = self.next_seed();
+        let ipv4 = nat(site.ipv4, true, seed);
+        let ipv6 = nat(site.ipv6, false, seed ^ 1);
+        let segment = Segment::default();
+        self.gateways.push(GatewayNode { cable, ipv4, ipv6, outside, inside, lan, lan_ipv6, segment });
+        id
+    }
+
+    /// Gives a public host one more IPv4 address.
+    ///
+    /// # Panics
+    /// A host in a LAN, or more than 250 such addresses.
+    pub fn further_address(&mut self, host: HostId) -> IpAddr {
+        self.further = self.further.checked_add(1).filter(|it| *it <= 250).expect("at most 250 addresses");
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.further));
+        let entry = &mut self.hosts[host.0];
+        assert!(entry.cable.place == Place::Core, "only a public host has further addresses");
+        entry.addresses.push((address, 32));
+        self.core.members.insert(address, Node::Host(host));
+        address
+    }
+
+    /// A host's addresses and the lengths of their prefixes, IPv4 first.
+    pub fn addresses(&self, host: HostId) -> &[(IpAddr, u8)] {
+        &self.hosts[host.0].addresses
+    }
+
+    /// A host's first address of a family.
+    pub fn address(&self, host: HostId, v4: bool) -> Option<IpAddr> {
+        self.addresses(host).iter().map(|(ip, _)| *ip).find(|ip| ip.is_ipv4() == v4)
+    }
+
+    /// The router that a host has for a family: the gateway's address in the LAN, or the core's.
+    pub fn router(&self, host: HostId, v4: bool) -> Option<IpAddr> {
+        match self.hosts[host.0].cable.place {
+            Place::Core => Some(if v4 { Self::CORE.0.into() } else { Self::CORE.1.into() }),
+            Place::Behind(gateway) => {
+                self.gateways[gateway.0].inside.iter().find(|ip| ip.is_ipv4() == v4).copied()
+            }
+        }
+    }
+
+    /// A gateway's outside addresses.
+    pub fn outside(&self, gateway: GatewayId) -> &[IpAddr] {
+        &self.gateways[gateway.0].outside
+    }
+
+    /// How many hosts there are.
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The MTU of a host's own cable, in bytes.
+    pub fn mtu(&self, host: HostId) -> u16 {
+        self.hosts[host.0].cable.up.conditions().mtu
+    }
+
+    /// Forwards an outside TCP port of a gateway to the same port of a host in its LAN.
+    pub fn forward_port(&mut self, gateway: GatewayId, port: u16, host: HostId) {
+        for (ip, _) in self.hosts[host.0].addresses.clone() {
+            if let Some(nat) = self.gateways[gateway.0].nat(ip) {
+                nat.forward(port, SocketAddr::new(ip, port));
+            }
+        }
+    }
+
+    /// Makes a gateway forget its mappings and sessions, as a restart does.
+    pub fn restart(&mut self, gateway: GatewayId) {
+        let gateway = &mut self.gateways[gateway.0];
+        for nat in gateway.ipv4.iter_mut().chain(&mut gateway.ipv6) {
+            nat.forget();
+        }
+    }
+
+    /// Pulls a host's or gateway's cable, or plugs it in again. What is under way arrives.
+    pub fn set_cut(&mut self, node: Node, cut: bool) {
+        if let Some(cable) = self.cable_of(node) {
+            cable.cut = cut;
+        }
+    }
+
+    /// Changes what a host's or gateway's cable does.
+    pub fn set_conditions(&mut self, node: Node, attachment: impl Into<Attachment>) {
+        let Attachment { up, down } = attachment.into();
+        if let Some(cable) = self.cable_of(node) {
+            cable.up.set_conditions(up);
+            cable.down.set_conditions(down);
+        }
+    }
+
+    /// Keeps a record of every packet on every cable from now on.
+    pub fn record(&mut self) {
+        self.log.get_or_insert_default();
+    }
+
+    /// What was recorded so far; empty without [`record`](Self::record).
+    pub fn take_record(&mut self) -> Vec<Passage> {
+        self.log.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// A host sends a packet. One to an address of its own must not come here.
+    pub fn send(&mut self, now: Time, from: HostId, packet: Packet) {
+        self.upward(now, Node::Host(from), packet);
+    }
+
+    /// When something happens next, if nothing is sent before.
+    pub fn next(&self) -> Option<Time> {
+        if !self.ready.is_empty() {
+            return Some(Time::ZERO);
+        }
+        let arrival = self.arrivals.peek().map(|Reverse(arrival)| arrival.at);
+        let nats = self.gateways.iter().flat_map(|gateway| gateway.ipv4.iter().chain(&gateway.ipv6));
+        nats.filter_map(Nat::next).chain(arrival).min()
+    }
+
+    /// The next packet that reached a host by now.
+    pub fn poll(&mut self, now: Time) -> Option<(HostId, Packet)> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            let arrival = self.arrivals.peek().map(|Reverse(arrival)| arrival.at).filter(|at| *at <= now);
+            let woken = self.earliest_nat().filter(|(at, ..)| *at <= now);
+            match (arrival, woken) {
+                (None, None) => return None,
+                (Some(at), Some((wake, ..))) if at <= wake => self.arrive(),
+                (Some(_), None) => self.arrive(),
+                (_, Some((at, gateway, v4))) => {
+                    let id = GatewayId(gateway);
+                    let gateway = &mut self.gateways[gateway];
+                    let nat = if v4 { &mut gateway.ipv4 } else { &mut gateway.ipv6 };
+                    if let Some(nat) = nat {
+                        nat.wake(at);
+                    }
+                    self.drain(at, id, v4);
+                }
+            }
+        }
+    }
+
+    fn earliest_nat(&self) -> Option<(Time, usize, bool)> {
+        let nats = self.gateways.iter().enumerate().flat_map(|(at, gateway)| {
+            gateway
+                .ipv4
+                .iter()
+                .map(move |nat| (nat, at, true))
+                .chain(gateway.ipv6.iter().map(move |nat| (nat, at, false)))
+        });
+        nats.filter_map(|(nat, at, v4)| Some((nat.next()?, at, v4))).min()
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        // Any odd number of many bits keeps seeds apart; this is the golden ratio's.
+        self.seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+
+    fn cable(&mut self, place: Place, Attachment { up, down }: Attachment) -> Cable {
+        let (up_seed, down_seed) = (self.next_seed(), self.next_seed());
+        Cable { place, up: Link::new(up, up_seed), down: Link::new(down, down_seed), cut: false }
+    }
+
+    fn cable_of(&mut self, node: Node) -> Option<&mut Cable> {
+        match node {
+            Node::Core => None,
+            Node::Host(id) => self.hosts.get_mut(id.0).map(|host| &mut host.cable),
+            Node::Gateway(id) => self.gateways.get_mut(id.0).map(|gateway| &mut gateway.cable),
+        }
+    }
+
+    fn addresses_in(&mut self, place: Place, node: Node) -> Vec<(IpAddr, u8)> {
+        let addresses = match place {
+            Place::Core => {
+                self.public_hosts = self
+                    .public_hosts
+                    .checked_add(1)
+                    .filter(|it| *it <= 200)
+                    .expect("at most 200 public hosts");
+                self.sites += 1;
+                vec![
+                    (IpAddr::V4(Ipv4Addr::new(198, 51, 100, self.public_hosts)), 32),
+                    (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, self.sites, 0, 0, 0, 0, 1)), 128),
+                ]
+            }
+            Place::Behind(gateway) => self.member(gateway),
+        };
+        self.join(place, node, addresses.iter().map(|(ip, _)| *ip));
+        addresses
+    }
+
+    fn outside_in(&mut self, place: Place, node: Node) -> Vec<IpAddr> {
+        let addresses: Vec<IpAddr> = match place {
+            Place::Core => {
+                self.outside = self
+                    .outside
+                    .checked_add(1)
+                    .filter(|it| *it <= 200)
+                    .expect("at most 200 outside addresses");
+                self.sites += 1;
+                vec![
+                    Ipv4Addr::new(203, 0, 113, self.outside).into(),
+                    Ipv6Addr::new(0x2001, 0xdb8, self.sites, 0, 0, 0, 0, 1).into(),
+                ]
+            }
+            Place::Behind(gateway) => self.member(gateway).into_iter().map(|(ip, _)| ip).collect(),
+        };
+        self.join(place, node, addresses.iter().copied());
+        addresses
+    }
+
+    /// One more address of each family in a LAN.
+    fn member(&mut self, gateway: GatewayId) -> Vec<(IpAddr, u8)> {
+        let gateway = &mut self.gateways[gateway.0];
+        gateway.segment.given += 1;
+        let number = gateway.segment.given + 1;
+        let mut addresses = Vec::new();
+        for prefix in gateway.lan.iter().chain(&gateway.lan_ipv6) {
+            let ip = match prefix.network {
+                IpAddr::V4(network) => {
+                    assert!(
+                        number < (1 << (32 - u32::from(prefix.length))) - 1,
+                        "the LAN has no more addresses"
+                    );
+                    Ipv4Addr::from_bits(network.to_bits() + number).into()
+                }
+                IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() + u128::from(number)).into(),
+            };
+            addresses.push((ip, prefix.length));
+        }
+        addresses
+    }
+
+    fn join(&mut self, place: Place, node: Node, addresses: impl Iterator<Item = IpAddr>) {
+        let segment = match place {
+            Place::Core => &mut self.core,
+            Place::Behind(gateway) => &mut self.gateways[gateway.0].segment,
+        };
+        segment.members.extend(addresses.map(|ip| (ip, node)));
+    }
+
+    /// Makes the way to a LAN that is not translated known as far out as its addresses are seen.
+    fn announce(&mut self, place: Place, prefix: Prefix, node: Node) {
+        match place {
+            Place::Core => self.core.routes.push((prefix, node)),
+            Place::Behind(id) => {
+                let outer = &mut self.gateways[id.0];
+                outer.segment.routes.push((prefix, node));
+                let place = outer.cable.place;
+                if outer.nat(prefix.network).is_some_and(|nat| !nat.behaviour().translates) {
+                    self.announce(place, prefix, Node::Gateway(id));
+                }
+            }
+        }
+    }
+
+    /// From a node toward the core.
+    fn upward(&mut self, now: Time, from: Node, packet: Packet) {
+        let Some(cable) = self.cable_of(from) else { return };
+        let to = match cable.place {
+            Place::Core => Node::Core,
+            Place::Behind(gateway) => Node::Gateway(gateway),
+        };
+        let fate = if cable.cut { Fate::Lost } else { cable.up.carry(now, packet.length()) };
+        let mtu = cable.up.conditions().mtu;
+        self.carry(now, fate, from, to, false, packet, mtu);
+    }
+
+    /// From the core or a LAN to what hangs on it.
+    fn downward(&mut self, now: Time, from: Node, to: Node, packet: Packet) {
+        let Some(cable) = self.cable_of(to) else { return };
+        let fate = if cable.cut { Fate::Lost } else { cable.down.carry(now, packet.length()) };
+        let mtu = cable.down.conditions().mtu;
+        self.carry(now, fate, from, to, true, packet, mtu);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn carry(
+        &mut self,
+        now: Time,
+        fate: Fate,
+        from: Node,
+        to: Node,
+        from_above: bool,
+        packet: Packet,
+        mtu: u16,
+    ) {
+        let arrives = match fate {
+            Fate::Arrives(at) => Some(at),
+            Fate::Lost => None,
+            Fate::TooBig => {
+                let router = self.own_address(from, packet.source.is_ipv4());
+                let error = router.and_then(|router| packet.error(router, ErrorKind::TooBig { mtu }));
+                if let Some(error) = error {
+                    self.from_router(now, from, error);
+                }
+                None
+            }
+        };
+        if let Some(log) = &mut self.log {
+            log.push(Passage { sent: now, arrives, from, to, packet: packet.clone() });
+        }
+        if let Some(at) = arrives {
+            self.number += 1;
+            self.arrivals.push(Reverse(Arrival { at, number: self.number, node: to, from_above, packet }));
+        }
+    }
+
+    fn own_address(&self, node: Node, v4: bool) -> Option<IpAddr> {
+        match node {
+            Node::Core => Some(if v4 { Self::CORE.0.into() } else { Self::CORE.1.into() }),
+            Node::Host(id) => self.address(id, v4),
+            Node::Gateway(id) => self.gateways[id.0].inside.iter().find(|ip| ip.is_ipv4() == v4).copied(),
+        }
+    }
+
+    /// What a node says itself about a packet that it could not pass on.
+    fn from_router(&mut self, now: Time, node: Node, packet: Packet) {
+        match node {
+            Node::Core => self.at_core(now, packet, false),
+            Node::Host(id) => self.ready.push_back((id, packet)),
+            Node::Gateway(id) => {
+                let inside = self.gateways[id.0].segment.find(packet.destination);
+                match inside {
+                    Some(to) => self.downward(now, node, to, packet),
+                    None => self.upward(now, node, packet),
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self) {
+        let Some(Reverse(Arrival { at, node, from_above, packet, .. })) = self.arrivals.pop() else { return };
+        match node {
+            Node::Core => self.at_core(at, packet, true),
+            Node::Host(id) => self.ready.push_back((id, packet)),
+            Node::Gateway(id) => self.at_gateway(at, id, from_above, packet),
+        }
+    }
+
+    fn at_core(&mut self, now: Time, mut packet: Packet, passes: bool) {
+        if passes {
+            packet.ttl = packet.ttl.saturating_sub(1);
+        }
+        let own = |packet: &Packet| -> IpAddr {
+            if packet.source.is_ipv4() { Self::CORE.0.into() } else { Self::CORE.1.into() }
+        };
+        let error = if packet.ttl == 0 {
+            ErrorKind::TimeExceeded
+        } else if let Some(to) = self.core.find(packet.destination) {
+            return self.downward(now, Node::Core, to, packet);
+        } else if packet.destination == own(&packet)
+            || MARTIANS.iter().any(|it| it.contains(packet.destination))
+        {
+            return;
+        } else {
+            ErrorKind::Unreachable(Unreachable::Net)
+        };
+        if let Some(error) = packet.error(own(&packet), error)
+            && let Some(to) = self.core.find(error.destination)
+        {
+            self.downward(now, Node::Core, to, error);
+        }
+    }
+
+    fn at_gateway(&mut self, now: Time, id: GatewayId, from_above: bool, packet: Packet) {
+        let gateway = &mut self.gateways[id.0];
+        if !from_above {
+            let on_link =
+                gateway.lan.iter().chain(&gateway.lan_ipv6).any(|it| it.contains(packet.destination));
+            if on_link || gateway.segment.routes.iter().any(|(prefix, _)| prefix.contains(packet.destination))
+            {
+                if let Some(to) = gateway.segment.find(packet.destination) {
+                    return self.downward(now, Node::Gateway(id), to, packet);
+                }
+                if gateway.inside.contains(&packet.destination)
+                    && let Some(reset) = packet.reset()
+                    && let Some(to) = gateway.segment.find(reset.destination)
+                {
+                    // Nothing listens on the router.
+                    return self.downward(now, Node::Gateway(id), to, reset);
+                }
+                return;
+            }
+        }
+        let v4 = packet.destination.is_ipv4();
+        let Some(nat) = gateway.nat(packet.destination) else { return };
+        nat.handle(now, if from_above { Side::Outside } else { Side::Inside }, packet);
+        self.drain(now, id, v4);
+    }
+
+    fn drain(&mut self, now: Time, id: GatewayId, v4: bool) {
+        loop {
+            let gateway = &mut self.gateways[id.0];
+            let nat = if v4 { gateway.ipv4.as_mut() } else { gateway.ipv6.as_mut() };
+            match nat.and_then(Nat::poll) {
+                Some((Side::Outside, packet)) => self.upward(now, Node::Gateway(id), packet),
+                Some((Side::Inside, packet)) => {
+                    if let Some(to) = self.gateways[id.0].segment.find(packet.destination) {
+                        self.downward(now, Node::Gateway(id), to, packet);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Behaviours named after what was observed, with the source.

@@ -1,0 +1,9 @@
+//! Who connects with whom: scenarios, run in simulation and on real kernels.
+//!
+//! A [`Scenario`] is two peers in two networks and a broker. The same scenario runs in virtual time, with the puncher, the
+//! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
+//! kernel's own NATs, where these have the knobs.
+
+mod scenario;
+
+pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};
