@@ -141,8 +141,8 @@ impl Fuzzer {
         if self.options.keep { self.keep(target, &kept, &fresh) } else { Ok(()) }
     }
 
-    /// Of what was kept and what is new, the least that covers the same takes the place of what was kept. Done alone
-    /// where the time to look is 0.
+    /// Of what was kept and what is new, the least that covers the same takes the place of what was kept; what has a name,
+    /// because it once broke the target, stays. Done alone where the time to look is 0.
     fn keep(&self, target: &str, kept: &Path, fresh: &Path) -> Result<()> {
         let least = self.work.join("least").join(target);
         let _ = fs::remove_dir_all(&least);
@@ -155,8 +155,12 @@ impl Fuzzer {
             bail!("merging failed: {}", log.display());
         }
         let mut bytes = 0;
-        fs::remove_dir_all(kept)?;
-        fs::create_dir_all(kept)?;
+        for entry in fs::read_dir(kept)? {
+            let entry = entry?;
+            if replaceable(&entry.file_name().to_string_lossy()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
         let mut files = 0;
         for entry in fs::read_dir(&least)? {
             let entry = entry?;
@@ -175,6 +179,11 @@ impl Fuzzer {
         let status = command.status().with_context(|| format!("cannot run {}", self.program.display()))?;
         Ok(status.success())
     }
+}
+
+/// Whether the fuzzer gave it its name, the SHA-1 of its bytes.
+fn replaceable(name: &str) -> bool {
+    name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What libFuzzer says at its end, in one line: executions, edges, features (edges and how often), inputs.
@@ -210,6 +219,12 @@ mod tests {
                    stat::average_exec_per_sec:     4\n\
                    stat::peak_rss_mb:              31\n";
         assert_eq!(summary(log), "9 executions, 4 a second, 31 edges, 40 features, 31 MB at most");
+    }
+
+    #[test]
+    fn inputs_with_a_name_are_not_replaced() {
+        assert!(replaceable("da39a3ee5e6b4b0d3255bfef95601890afd80709"));
+        assert!(!replaceable("found-order"));
     }
 
     #[test]
