@@ -130,8 +130,11 @@ fn req_9_hosts_inside_reach_each_other_at_outside_addresses() {
     let mut nat = Bench::new(rfc_compliant());
     let b = nat.map_udp(B, R);
     let arrived = nat.back(udp(end(A), b)).unwrap();
-    assert_eq!((source(&arrived), destination(&arrived)), (x(4000).max(source(&arrived)), end(B)));
-    assert_eq!(source(&arrived).ip(), ip(X), "REQ-9 a: the outside source");
+    assert_eq!(
+        (source(&arrived).ip(), destination(&arrived)),
+        (ip(X), end(B)),
+        "REQ-9 a: the outside source"
+    );
     let answer = nat.back(udp(end(B), source(&arrived))).unwrap();
     assert_eq!((source(&answer), destination(&answer)), (b, end(A)));
 

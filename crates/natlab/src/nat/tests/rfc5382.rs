@@ -1,5 +1,7 @@
 //! RFC 5382, requirement by requirement.
 
+use std::net::SocketAddr;
+
 use super::harness::*;
 use crate::nat::presets::{home_overloading, no_simultaneous_open, rfc_compliant};
 use crate::nat::{Behaviour, Dependence, Ends, Hairpin, Refusal, Rewriting, Side, Tracking};
@@ -263,4 +265,17 @@ fn req_10_icmp_ends_no_connection() {
     nat.inward(sent.error(ip("192.0.2.7"), ErrorKind::Unreachable(Unreachable::Port)).unwrap()).unwrap();
     assert!(nat.inward(tcp(end(R), x(4000), SYN_ACK, 5000, 1001)).is_some());
     assert_eq!(rfc_compliant().icmp, Ends::Nothing);
+}
+
+#[test]
+fn what_anybody_may_begin_a_host_inside_may_too() {
+    let mut nat = Bench::new(rfc_compliant());
+    let b = nat.map(B, R);
+    let arrived = nat.back(tcp(end(A), b, SYN, 1, 0)).unwrap();
+    assert_eq!(
+        (source(&arrived), destination(&arrived).ip()),
+        (SocketAddr::new(ip(X), source(&arrived).port()), end(B).ip())
+    );
+    let answer = nat.back(tcp(end(B), source(&arrived), SYN_ACK, 9, 2)).unwrap();
+    assert_eq!((source(&answer), destination(&answer)), (b, end(A)));
 }
