@@ -324,17 +324,18 @@ impl Stack {
         }
     }
 
-    pub(super) fn timer_ended(&mut self, net: &mut Net, id: u32, at: Time) {
-        let before = match self.entry(id) {
-            Some(Entry::Connection(socket)) if socket.state == State::SynSent => Some(socket.remote),
-            Some(_) | None => None,
-        };
-        let sent = self.with(net, id, |socket, cx| {
-            let retries = socket.retries();
-            (socket.timer_ended(cx, at), socket.retries() > retries)
+    /// Whether a socket's timer that ends then means anything still.
+    pub(super) fn due(&mut self, net: &mut Net, id: u32, at: Time) -> bool {
+        self.with(net, id, |socket, cx| socket.due(cx, at)).unwrap_or(false)
+    }
+
+    pub(super) fn timed_out(&mut self, net: &mut Net, id: u32) {
+        let acted = self.with(net, id, |socket, cx| {
+            let repeats = (socket.state == State::SynSent).then_some(socket.remote);
+            (socket.timed_out(cx), repeats)
         });
-        let Some((after, repeated)) = sent else { return };
-        if let Some(remote) = before.filter(|_| repeated) {
+        let Some((after, repeats)) = acted else { return };
+        if let (After::Stays, Some(remote)) = (&after, repeats) {
             self.syns.entry(remote).or_default().1 += 1;
         }
         self.follow(net, id, after);

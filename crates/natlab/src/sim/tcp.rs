@@ -205,11 +205,6 @@ impl Socket {
         std::mem::take(&mut self.incoming)
     }
 
-    /// How often what is under way was repeated.
-    pub(super) fn retries(&self) -> u32 {
-        self.retries
-    }
-
     /// The program has closed it.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) -> After {
         self.owner = Owner::Nobody;
@@ -610,25 +605,26 @@ impl Socket {
         }
     }
 
-    /// A timer set for this socket has ended.
-    pub(super) fn timer_ended(&mut self, cx: &mut Context<'_>, at: Time) -> After {
+    /// Whether a timer set for this socket that ends then means anything still.
+    pub(super) fn due(&mut self, cx: &mut Context<'_>, at: Time) -> bool {
         if self.queued == Some(at) {
             self.queued = None;
         }
         match self.deadline {
-            None => After::Stays,
-            Some(deadline) if deadline > cx.net.now => {
+            None => false,
+            Some(deadline) if deadline > at => {
                 self.queue(cx, deadline);
-                After::Stays
+                false
             }
             Some(_) => {
                 self.deadline = None;
-                self.timed_out(cx)
+                true
             }
         }
     }
 
-    fn timed_out(&mut self, cx: &mut Context<'_>) -> After {
+    /// The time for an answer is over.
+    pub(super) fn timed_out(&mut self, cx: &mut Context<'_>) -> After {
         let given_up = match self.state {
             State::TimeWait | State::FinWait2 => return After::Gone,
             State::Request => self.retries >= SYN_ACK_RETRIES,
