@@ -45,7 +45,9 @@ impl Agent for Program {
 impl Agent for Broker {
     fn handle(&mut self, os: &mut Os<'_>, event: Event) {
         match event {
-            Event::Started => drop(os.listen(443).unwrap()),
+            Event::Started => {
+                os.listen(443).unwrap();
+            }
             Event::Readable(socket) => {
                 os.read(socket);
                 self.peers.push(socket);

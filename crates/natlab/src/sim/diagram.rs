@@ -152,7 +152,9 @@ mod tests {
     impl Agent for Dialler {
         fn handle(&mut self, os: &mut Os<'_>, event: Event) {
             match event {
-                Event::Started => drop(os.connect(self.0, ConnectOptions { port: 7, ..Default::default() })),
+                Event::Started => {
+                    os.connect(self.0, ConnectOptions { port: 7, ..Default::default() }).unwrap();
+                }
                 Event::Connected(socket) => os.write(socket, b"hello"),
                 Event::Woken
                 | Event::Accepted { .. }

@@ -10,7 +10,7 @@ use super::net::Net;
 use super::tcp::{After, Context, Owner, Socket, State};
 use super::{ConnectOptions, Event, SocketError, SocketId};
 use crate::hash::Map;
-use crate::packet::{Body, Echo, ErrorKind, IcmpError, Packet, Protocol, Segment, Unreachable};
+use crate::packet::{Body, Echo, ErrorKind, Flags, IcmpError, Packet, Protocol, Segment, Unreachable};
 use crate::{HostId, Time};
 
 /// net.ipv4.ip_local_port_range.
@@ -425,7 +425,7 @@ impl Stack {
     /// A segment for which there is no connection.
     fn receive_unmatched(&mut self, net: &mut Net, local: SocketAddr, remote: SocketAddr, segment: Segment) {
         match self.listeners.get(&local.port()).copied() {
-            Some(listener) if segment.opens() => {
+            Some(listener) if segment.opens() && !segment.flags.has(Flags::FIN) => {
                 let id = self.entries.len() as u32;
                 let first = self.random.random();
                 let own = self.owns(net, remote.ip());
@@ -436,7 +436,7 @@ impl Stack {
                 self.entries.push(Some(Entry::Connection(socket)));
                 self.tuples.insert(FourTuple::new(local, remote), id);
             }
-            Some(_) if !segment.flags.has(crate::packet::Flags::ACK) => {}
+            Some(_) if !segment.flags.has(Flags::ACK) => {}
             Some(_) | None => {
                 if let Some(reset) = Packet::tcp(remote.ip(), local.ip(), segment).reset() {
                     self.send(net, reset);

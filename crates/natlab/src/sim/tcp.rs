@@ -30,8 +30,8 @@ const ORPHAN_PATIENCE: Duration = Duration::from_millis(102_200);
 const LINGER: Duration = Duration::from_secs(60);
 /// tcp_invalid_ratelimit: a challenge is sent at most once in this time.
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
-/// TCP_TIMEOUT_MIN: two jiffies, of 4 ms as most distributions have them.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(8);
+/// TCP_TIMEOUT_MIN, two jiffies and the rest of one: 10 and 12 ms measured with jiffies of 4 ms.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 /// Segments that wait for an earlier one.
 const MOST_EARLY: usize = 64;
 
@@ -311,6 +311,7 @@ impl Socket {
             self.heard_syn(segment);
             self.state = State::SynReceived;
             if self.retries == 0 {
+                // Linux times the SYN-ACK from here, so that of crossing SYNs both sides measure less than a round trip.
                 self.timed = Some((self.next, cx.net.now));
             }
             self.send_syn(cx);
@@ -322,7 +323,7 @@ impl Socket {
     fn receive_as_request(&mut self, cx: &mut Context<'_>, mut segment: Segment) -> After {
         let flags = segment.flags;
         let syn_again = segment.sequence.wrapping_add(1) == self.expected;
-        if segment.opens() && !flags.has(Flags::ACK) && syn_again {
+        if segment.opens() && syn_again {
             if self.may_challenge(cx) {
                 self.timed = None;
                 self.send_syn(cx);
