@@ -511,6 +511,60 @@ fn the_round_trip_of_crossing_syns_is_measured_short_as_on_linux() {
 }
 
 #[test]
+fn closing_before_a_simultaneous_open_is_done_sends_a_fin_and_aborting_a_reset() {
+    for abort in [false, true] {
+        let mut bench = Bench::of(true, |peer| {
+            program(move |os, event| match event {
+                Event::Started => {
+                    os.connect(SocketAddr::new(peer, 9), from(7)).unwrap();
+                    os.wake_at(SECOND / 2);
+                }
+                Event::Woken if abort => os.abort(SocketId(0)),
+                Event::Woken => os.close(SocketId(0)),
+                _ => {}
+            })
+        });
+        let next = bench.sent_one().sequence.wrapping_add(1);
+        bench.inject(7, Flags::SYN, 5000, 0, b"");
+        bench.sent();
+        bench.pass(SECOND / 2);
+        let last = bench.sent_one();
+        assert_eq!((last.flags, last.sequence), (if abort { RST_ACK } else { FIN_ACK }, next));
+        bench.inject(7, Flags::ACK, 5001, next, b"");
+        if abort {
+            assert_eq!(bench.sent_one().flags, Flags::RST, "nothing is left");
+            continue;
+        }
+        assert_eq!(bench.sent(), []);
+        bench.pass(2 * SECOND);
+        assert_eq!(bench.sent()[0].1, last, "the FIN is repeated until it is acknowledged");
+        bench.inject(7, FIN_ACK, 5001, next.wrapping_add(1), b"");
+        assert_eq!(bench.sent_one().acknowledgement, 5002);
+        assert_eq!(bench.events().len(), 2, "nobody is told");
+    }
+}
+
+#[test]
+fn in_time_wait_what_is_old_is_acknowledged_and_a_syn_begins_anew_where_somebody_listens() {
+    for listens in [false, true] {
+        let (mut bench, next) = Bench::connected(move |os, event| match event {
+            Event::Connected(socket) => os.close(*socket),
+            Event::Started if listens => drop(os.listen(7)),
+            _ => {}
+        });
+        let next = next.wrapping_add(1);
+        bench.inject(7, FIN_ACK, 5001, next, b"");
+        bench.inject(7, FIN_ACK, 5001, next, b"");
+        bench.inject(7, Flags::SYN, 9000, 0, b"");
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 3, "{sent:?}");
+        assert_eq!((sent[1].1.flags, sent[1].1.acknowledgement), (Flags::ACK, 5002));
+        let expected = if listens { (SYN_ACK, 9001) } else { (Flags::ACK, 5002) };
+        assert_eq!((sent[2].1.flags, sent[2].1.acknowledgement), expected);
+    }
+}
+
+#[test]
 fn a_reset_ends_a_request() {
     let mut bench = Bench::new(echo(80));
     bench.inject(80, Flags::SYN, 1000, 0, b"");

@@ -372,7 +372,7 @@ impl Stack {
                         self.forget(id);
                         self.receive_unmatched(net, local, remote, segment);
                     } else {
-                        self.with(net, id, |socket, cx| socket.challenge(cx));
+                        self.with(net, id, |socket, cx| socket.acknowledge(cx));
                     }
                 }
             }

@@ -213,6 +213,13 @@ impl Socket {
             State::Established | State::SynReceived | State::CloseWait if !self.incoming.is_empty() => {
                 return self.abort(cx);
             }
+            State::SynReceived if self.outgoing.is_empty() => {
+                // Linux does not wait for the acknowledgement of its SYN.
+                self.send(cx, Flags::FIN.with(Flags::ACK), self.next, Vec::new());
+                self.next = self.next.wrapping_add(1);
+                (self.fin_wanted, self.fin_sent) = (true, true);
+                self.state = State::FinWait1;
+            }
             State::Established | State::SynReceived | State::CloseWait => {
                 self.fin_wanted = true;
                 self.flush(cx);
@@ -305,7 +312,7 @@ impl Socket {
             self.heard_syn(segment);
             self.acknowledged(cx, segment.acknowledgement);
             self.establish(cx);
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
             self.flush(cx);
         } else if flags.has(Flags::SYN) && !flags.has(Flags::RST) {
             self.heard_syn(segment);
@@ -340,7 +347,7 @@ impl Socket {
             || flags.has(Flags::SYN) && syn_again;
         if !fits {
             if !flags.has(Flags::RST) && self.may_challenge(cx) {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
             }
             return After::Stays;
         }
@@ -371,7 +378,7 @@ impl Socket {
             return After::Reopened(segment);
         }
         if segment.length() > 0 || segment.sequence != self.expected {
-            self.challenge(cx);
+            self.acknowledge(cx);
         }
         After::Stays
     }
@@ -404,13 +411,13 @@ impl Socket {
             }
             self.acknowledged(cx, segment.acknowledgement);
             self.establish(cx);
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
             self.flush(cx);
             return After::Stays;
         }
         if !fits {
             if !segment.payload.is_empty() {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
             } else {
                 self.challenge(cx);
             }
@@ -493,7 +500,7 @@ impl Socket {
             | State::Closing
             | State::LastAck
             | State::TimeWait => {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
                 return After::Stays;
             }
         }
@@ -527,7 +534,7 @@ impl Socket {
             self.early.clear();
             self.expected = self.expected.wrapping_add(1);
         }
-        self.send(cx, Flags::ACK, self.next, Vec::new());
+        self.acknowledge(cx);
         if finished {
             match self.state {
                 State::Established => {
@@ -826,11 +833,16 @@ impl Socket {
         due
     }
 
-    /// Tells the other end where this one stands (RFC 5961).
-    pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
+    /// Acknowledges what does not fit (RFC 5961).
+    fn challenge(&mut self, cx: &mut Context<'_>) {
         if self.may_challenge(cx) {
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
         }
+    }
+
+    /// Tells the other end where this one stands.
+    pub(super) fn acknowledge(&self, cx: &mut Context<'_>) {
+        self.send(cx, Flags::ACK, self.next, Vec::new());
     }
 
     /// Answers a segment with a reset.
