@@ -239,6 +239,9 @@ impl Nat {
         };
         let key = Key::new(protocol, source, remote(protocol, destination));
         let mut found = self.table.find_inside(now, &key);
+        if found.is_some_and(|id| self.unseen(id, Side::Inside, &packet)) {
+            return;
+        }
         let mut judgement = Judgement::Passes(Ends::Nothing);
         if let Some(id) = found {
             judgement = self.judge(now, Side::Inside, id, &packet);
@@ -283,6 +286,15 @@ impl Nat {
         }
         self.end(id, judgement);
         self.send_outside(now, packet, Some(source));
+    }
+
+    /// Whether a SYN that crosses another is dropped before the session hears of it. Linux drops it after that, in its
+    /// filter.
+    fn unseen(&mut self, id: u32, from: Side, packet: &Packet) -> bool {
+        !self.behaviour.simultaneous_open
+            && self.behaviour.tracking == Tracking::Flags
+            && packet.segment().is_some_and(Segment::opens)
+            && self.table.session(id).is_some_and(|session| session.began != from)
     }
 
     /// What a packet that belongs to no session begins, if it may.
@@ -417,6 +429,9 @@ impl Nat {
         }
         let key = Key::new(protocol, destination, remote(protocol, source));
         let mut found = self.table.find_outside(now, &key);
+        if found.is_some_and(|id| self.unseen(id, Side::Outside, &packet)) {
+            return;
+        }
         let original = match (found, self.behaviour.rewriting) {
             (None, _) | (Some(_), Rewriting::None) => None,
             (Some(id), Rewriting::Binary | Rewriting::Text) => {

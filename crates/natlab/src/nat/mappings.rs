@@ -188,6 +188,8 @@ impl Table {
         let inside = Key::new(mapping.protocol, mapping.inside, remote);
         let outside = Key::new(mapping.protocol, mapping.outside, remote);
         if self.find_inside(now, &inside).is_some() || self.find_outside(now, &outside).is_some() {
+            // A mapping that was made for nothing goes again.
+            self.alive(now, id);
             return None;
         }
         if self.sessions.len() >= self.sweep_at {

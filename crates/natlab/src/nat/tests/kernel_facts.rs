@@ -274,3 +274,44 @@ fn transfers_with_scaled_windows_and_losses_pass_and_wrap_around() {
     let beyond = first.wrapping_add(10_000 * MSS + 3_000_000);
     assert_eq!(nat.outward(bulk(end(A), end(R), beyond, 5001, 1)), None, "beyond the window still");
 }
+
+/// 400 random conversations, with what a masquerade of Linux 6.18 let pass of them (`ct state invalid drop`, unsolicited
+/// packets dropped; sent and heard on the cables on both sides). A line is a conversation, a word a segment: `>` from
+/// inside or `<` from outside, flags, sequence number, acknowledgement, bytes of data, `+` if it passed.
+const LINUX: &str = include_str!("linux-6.18.txt");
+
+#[test]
+fn random_conversations_pass_as_they_did_through_linux() {
+    let mut segments = 0;
+    for line in LINUX.lines() {
+        let mut nat = linux();
+        for (nth, word) in line.split(' ').enumerate() {
+            let (direction, rest) = word.split_at(1);
+            let [names, sequence, acknowledgement, bytes, passed] = rest.split(',').collect::<Vec<_>>()[..]
+            else {
+                panic!("{word}");
+            };
+            let flags = match names {
+                "S" => SYN,
+                "SA" => SYN_ACK,
+                "A" => ACK,
+                "FA" => FIN_ACK,
+                "R" => RST,
+                "RA" => RST_ACK,
+                other => panic!("{other}"),
+            };
+            let (side, from, to) = match direction {
+                ">" => (Side::Inside, end(A), end(R)),
+                _ => (Side::Outside, end(R), x(4000)),
+            };
+            let mut packet =
+                tcp(from, to, flags, sequence.parse().unwrap(), acknowledgement.parse().unwrap());
+            if let crate::packet::Body::Tcp(segment) = &mut packet.body {
+                segment.payload = vec![b'x'; bytes.parse().unwrap()];
+            }
+            assert_eq!(!nat.handle(side, packet).is_empty(), passed == "+", "segment {nth} of {line}");
+            segments += 1;
+        }
+    }
+    assert!(segments > 3000, "{segments}");
+}

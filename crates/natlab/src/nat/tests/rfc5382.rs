@@ -50,6 +50,17 @@ fn req_2a_simultaneous_open_passes_unless_it_is_forbidden() {
 }
 
 #[test]
+fn a_forbidden_syn_changes_the_session_only_in_linux() {
+    for (tracking, survives) in [(Tracking::Flags, true), (Tracking::Linux, false)] {
+        let mut nat = Bench::new(Behaviour { tracking, ..no_simultaneous_open() });
+        nat.map(A, R);
+        assert_eq!(nat.handle(Side::Outside, tcp(end(R), x(4000), SYN, 5000, 0)), []);
+        let again = nat.outward(tcp(end(A), end(R), SYN, 900_000, 0));
+        assert_eq!(again.is_some(), survives, "with another ISN, {tracking:?}");
+    }
+}
+
+#[test]
 fn req_3_who_may_come_in() {
     let admitted = |filtering| {
         let mut nat = Bench::new(Behaviour { filtering, ..rfc_compliant() });
