@@ -705,6 +705,33 @@ fn what_comes_after_close_is_reset() {
 }
 
 #[test]
+fn what_was_written_before_close_is_sent_and_what_comes_meanwhile_is_reset() {
+    let (mut bench, next) = Bench::connected(|os, event| {
+        if let Event::Connected(socket) = event {
+            os.write(*socket, &[7; 100_000]);
+            os.close(*socket);
+            os.write(*socket, b"too late");
+        }
+    });
+    // The window is full, and the FIN has to wait.
+    bench.inject(7, Flags::ACK, 5001, next.wrapping_add(60_000), b"");
+    let sent = bench.sent();
+    let last = &sent.last().unwrap().1;
+    assert_eq!(
+        (last.flags.has(Flags::FIN), last.sequence.wrapping_sub(next)),
+        (true, 100_000 - last.payload.len() as u32)
+    );
+    let (mut bench, next) = Bench::connected(|os, event| {
+        if let Event::Connected(socket) = event {
+            os.write(*socket, &[7; 100_000]);
+            os.close(*socket);
+        }
+    });
+    bench.inject(7, Flags::ACK, 5001, next, b"x");
+    assert_eq!(bench.sent_one().flags, Flags::RST);
+}
+
+#[test]
 fn unread_data_makes_a_close_a_reset_and_abort_always_is_one() {
     for abort in [false, true] {
         let (mut bench, next) = Bench::connected(move |os, event| match event {

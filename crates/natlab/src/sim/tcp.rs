@@ -485,8 +485,8 @@ impl Socket {
         let sequence = segment.sequence;
         let data_end = sequence.wrapping_add(length - u32::from(fin));
         match self.state {
-            State::Established => {}
-            State::FinWait1 | State::FinWait2 => {
+            State::Established if self.owner != Owner::Nobody => {}
+            State::Established | State::FinWait1 | State::FinWait2 => {
                 if after(data_end, self.expected) {
                     // Nobody is there to read it.
                     self.refuse(cx, &segment);
