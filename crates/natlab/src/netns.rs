@@ -87,7 +87,7 @@ impl Lab {
             threads.into_iter().map(join).collect()
         });
         let (hosts, devices) = made.into_iter().collect::<Result<_, _>>()?;
-        let wire = Wire::start(internet, devices)?;
+        let wire = Wire::start(format!("natlab-{label}"), internet, devices)?;
         Ok(Self { hosts, wire })
     }
 
