@@ -49,11 +49,11 @@ type Preset = (&'static str, fn() -> Option<Behaviour>, &'static str);
 const PRESETS: [Preset; 16] = [
     ("public", || None, "no NAT at all"),
     ("linux-masquerade", || Some(presets::linux_masquerade()), "keeps ports, drops the unsolicited"),
-    ("openwrt", || Some(presets::openwrt()), "the same, and resets the unsolicited"),
+    ("openwrt", || Some(presets::openwrt()), "linux-masquerade that resets the unsolicited"),
     (
         "icmp-rejecting",
         || Some(presets::icmp_rejecting(Unreachable::Port)),
-        "the same, and answers the unsolicited by ICMP",
+        "linux-masquerade that answers it by ICMP",
     ),
     ("linux-random", || Some(presets::linux_random()), "symmetric, as Linux does it"),
     ("full-cone", || Some(presets::full_cone()), "open to everybody, as Linux does it"),
@@ -176,7 +176,7 @@ fn play(
     capture: Option<&Path>,
     command: &[OsString],
 ) -> Result<ExitCode, Error> {
-    // Before there is any thread that could be hit by one. Programs that are started get them as usual.
+    // Before there is any thread that could be hit by one.
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD]);
     signals.thread_block()?;
 
@@ -237,7 +237,11 @@ fn wait(
         ([program, arguments @ ..], Some(host)) => {
             let mut command = host.command(program);
             command.args(arguments).envs(variables(addresses));
-            Some(command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?)
+            // What a process holds back, those that it starts do too.
+            signals.thread_unblock()?;
+            let child = command.spawn();
+            signals.thread_block()?;
+            Some(child.map_err(|error| format!("cannot run {}: {error}", program.display()))?)
         }
         _ => {
             println!("Ctrl-C ends it");
