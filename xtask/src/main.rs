@@ -24,8 +24,9 @@ cargo xtask bench           speed, cost, memory and latency beside baselines, th
 cargo xtask bench --quick   the same with less data and fewer repetitions
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
-cargo xtask lab --nat A,B [--delay A,B,BROKER] [--loss PERCENT] [-- COMMAND]
+cargo xtask lab --nat A,B [-- COMMAND]
                             an internet of two networks and a broker's host, to try programs in by hand; as root
+cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine";
 
