@@ -9,6 +9,7 @@ mod abuse;
 mod bench;
 mod check;
 mod fuzz;
+mod lab;
 mod rules;
 
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ cargo xtask bench           speed, cost, memory and latency beside baselines, th
 cargo xtask bench --quick   the same with less data and fewer repetitions
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
+cargo xtask lab --nat A,B [-- COMMAND]
+                            an internet of two networks and a broker's host, to try programs in by hand; as root
+cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine";
 
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
+        ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));

@@ -9,6 +9,7 @@
 //! [`kernel`] is the second opinion: the same topologies with the kernel's own NAT (nftables).
 
 mod availability;
+mod device;
 mod error;
 mod hash;
 mod internet;
@@ -32,3 +33,7 @@ pub use packet::Unreachable;
 
 /// A moment: the time since the lab began.
 pub type Time = Duration;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

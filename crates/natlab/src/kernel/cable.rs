@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::kernel::wire::{self, Conditions, Wire};
+use crate::device::{self, Kind};
+use crate::kernel::wire::{Cabling, Wire};
 use crate::namespace::Namespace;
 
 /// An Ethernet address, locally administered, unique in this process.
@@ -46,16 +47,11 @@ pub(crate) struct Link {
 
 impl Link {
     /// Lays the cable; both ends are up. With `bridge`, the far end is a port of that bridge.
-    pub(crate) fn lay(
-        near: End,
-        far: End,
-        bridge: Option<&str>,
-        conditions: Conditions,
-    ) -> Result<Self, Error> {
+    pub(crate) fn lay(near: End, far: End, bridge: Option<&str>, cabling: Cabling) -> Result<Self, Error> {
         let near_up = format!("link set {} address {} up\n", near.interface, near.mac);
         let master = bridge.map_or_else(String::new, |bridge| format!("master {bridge} "));
         let far_up = format!("link set {} address {} {master}up\n", far.interface, far.mac);
-        let wire = if conditions.perfect() {
+        let wire = if cabling.conditions.perfect() {
             near.namespace.ip(&format!(
                 "link add {} type veth peer name {} netns {}\n{near_up}",
                 near.interface,
@@ -67,11 +63,12 @@ impl Link {
         } else {
             // The length of the queue is what the wire's thread may lag behind without losing packets of its own accord.
             let queue = |end: &End| format!("link set {} txqueuelen 10000\n", end.interface);
-            let tap = |end: &End| end.namespace.run(|| wire::open_tap(&end.interface)).and_then(|tap| tap);
+            let tap =
+                |end: &End| end.namespace.run(|| device::open(&end.interface, Kind::Tap)).and_then(|tap| tap);
             let (near_tap, far_tap) = (tap(&near)?, tap(&far)?);
             near.namespace.ip(&format!("{}{near_up}", queue(&near)))?;
             far.namespace.ip(&format!("{}{far_up}", queue(&far)))?;
-            Some(Arc::new(Wire::start(near_tap, far_tap, conditions)?))
+            Some(Arc::new(Wire::start(near_tap, far_tap, cabling)?))
         };
         Ok(Self { near, far, wire, far_settings: Mutex::new(String::new()) })
     }
