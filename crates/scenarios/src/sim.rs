@@ -1,0 +1,246 @@
+//! Scenarios in virtual time: the real puncher, plan, profiles and rendezvous on simulated hosts.
+
+mod attempt;
+mod broker;
+mod clock;
+mod observe;
+mod peer;
+pub(crate) mod topology;
+mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use natlab::sim::{Agent, Event, Os, Sim};
+use natlab::{HostId, Time};
+use tcpunch_core::candidate::Surroundings;
+use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
+
+pub use attempt::Dial;
+use broker::BrokerAgent;
+use clock::Clock;
+use peer::{PeerAgent, Role, Setup};
+use topology::Topology;
+
+use crate::{Outcome, Report, Scenario, Side};
+
+/// How long registering and being introduced may take before a run is given up: names are not resolved here, so it is
+/// what two links and one claim take over lossy cables.
+const INTRODUCED_WITHIN: Duration = Duration::from_secs(60);
+
+/// After both had the connection, what each says on it must have reached the other within this.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
+
+/// What runs on a host.
+enum Program {
+    Broker(Box<BrokerAgent>),
+    Peer(Box<PeerAgent>),
+}
+
+impl Agent for Program {
+    fn handle(&mut self, os: &mut Os<'_>, event: Event) {
+        match self {
+            Program::Broker(broker) => broker.handle(os, event),
+            Program::Peer(peer) => peer.handle(os, event),
+        }
+    }
+}
+
+/// What one side did, beyond what the user is told.
+#[derive(Debug, Clone, Default)]
+pub struct Insight {
+    /// Every address that its puncher dialled, in order.
+    pub dials: Vec<Dial>,
+    /// What it knew of itself when it was introduced.
+    pub here: Option<Surroundings>,
+    /// Where the broker said that the other side is.
+    pub peer_observed: Vec<SocketAddr>,
+    /// Host candidates that the other side told it.
+    pub told: Vec<SocketAddr>,
+    /// First SYNs by the puncher's own count.
+    pub syns: u32,
+    /// How often its attempt ended.
+    pub finishes: u32,
+}
+
+/// A run with all that the properties look at.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What users would be told.
+    pub report: Report,
+    /// The segments as a sequence diagram (mermaid); empty unless it was asked for.
+    pub diagram: String,
+    /// What each side did.
+    pub sides: [Insight; 2],
+    /// Whether both ended with the same connection: each has the salt that the other drew for it.
+    pub same_connection: bool,
+    /// Whether what each side said on the connection reached the other; only where it was [asked for](Options::greet).
+    pub heard: bool,
+    /// When the rendezvous had forgotten everything after both had left; only where it was
+    /// [asked for](Options::until_empty).
+    pub emptied: Option<Duration>,
+}
+
+/// What a run does beside what every run does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Keep a diagram of all segments.
+    pub record: bool,
+    /// Both sides say something on the connection that they were given.
+    pub greet: bool,
+    /// Go on until the rendezvous has forgotten everything.
+    pub until_empty: bool,
+}
+
+/// Runs a scenario.
+pub fn run(scenario: &Scenario) -> Report {
+    run_closely(scenario, Options::default()).report
+}
+
+/// Runs a scenario, and returns its segments as a sequence diagram (mermaid) too.
+pub fn run_recorded(scenario: &Scenario) -> (Report, String) {
+    let run = run_closely(scenario, Options { record: true, ..Options::default() });
+    (run.report, run.diagram)
+}
+
+/// Runs a scenario and looks closely.
+pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
+    let Topology { mut internet, broker, peers, brokers, v6 } = topology::build(scenario);
+    if options.record {
+        internet.record();
+    }
+    let mut world = World { sim: Sim::new(internet, scenario.seed), clock: Clock::start(), broker, peers };
+    // Further seeds that differ from those that the internet draws from its own.
+    let seed = |part: u64| scenario.seed.rotate_left(17) ^ (part << 56);
+    let agent = Program::Broker(Box::new(BrokerAgent::new(world.clock, seed(1))));
+    world.sim.place(broker, Time::ZERO, agent);
+    let [waits, comes] = &scenario.sides;
+    let [waiter, arriver] = peers;
+    let [near, far] = brokers;
+    let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
+    let beside = [&near[..], &far].concat();
+    let setup = |side: &Side, role, brokers: Vec<SocketAddr>, v6, part| Setup {
+        clock: world.clock,
+        role,
+        brokers,
+        v6,
+        late: side.late,
+        timeout: scenario.timeout,
+        seed: seed(part),
+        greets: options.greet,
+    };
+    let second = |number| setup(comes, Role::Arriver(number), far.clone(), v6[1], 3);
+    let first = Program::Peer(Box::new(PeerAgent::new(setup(waits, Role::Waiter, near.clone(), v6[0], 2))));
+    world.sim.place(waiter, Time::ZERO, first);
+    let opened = world.sim.run(INTRODUCED_WITHIN, |sim| {
+        let waiter = peer(sim, waiter);
+        waiter.is_none_or(|it| it.number.is_some() || it.ended.is_some())
+    });
+    let number = peer(&world.sim, waiter).and_then(|it| it.number).filter(|_| opened);
+    if let Some(number) = number {
+        let agent = Program::Peer(Box::new(PeerAgent::new(second(number))));
+        let now = world.sim.now();
+        world.sim.place(arriver, now, agent);
+    }
+    let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
+    let ended = |sim: &Sim<Program>| peers.iter().all(|it| peer(sim, *it).is_none_or(|it| it.ended.is_some()));
+    world.sim.run(until, ended);
+    let syns = peers.map(|host| {
+        world.sim.syns(host, |to| !(own_ports(&to) && beside.iter().any(|it| it.ip() == to.ip())))
+    });
+    let report = world.report(syns);
+    let mut heard = false;
+    if options.greet && report.elapsed().is_some() {
+        let until = world.sim.now() + HEARD_WITHIN;
+        let hears = |sim: &Sim<Program>, host| {
+            peer(sim, host).and_then(|it| it.handed.as_ref()).is_some_and(|it| it.heard)
+        };
+        heard = world.sim.run(until, |sim| peers.iter().all(|it| hears(sim, *it)));
+        // A socket that dies right after is of no use either.
+        heard &= peers.iter().all(|it| {
+            peer(&world.sim, *it).and_then(|it| it.handed.as_ref()).is_some_and(|it| !it.over)
+        });
+    }
+    let sides = peers.map(|host| world.insight(host));
+    let same_connection = world.same_connection();
+    let emptied = options.until_empty.then(|| world.empty()).flatten();
+    let diagram = if options.record { world.sim.diagram() } else { String::new() };
+    Run { report, diagram, sides, same_connection, heard, emptied }
+}
+
+struct World {
+    sim: Sim<Program>,
+    clock: Clock,
+    broker: HostId,
+    peers: [HostId; 2],
+}
+
+fn peer(sim: &Sim<Program>, host: HostId) -> Option<&PeerAgent> {
+    match sim.agent(host)? {
+        Program::Peer(peer) => Some(peer),
+        Program::Broker(_) => None,
+    }
+}
+
+fn broker(sim: &Sim<Program>, host: HostId) -> Option<&BrokerAgent> {
+    match sim.agent(host)? {
+        Program::Broker(broker) => Some(broker),
+        Program::Peer(_) => None,
+    }
+}
+
+impl World {
+    fn report(&self, syns: [(u64, u64); 2]) -> Report {
+        let outcome = |host| {
+            let broken = broker(&self.sim, self.broker).and_then(|it| it.broken.clone());
+            let unheard = || Outcome::Broken(broken.unwrap_or_else(|| "it never came to an end".to_owned()));
+            let ended = peer(&self.sim, host).and_then(|it| it.ended.clone());
+            ended.map_or_else(unheard, |(outcome, _)| outcome)
+        };
+        let [waiter, arriver] = self.peers.map(|host| peer(&self.sim, host));
+        let connected = |it: &PeerAgent| match &it.ended {
+            Some((Outcome::Connected { .. }, at)) => Some(*at),
+            Some((Outcome::NoPath { .. } | Outcome::Broken(_), _)) | None => None,
+        };
+        let since_claim = waiter.zip(arriver).and_then(|(waiter, arriver)| {
+            let later = connected(waiter)?.max(connected(arriver)?);
+            later.checked_sub(arriver.claimed?)
+        });
+        let [one, other] = syns;
+        Report {
+            sides: self.peers.map(outcome),
+            since_claim,
+            syns: [one.0, other.0],
+            wire_syns: [one.1, other.1],
+        }
+    }
+
+    fn insight(&self, host: HostId) -> Insight {
+        let Some(peer) = peer(&self.sim, host) else { return Insight::default() };
+        let (here, peer_observed) = peer.here.clone().unzip();
+        Insight {
+            dials: peer.dials.clone(),
+            here,
+            peer_observed: peer_observed.unwrap_or_default(),
+            told: peer.told.clone(),
+            syns: peer.syns,
+            finishes: peer.finishes,
+        }
+    }
+
+    fn same_connection(&self) -> bool {
+        let [one, other] = self.peers.map(|host| peer(&self.sim, host)?.handed.as_ref().map(|it| it.salts));
+        one.zip(other).is_some_and(|(one, other)| one == (other.1, other.0))
+    }
+
+    /// Both leave; how long the broker remembers them.
+    fn empty(&mut self) -> Option<Duration> {
+        for host in self.peers {
+            self.sim.kill(host);
+        }
+        let left = self.sim.now();
+        let (until, host) = (left + 2 * CODE_LIFE, self.broker);
+        let empty = |sim: &Sim<Program>| broker(sim, host).is_some_and(BrokerAgent::is_empty);
+        self.sim.run(until, empty).then(|| self.sim.now() - left)
+    }
+}
