@@ -8,11 +8,11 @@ mod peer;
 pub(crate) mod topology;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use natlab::sim::{Agent, Event, Os, Sim};
-use natlab::{HostId, Time};
+use natlab::{Attachment, HostId, Time};
 use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
 
@@ -29,7 +29,7 @@ use crate::{Outcome, Report, Scenario, Side};
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(60);
 
 /// After both had the connection, what each says on it must have reached the other within this.
-const HEARD_WITHIN: Duration = Duration::from_secs(30);
+const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// What runs on a host.
 enum Program {
@@ -74,11 +74,11 @@ pub struct Run {
     pub sides: [Insight; 2],
     /// Whether both ended with the same connection: each has the salt that the other drew for it.
     pub same_connection: bool,
-    /// Whether what each side said on the connection reached the other; only where it was [asked for](Options::greet).
-    pub heard: bool,
     /// When the rendezvous had forgotten everything after both had left; only where it was
     /// [asked for](Options::until_empty).
     pub emptied: Option<Duration>,
+    /// Packets on cables; only where they were [asked for](Options::count).
+    pub packets: Option<usize>,
 }
 
 /// What a run does beside what every run does.
@@ -86,10 +86,10 @@ pub struct Run {
 pub struct Options {
     /// Keep a diagram of all segments.
     pub record: bool,
-    /// Both sides say something on the connection that they were given.
-    pub greet: bool,
     /// Go on until the rendezvous has forgotten everything.
     pub until_empty: bool,
+    /// Count packets, each on each cable; not together with a diagram.
+    pub count: bool,
 }
 
 /// Runs a scenario.
@@ -104,73 +104,80 @@ pub fn run_recorded(scenario: &Scenario) -> (Report, String) {
 }
 
 /// Runs a scenario and looks closely.
+///
+/// Who waits has learnt all that it learns of itself before the other side starts; the other claims the code as soon as
+/// its link stands. Both say something on the connection that they are given, and it counts only if the other hears it.
 pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
-    let Topology { mut internet, broker, peers, brokers, v6 } = topology::build(scenario);
-    if options.record {
+    let Topology { mut internet, broker, peers, brokers, v6, public } = topology::build(scenario);
+    if options.record || options.count {
         internet.record();
     }
-    let mut world = World { sim: Sim::new(internet, scenario.seed), clock: Clock::start(), broker, peers };
+    let clock = Clock::start();
+    let mut world = World { sim: Sim::new(internet, scenario.seed), broker, peers };
     // Further seeds that differ from those that the internet draws from its own.
     let seed = |part: u64| scenario.seed.rotate_left(17) ^ (part << 56);
-    let agent = Program::Broker(Box::new(BrokerAgent::new(world.clock, seed(1))));
+    let agent = Program::Broker(Box::new(BrokerAgent::new(clock, public, seed(1))));
     world.sim.place(broker, Time::ZERO, agent);
     let [waits, comes] = &scenario.sides;
     let [waiter, arriver] = peers;
-    let [near, far] = brokers;
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
-    let beside = [&near[..], &far].concat();
-    let setup = |side: &Side, role, brokers: Vec<SocketAddr>, v6, part| Setup {
-        clock: world.clock,
+    let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).collect();
+    let [near, far] = brokers;
+    let setup = |side: &Side, role, brokers, v6, part| Setup {
+        clock,
         role,
         brokers,
         v6,
         late: side.late,
         timeout: scenario.timeout,
         seed: seed(part),
-        greets: options.greet,
     };
-    let second = |number| setup(comes, Role::Arriver(number), far.clone(), v6[1], 3);
-    let first = Program::Peer(Box::new(PeerAgent::new(setup(waits, Role::Waiter, near.clone(), v6[0], 2))));
-    world.sim.place(waiter, Time::ZERO, first);
-    let opened = world.sim.run(INTRODUCED_WITHIN, |sim| {
-        let waiter = peer(sim, waiter);
-        waiter.is_none_or(|it| it.number.is_some() || it.ended.is_some())
+    let program = |setup| Program::Peer(Box::new(PeerAgent::new(setup)));
+    world.sim.place(waiter, Time::ZERO, program(setup(waits, Role::Waiter, near, v6[0], 2)));
+    world.sim.run(INTRODUCED_WITHIN, |sim| {
+        peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
     });
-    let number = peer(&world.sim, waiter).and_then(|it| it.number).filter(|_| opened);
-    if let Some(number) = number {
-        let agent = Program::Peer(Box::new(PeerAgent::new(second(number))));
-        let now = world.sim.now();
-        world.sim.place(arriver, now, agent);
+    if let Some(number) = peer(&world.sim, waiter).and_then(|it| it.number) {
+        let starts = world.sim.now() + settling(scenario);
+        world.sim.place(arriver, starts, program(setup(comes, Role::Arriver(number), far, v6[1], 3)));
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
-    let ended = |sim: &Sim<Program>| peers.iter().all(|it| peer(sim, *it).is_none_or(|it| it.ended.is_some()));
-    world.sim.run(until, ended);
+    world.sim.run(until, |sim| peers.iter().all(|it| peer(sim, *it).is_some_and(|it| it.ended.is_some())));
+    let connected = |sim: &Sim<Program>, host| {
+        peer(sim, host).and_then(|it| it.handed.as_ref()).is_some_and(|it| !it.over)
+    };
+    let heard = |sim: &Sim<Program>, host| {
+        peer(sim, host).and_then(|it| it.handed.as_ref()).is_some_and(|it| it.heard)
+    };
+    if peers.iter().all(|it| connected(&world.sim, *it)) {
+        let until = world.sim.now() + HEARD_WITHIN;
+        let decided =
+            |sim: &Sim<Program>| peers.iter().all(|it| heard(sim, *it) || !connected(sim, *it));
+        world.sim.run(until, decided);
+    }
     let syns = peers.map(|host| {
-        world.sim.syns(host, |to| !(own_ports(&to) && beside.iter().any(|it| it.ip() == to.ip())))
+        world.sim.syns(host, |to| !(own_ports(&to) && broker_ips.contains(&to.ip())))
     });
     let report = world.report(syns);
-    let mut heard = false;
-    if options.greet && report.elapsed().is_some() {
-        let until = world.sim.now() + HEARD_WITHIN;
-        let hears = |sim: &Sim<Program>, host| {
-            peer(sim, host).and_then(|it| it.handed.as_ref()).is_some_and(|it| it.heard)
-        };
-        heard = world.sim.run(until, |sim| peers.iter().all(|it| hears(sim, *it)));
-        // A socket that dies right after is of no use either.
-        heard &= peers.iter().all(|it| {
-            peer(&world.sim, *it).and_then(|it| it.handed.as_ref()).is_some_and(|it| !it.over)
-        });
-    }
     let sides = peers.map(|host| world.insight(host));
     let same_connection = world.same_connection();
     let emptied = options.until_empty.then(|| world.empty()).flatten();
     let diagram = if options.record { world.sim.diagram() } else { String::new() };
-    Run { report, diagram, sides, same_connection, heard, emptied }
+    let count = options.count && !options.record;
+    let packets = count.then(|| world.sim.internet_mut().take_record().len());
+    Run { report, diagram, sides, same_connection, emptied, packets }
+}
+
+/// What who waits needs for all that it does on its own, beyond having its code.
+fn settling(scenario: &Scenario) -> Duration {
+    let there_and_back = |cable: &Attachment| cable.up.delay + cable.down.delay;
+    let [waits, comes] = &scenario.sides;
+    let cables = there_and_back(&waits.cable) + there_and_back(&comes.cable);
+    (cables + 2 * there_and_back(&scenario.broker)) * 4 + Duration::from_millis(100)
 }
 
 struct World {
     sim: Sim<Program>,
-    clock: Clock,
     broker: HostId,
     peers: [HostId; 2],
 }
@@ -191,11 +198,18 @@ fn broker(sim: &Sim<Program>, host: HostId) -> Option<&BrokerAgent> {
 
 impl World {
     fn report(&self, syns: [(u64, u64); 2]) -> Report {
+        let broken = broker(&self.sim, self.broker).and_then(|it| it.broken.clone());
+        let broken = broken.unwrap_or_else(|| "it never came to an end".to_owned());
         let outcome = |host| {
-            let broken = broker(&self.sim, self.broker).and_then(|it| it.broken.clone());
-            let unheard = || Outcome::Broken(broken.unwrap_or_else(|| "it never came to an end".to_owned()));
-            let ended = peer(&self.sim, host).and_then(|it| it.ended.clone());
-            ended.map_or_else(unheard, |(outcome, _)| outcome)
+            let peer = peer(&self.sim, host);
+            let silent = peer.and_then(|it| it.handed.as_ref()).is_some_and(|it| !it.heard);
+            match peer.and_then(|it| it.ended.clone()) {
+                Some((Outcome::Connected { .. }, _)) if silent => {
+                    Outcome::Broken("connected, but nothing comes back".to_owned())
+                }
+                Some((outcome, _)) => outcome,
+                None => Outcome::Broken(broken.clone()),
+            }
         };
         let [waiter, arriver] = self.peers.map(|host| peer(&self.sim, host));
         let connected = |it: &PeerAgent| match &it.ended {

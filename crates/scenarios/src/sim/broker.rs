@@ -1,6 +1,6 @@
 //! The broker on a simulated host: the real rendezvous behind links without cryptography.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use natlab::sim::{Event, Os, SocketId};
 use rand::SeedableRng;
@@ -48,8 +48,9 @@ pub(super) struct BrokerAgent {
 }
 
 impl BrokerAgent {
-    pub(super) fn new(clock: Clock, seed: u64) -> Self {
-        let config = Config { probe_ports: vec![PROBE_PORT], ..Config::default() };
+    pub(super) fn new(clock: Clock, public: Option<IpAddr>, seed: u64) -> Self {
+        let public = public.into_iter().collect();
+        let config = Config { probe_ports: vec![PROBE_PORT], public, ..Config::default() };
         Self {
             clock,
             rendezvous: Rendezvous::new(config, ChaCha8Rng::seed_from_u64(seed)),

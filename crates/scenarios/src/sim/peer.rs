@@ -44,8 +44,6 @@ pub(super) struct Setup {
     pub(super) late: Duration,
     pub(super) timeout: Duration,
     pub(super) seed: u64,
-    /// Whether both sides send a record on the connection that they were given.
-    pub(super) greets: bool,
 }
 
 /// A connection to the broker that is to become a link.
@@ -611,9 +609,7 @@ impl PeerAgent {
         let outcome = match ended {
             Ended::Connected { path, salts, socket, inbox } => {
                 let mut handed = Handed { socket, inbox, salts, heard: false, over: false };
-                if self.setup.greets {
-                    handed.greet(os);
-                }
+                handed.greet(os);
                 self.handed = Some(handed);
                 Outcome::Connected { path, elapsed }
             }

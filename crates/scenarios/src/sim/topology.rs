@@ -6,8 +6,8 @@ use natlab::link::Conditions;
 use natlab::nat::{
     Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Refusal, Rewriting, Timeouts, Tracking,
 };
-use natlab::{GatewayId, HostId, Internet, Place, Site};
-use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
+use natlab::{Attachment, GatewayId, HostId, Internet, Place, Site};
+use tcpunch_core::limits::BROKER_PORT;
 
 use crate::{Arrangement, Network, Scenario};
 
@@ -23,6 +23,8 @@ pub(crate) struct Topology {
     pub(crate) brokers: [Vec<SocketAddr>; 2],
     /// Whether each peer has IPv6.
     pub(crate) v6: [bool; 2],
+    /// What the broker is told of its own public address, where it can't know it.
+    pub(crate) public: Option<IpAddr>,
 }
 
 /// What lets everything pass.
@@ -56,7 +58,7 @@ fn network(
     internet: &mut Internet,
     network: &Network,
     number: u8,
-    cable: natlab::Attachment,
+    cable: Attachment,
 ) -> (Place, Vec<GatewayId>) {
     let mut place = Place::Core;
     let mut gateways = Vec::new();
@@ -89,36 +91,39 @@ pub(crate) fn build(scenario: &Scenario) -> Topology {
     let mut internet = Internet::new(scenario.seed);
     let [first, second] = &scenario.sides;
     let (first_place, first_gateways) = network(&mut internet, &first.network, 1, first.cable);
-    let cable = |place: Place, cable: natlab::Attachment| match place {
-        Place::Core => cable,
-        Place::Behind(_) => Conditions::PERFECT.into(),
+    // A public host has its network's cable itself.
+    let host = |internet: &mut Internet, place: Place, cable: Attachment| match place {
+        Place::Core => internet.host(place, cable),
+        Place::Behind(_) => internet.host(place, Conditions::PERFECT),
     };
-    let one = internet.host(first_place, cable(first_place, first.cable));
-    let (second_network, second_place) = match scenario.arrangement {
-        Arrangement::Together => (&first.network, first_place),
+    let one = host(&mut internet, first_place, first.cable);
+    let (second_network, other) = match scenario.arrangement {
+        Arrangement::Together => (&first.network, host(&mut internet, first_place, first.cable)),
         Arrangement::Apart | Arrangement::BrokerInside => {
-            (&second.network, network(&mut internet, &second.network, 2, second.cable).0)
+            let (place, _) = network(&mut internet, &second.network, 2, second.cable);
+            (&second.network, host(&mut internet, place, second.cable))
         }
     };
-    let other = internet.host(second_place, cable(second_place, second.cable));
     let inside = scenario.arrangement == Arrangement::BrokerInside;
-    let broker_place = if inside { first_place } else { Place::Core };
-    let broker = internet.host(broker_place, cable(broker_place, scenario.broker));
+    let broker = if inside {
+        host(&mut internet, first_place, first.cable)
+    } else {
+        internet.host(Place::Core, scenario.broker)
+    };
     let own: Vec<IpAddr> = internet.addresses(broker).iter().map(|(ip, _)| *ip).collect();
     let mut outside = own.clone();
-    if inside {
-        for port in [BROKER_PORT, PROBE_PORT] {
-            if let Some(outermost) = first_gateways.first() {
-                internet.forward_port(*outermost, port, broker);
-            }
-        }
+    let mut public = None;
+    if let Some(outermost) = first_gateways.first().filter(|_| inside) {
+        internet.forward_port(*outermost, BROKER_PORT, broker);
         // As seen from outside: at the outermost NAT.
         let translating = first_gateways.iter().zip(&first.network.layers).find(|(_, it)| it.translates);
-        if let Some((gateway, _)) = translating {
-            let seen = internet.outside(*gateway).iter().copied().find(IpAddr::is_ipv4);
-            outside.retain(IpAddr::is_ipv6);
-            outside.extend(seen);
-        }
+        let own = || own.iter().copied().find(IpAddr::is_ipv4);
+        public = match translating {
+            Some((gateway, _)) => internet.outside(*gateway).iter().copied().find(IpAddr::is_ipv4),
+            None => own(),
+        };
+        outside.retain(IpAddr::is_ipv6);
+        outside.extend(public);
     }
     let addresses = |mut ips: Vec<IpAddr>| {
         ips.sort_by_key(IpAddr::is_ipv4);
@@ -126,5 +131,5 @@ pub(crate) fn build(scenario: &Scenario) -> Topology {
     };
     let v6 = [first.network.ipv6.is_some(), second_network.ipv6.is_some()];
     let brokers = [addresses(own), addresses(outside)];
-    Topology { internet, broker, peers: [one, other], brokers, v6 }
+    Topology { internet, broker, peers: [one, other], brokers, v6, public }
 }
