@@ -10,6 +10,7 @@
 
 mod availability;
 mod error;
+mod hash;
 mod internet;
 pub mod kernel;
 pub mod link;
