@@ -21,6 +21,7 @@ cargo xtask check           format, lints, docs, and the rules on sources and do
 cargo xtask check --quick   only the rules on sources and documents (under a second)
 cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
 cargo xtask bench --quick   the same with less data and fewer repetitions
+cargo xtask bench sim       punches a second in virtual time
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
+        ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
