@@ -47,7 +47,11 @@ fn measure(threads: u64) {
 
 fn main() {
     let run = sim::run_closely(&home(0), Options { count: true, ..Options::default() });
-    println!("a punch: {} packets, each on each cable, {:?}", run.packets.unwrap_or(0), run.report.since_claim);
+    println!(
+        "a punch: {} packets, each on each cable, {:?}",
+        run.packets.unwrap_or(0),
+        run.report.since_claim
+    );
     println!("         {} events of hosts", run.events);
     measure(1);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -161,13 +161,11 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     };
     if peers.iter().all(|it| connected(&world.sim, *it)) {
         let until = world.sim.now() + HEARD_WITHIN;
-        let decided =
-            |sim: &Sim<Program>| peers.iter().all(|it| heard(sim, *it) || !connected(sim, *it));
+        let decided = |sim: &Sim<Program>| peers.iter().all(|it| heard(sim, *it) || !connected(sim, *it));
         world.sim.run(until, decided);
     }
-    let syns = peers.map(|host| {
-        world.sim.syns(host, |to| !(own_ports(&to) && broker_ips.contains(&to.ip())))
-    });
+    let syns =
+        peers.map(|host| world.sim.syns(host, |to| !(own_ports(&to) && broker_ips.contains(&to.ip()))));
     let report = world.report(syns);
     let programs = [broker, waiter, arriver].map(|host| world.sim.agent(host).map_or(0, |it| it.events));
     let events = programs.iter().sum();

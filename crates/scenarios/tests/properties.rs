@@ -3,15 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use natlab::Attachment;
-use natlab::link::Conditions;
 use natlab::nat::{Allocation, Behaviour, Dependence, Refusal};
 use proptest::prelude::*;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use tcpunch_core::candidate::{Scope, Surroundings, scope};
 use tcpunch_core::limits::{ARRIVALS, LANES_PER_ATTEMPT, LOWEST_DIALLED_PORT, SYNS_PER_ATTEMPT};
-use tcpunch_scenarios::draw::draw;
+use tcpunch_scenarios::draw::{draw, troubled};
 use tcpunch_scenarios::sim::{self, Insight, Options, Run};
 use tcpunch_scenarios::{Arrangement, Outcome, Scenario, Verdict};
 
@@ -69,10 +65,8 @@ fn forbidden(remote: SocketAddr, side: &Insight, here: &Surroundings) -> Option<
     let peer_private = side.peer_observed.iter().any(|it| private(it.ip()));
     let beside_broker = here.brokers.iter().any(|it| it.ip() == ip)
         && side.peer_observed.iter().any(|it| it.port() == remote.port() && private(it.ip()));
-    let one_address =
-        here.observed.iter().any(|own| side.peer_observed.iter().any(|it| it.ip() == own.ip()));
-    let in_own_network =
-        here.interfaces.iter().any(|(own, length)| share_prefix(*own, ip, *length));
+    let one_address = here.observed.iter().any(|own| side.peer_observed.iter().any(|it| it.ip() == own.ip()));
+    let in_own_network = here.interfaces.iter().any(|(own, length)| share_prefix(*own, ip, *length));
     if remote.port() == 0 || (private(ip) && remote.port() < LOWEST_DIALLED_PORT) {
         Some("a reserved port")
     } else if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() {
@@ -87,7 +81,9 @@ fn forbidden(remote: SocketAddr, side: &Insight, here: &Surroundings) -> Option<
         Some("the router")
     } else if !(seen || told || beside_broker) {
         Some("an address that nobody named")
-    } else if !seen && told && !(in_own_network || (private(ip) && (one_address || own_private && peer_private)))
+    } else if !seen
+        && told
+        && !(in_own_network || (private(ip) && (one_address || own_private && peer_private)))
     {
         Some("a host in a network that it has no part in")
     } else if seen && !told && private(ip) && !own_private {
@@ -102,25 +98,6 @@ fn elapsed(outcome: &Outcome) -> Option<Duration> {
         Outcome::Connected { elapsed, .. } | Outcome::NoPath { elapsed, .. } => Some(*elapsed),
         Outcome::Broken(_) => None,
     }
-}
-
-/// Loss, jitter and reordering on every cable.
-fn troubled(scenario: Scenario) -> Scenario {
-    let mut random = ChaCha8Rng::seed_from_u64(scenario.seed ^ 0x0105_5e5);
-    let mut trouble = |cable: Attachment| {
-        let mut one = |way: Conditions| Conditions {
-            jitter: Duration::from_millis(20).mul_f64(random.random()),
-            reorder: random.random_range(0.0..0.1),
-            reorder_by: Duration::from_millis(5),
-            ..way.losing(random.random_range(0.0..0.1))
-        };
-        Attachment { up: one(cable.up), down: one(cable.down) }
-    };
-    let Scenario { mut sides, broker, arrangement, timeout, seed } = scenario;
-    for side in &mut sides {
-        side.cable = trouble(side.cable);
-    }
-    Scenario { broker: trouble(broker), sides, arrangement, timeout, seed }
 }
 
 /// Turns one knob of every layer of a side, if there is one to turn.

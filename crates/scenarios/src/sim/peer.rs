@@ -306,15 +306,10 @@ impl PeerAgent {
             Ok(true) => {
                 let Try { socket, remote, inbox, .. } = self.tries.swap_remove(at);
                 let Some(local) = os.local(socket) else { return };
-                self.link_up(os, Link {
-                    socket,
-                    remote,
-                    local,
-                    inbox,
-                    observed: None,
-                    heard: os.now(),
-                    pinged: os.now(),
-                });
+                self.link_up(
+                    os,
+                    Link { socket, remote, local, inbox, observed: None, heard: os.now(), pinged: os.now() },
+                );
             }
             Err(Malformed) => {
                 let lost = self.tries.swap_remove(at);
@@ -695,4 +690,3 @@ impl Handed {
         }
     }
 }
-
