@@ -60,8 +60,8 @@ pub enum Refusal {
 pub enum Tracking {
     /// Flags only: any SYN may follow any SYN (RFC 7857 section 2).
     Flags,
-    /// As Linux' nf_conntrack, with its table of states and its windows: once SYNs have crossed, a SYN or SYN-ACK with another sequence number is invalid; what is
-    /// invalid is not translated, and dropped.
+    /// As Linux' nf_conntrack, with its table of states and its windows: once SYNs have crossed, a SYN or SYN-ACK with
+    /// another sequence number is invalid; what is invalid is not translated, and dropped.
     Linux,
 }
 

@@ -296,3 +296,28 @@ fn presets_are_what_they_are_named_after() {
         assert_eq!(behaviour.pooling, Pooling::Paired);
     }
 }
+
+#[test]
+fn a_nat_behind_a_nat_translates_twice() {
+    use crate::link::Conditions;
+    use crate::{Internet, Place, Site};
+    let mut internet = Internet::new(1);
+    let carrier = internet.gateway(Place::Core, Site::ipv4(carrier_block(1024)), Conditions::PERFECT);
+    let home = internet.gateway(Place::Behind(carrier), Site::ipv4(linux_masquerade()), Conditions::PERFECT);
+    let inside = internet.host(Place::Behind(home), Conditions::PERFECT);
+    let public = internet.host(Place::Core, Conditions::PERFECT);
+    let from = SocketAddr::new(internet.address(inside, true).unwrap(), 4000);
+    let to = SocketAddr::new(internet.address(public, true).unwrap(), 80);
+    internet.send(Duration::ZERO, inside, syn(from, to));
+    let (host, arrived) = internet.poll(Duration::ZERO).unwrap();
+    assert_eq!((host, arrived.ttl, destination(&arrived)), (public, Packet::TTL - 3, to));
+    assert_eq!(source(&arrived).ip(), internet.outside(carrier)[0]);
+    internet.send(SECOND, public, tcp(to, source(&arrived), SYN_ACK, 5000, 1001));
+    let (host, answer) = internet.poll(SECOND).unwrap();
+    assert_eq!((host, source(&answer), destination(&answer)), (inside, to, from));
+    // A SYN that ends at the carrier's NAT has opened the one at home.
+    internet.send(SECOND * 2, inside, with_ttl(syn(SocketAddr::new(from.ip(), 4001), to), 2));
+    let (host, answer) = internet.poll(SECOND * 2).unwrap();
+    assert_eq!((host, error(&answer).kind), (inside, ErrorKind::TimeExceeded));
+    assert_eq!(error(&answer).quoted.source.port(), 4001);
+}
