@@ -22,6 +22,7 @@ cargo xtask check           format, lints, docs, and the rules on sources and do
 cargo xtask check --quick   only the rules on sources and documents (under a second)
 cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
 cargo xtask bench --quick   the same with less data and fewer repetitions
+cargo xtask bench sim       punches a second in virtual time
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
 cargo xtask lab --nat A,B [-- COMMAND]
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
         ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
+        ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));

@@ -4,6 +4,8 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+pub mod draw;
 mod scenario;
+pub mod sim;
 
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

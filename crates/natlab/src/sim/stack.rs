@@ -1,6 +1,7 @@
 //! The network stack of one host: its sockets, and what answers where there is none.
 
 use std::collections::VecDeque;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::rngs::SmallRng;
@@ -9,7 +10,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::net::Net;
 use super::tcp::{After, Context, Owner, Socket, State};
 use super::{ConnectOptions, Event, SocketError, SocketId};
-use crate::hash::Map;
+use crate::hash::{Map, Quick};
 use crate::packet::{Body, Echo, ErrorKind, Flags, IcmpError, Packet, Protocol, Segment, Unreachable};
 use crate::{HostId, Time};
 
@@ -55,6 +56,8 @@ pub(super) struct Stack {
     descriptors: usize,
     pub(super) limit: usize,
     pub(super) random: SmallRng,
+    /// Keeps the sequence numbers of hosts apart.
+    secret: u64,
     /// First SYNs and all SYNs by destination.
     pub(super) syns: Map<SocketAddr, (u64, u64)>,
     pub(super) events: VecDeque<Event>,
@@ -75,6 +78,7 @@ impl Stack {
             descriptors: 0,
             limit: DESCRIPTORS,
             random: SmallRng::seed_from_u64(seed),
+            secret: seed,
             syns: Map::default(),
             events: VecDeque::new(),
             wake: None,
@@ -202,7 +206,7 @@ impl Stack {
         self.take_descriptor()?;
         let id = self.entries.len() as u32;
         let ttl = options.ttl.unwrap_or(Packet::TTL);
-        let first = self.random.random();
+        let first = self.first_sequence(net.now, &tuple);
         let mut cx = Context { net, host: self.host, events: &mut self.events };
         let mut socket = Box::new(Socket::new(&cx, (id, id), (local, remote), own, ttl, first));
         socket.open(&mut cx);
@@ -422,12 +426,20 @@ impl Stack {
         }
     }
 
+    /// The sequence number that a connection begins with: it grows by one each 64 ns for the same four-tuple (RFC 6528 section
+    /// 3, `secure_tcp_seq` of Linux). Who follows connections relies on that.
+    fn first_sequence(&self, now: Time, tuple: &FourTuple) -> u32 {
+        let mut hasher = Quick::default();
+        (self.secret, tuple).hash(&mut hasher);
+        (hasher.finish() as u32).wrapping_add((now.as_nanos() / 64) as u32)
+    }
+
     /// A segment for which there is no connection.
     fn receive_unmatched(&mut self, net: &mut Net, local: SocketAddr, remote: SocketAddr, segment: Segment) {
         match self.listeners.get(&local.port()).copied() {
             Some(listener) if segment.opens() && !segment.flags.has(Flags::FIN) => {
                 let id = self.entries.len() as u32;
-                let first = self.random.random();
+                let first = self.first_sequence(net.now, &FourTuple::new(local, remote));
                 let own = self.owns(net, remote.ip());
                 let mut cx = Context { net, host: self.host, events: &mut self.events };
                 let ends = (local, remote);
