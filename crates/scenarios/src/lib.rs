@@ -4,6 +4,10 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+mod least;
+pub mod nftables;
+mod real;
 mod scenario;
 
+pub use least::least_time;
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) network: Network,
     pub(crate) families: Families,
     pub(crate) timeout: Duration,
+    /// How much later the signal to fire is heard; zero but in tests of timing.
+    pub(crate) late: Duration,
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
     pub(crate) link: mpsc::Sender<Order>,
@@ -486,7 +488,10 @@ impl Hub {
             FromBroker::ProfileOf { introduction, profile } => {
                 self.tell(introduction, attempt::Message::Profile(profile));
             }
-            FromBroker::Go { introduction } => self.tell(introduction, attempt::Message::Go),
+            FromBroker::Go { introduction } if self.setup.late.is_zero() => {
+                self.tell(introduction, attempt::Message::Go);
+            }
+            FromBroker::Go { introduction } => self.tell_late(introduction),
             FromBroker::Relayed { introduction, signal } => {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
@@ -519,6 +524,16 @@ impl Hub {
         if let Some(running) = self.running.get(&introduction) {
             // A full inbox means a flood; the attempt goes on without.
             let _ = running.inbox.try_send(message);
+        }
+    }
+
+    fn tell_late(&self, introduction: IntroductionId) {
+        if let Some(running) = self.running.get(&introduction) {
+            let (inbox, late) = (running.inbox.clone(), self.setup.late);
+            tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                let _ = inbox.try_send(attempt::Message::Go);
+            });
         }
     }
 

@@ -1,0 +1,237 @@
+//! Scenarios on real kernels, through the kernel's own NATs.
+
+use std::net::IpAddr;
+use std::ops::Deref as _;
+use std::time::Duration;
+
+use natlab::kernel::{Gateway, GatewayBuilder, Host, HostBuilder, KernelNat, Lab, Node, Refusal};
+use natlab::link::{Conditions, Loss};
+use natlab::nat::Behaviour;
+use natlab::{Attachment, Error};
+use tcpunch_core::limits::BROKER_PORT;
+
+use crate::real::{Cast, is_broker, play};
+use crate::{Arrangement, Network, Report, Scenario};
+
+/// Runs it, if nftables and the kernel lab have all its knobs: see [`kernel_nat`]; and cables with the same delay and loss
+/// in both directions, and nothing else.
+///
+/// # Errors
+/// There can be no lab here, or it failed.
+pub fn run(scenario: &Scenario) -> Result<Option<Report>, Error> {
+    let Some(plan) = Plan::of(scenario) else { return Ok(None) };
+    carry_out(scenario, &plan).map(Some)
+}
+
+fn carry_out(scenario: &Scenario, plan: &Plan) -> Result<Report, Error> {
+    let lab = Lab::new()?;
+    let built = plan.build(&lab)?;
+    let [waiter, arriver] = &built.sides;
+    let reached_at = [built.broker_seen_by(0), built.broker_seen_by(1)];
+    let cast =
+        Cast { broker: &built.broker, public: built.public, sides: [waiter, arriver], reached_at };
+    let play = play(scenario, &cast)?;
+    let count = |host: &Host, at: &[IpAddr]| host.syns_sent(|to| !is_broker(to, at));
+    let [one, other] = &cast.reached_at;
+    let (one, other) = (count(waiter, one)?, count(arriver, other)?);
+    Ok(Report {
+        sides: play.sides,
+        since_claim: play.since_claim,
+        syns: [one.first, other.first],
+        wire_syns: [one.total, other.total],
+    })
+}
+
+/// A cable as the kernel lab has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cable {
+    delay: Duration,
+    loss: f64,
+    seed: u64,
+}
+
+impl Cable {
+    fn of(attachment: &Attachment, seed: u64) -> Option<Self> {
+        let Attachment { up, down } = attachment;
+        let loss = match up.loss {
+            Loss::None => 0.0,
+            Loss::Random(probability) => probability,
+            Loss::Bursts { .. } => return None,
+        };
+        let plain = Conditions { delay: up.delay, loss: up.loss, ..Conditions::PERFECT };
+        (up == down && *up == plain).then_some(Self { delay: up.delay, loss, seed })
+    }
+
+    fn host(self, builder: HostBuilder) -> HostBuilder {
+        builder.delay(self.delay).loss(self.loss, self.seed)
+    }
+
+    fn gateway(self, builder: GatewayBuilder) -> GatewayBuilder {
+        builder.delay(self.delay).loss(self.loss, self.seed)
+    }
+}
+
+/// A network as the kernel lab has it.
+#[derive(Debug, Clone)]
+struct Site {
+    layers: Vec<KernelNat>,
+    ipv6: Option<Refusal>,
+    cable: Cable,
+}
+
+impl Site {
+    fn of(network: &Network, cable: Cable) -> Option<Self> {
+        let layers: Option<Vec<KernelNat>> = network.layers.iter().map(kernel_nat).collect();
+        let ipv6 = match (&network.ipv6, network.layers.last()) {
+            (None, _) => None,
+            (Some(firewall), innermost) => {
+                let refuses_invalid = innermost.map_or(firewall.refuses_invalid, |nat| nat.refuses_invalid);
+                Some(ipv6_firewall(firewall, refuses_invalid)?)
+            }
+        };
+        Some(Self { layers: layers?, ipv6, cable })
+    }
+}
+
+/// A scenario as the kernel lab has it.
+struct Plan {
+    sites: [Site; 2],
+    broker: Cable,
+    arrangement: Arrangement,
+}
+
+impl Plan {
+    fn of(scenario: &Scenario) -> Option<Self> {
+        let seed = scenario.seed.wrapping_mul(4);
+        let cable = |attachment: &Attachment, nth: u64| Cable::of(attachment, seed.wrapping_add(nth));
+        let [one, other] = &scenario.sides;
+        Some(Self {
+            sites: [
+                Site::of(&one.network, cable(&one.cable, 0)?)?,
+                Site::of(&other.network, cable(&other.cable, 1)?)?,
+            ],
+            broker: cable(&scenario.broker, 2)?,
+            arrangement: scenario.arrangement,
+        })
+    }
+
+    fn build(&self, lab: &Lab) -> Result<Built, Error> {
+        let [one, other] = &self.sites;
+        let first = Built::network(lab, one, "one")?;
+        let sides = match self.arrangement {
+            Arrangement::Apart | Arrangement::BrokerInside => {
+                let second = Built::network(lab, other, "other")?;
+                [member(lab, one, &first, "waiter")?, member(lab, other, &second, "arriver")?]
+            }
+            Arrangement::Together => {
+                [member(lab, one, &first, "waiter")?, member(lab, one, &first, "arriver")?]
+            }
+        };
+        let (broker, public) = match self.arrangement {
+            Arrangement::Apart | Arrangement::Together => {
+                (self.broker.host(lab.public_host("broker")).start()?, None)
+            }
+            Arrangement::BrokerInside => {
+                let broker = member(lab, one, &first, "broker")?;
+                let mut outside: &Node = broker.deref();
+                for gateway in first.iter().rev() {
+                    gateway.forward_port(BROKER_PORT, outside)?;
+                    if gateway.nat().translation() != natlab::kernel::Translation::None {
+                        outside = gateway.deref();
+                    }
+                }
+                if let (Some(innermost), Some(_)) = (first.last(), broker.ipv6()) {
+                    innermost.open_ipv6_port(BROKER_PORT, &broker)?;
+                }
+                let public = IpAddr::from(outside.ipv4());
+                (broker, Some(public))
+            }
+        };
+        Ok(Built { sides, broker, public })
+    }
+}
+
+/// A host inside, or a public one.
+fn member(lab: &Lab, site: &Site, gateways: &[Gateway], name: &str) -> Result<Host, Error> {
+    match gateways.last() {
+        Some(innermost) => innermost.host(name),
+        None => {
+            let host = site.cable.host(lab.public_host(name));
+            if site.ipv6.is_some() { host.start() } else { host.without_ipv6().start() }
+        }
+    }
+}
+
+struct Built {
+    sides: [Host; 2],
+    broker: Host,
+    /// The broker's address from outside, where it is in a LAN.
+    public: Option<IpAddr>,
+}
+
+impl Built {
+    /// The gateways of a network, the one next to the core first.
+    fn network(lab: &Lab, site: &Site, name: &str) -> Result<Vec<Gateway>, Error> {
+        let mut gateways: Vec<Gateway> = Vec::new();
+        for (depth, nat) in site.layers.iter().enumerate() {
+            let name = format!("{name}-{depth}");
+            let builder = match gateways.last() {
+                None => site.cable.gateway(lab.gateway(&name, nat.clone())),
+                Some(outer) => outer.gateway(&name, nat.clone()),
+            };
+            let builder = match site.ipv6 {
+                None => builder,
+                Some(refusal) if depth + 1 == site.layers.len() => builder.ipv6(refusal),
+                Some(_) => builder.ipv6_open(),
+            };
+            gateways.push(builder.start()?);
+        }
+        Ok(gateways)
+    }
+
+    fn broker_seen_by(&self, side: usize) -> Vec<IpAddr> {
+        let own = IpAddr::from(self.broker.ipv4());
+        let ipv4 = if side == 0 { own } else { self.public.unwrap_or(own) };
+        let ipv6 = self.broker.ipv6().map(IpAddr::from);
+        let has_ipv6 = self.sides.get(side).is_some_and(|host| host.ipv6().is_some());
+        std::iter::once(ipv4).chain(ipv6.filter(|_| has_ipv6)).collect()
+    }
+}
+
+fn kernel_nat(_b: &Behaviour) -> Option<KernelNat> { None }
+fn ipv6_firewall(_b: &Behaviour, _r: bool) -> Option<Refusal> { None }
+
+#[cfg(test)]
+mod temp {
+    use super::*;
+    use crate::{Side};
+    #[test]
+    fn temp() {
+        let cable = |ms| Attachment::from(Conditions::delay(Duration::from_millis(ms)));
+        let net = || Network { name: "x".into(), layers: vec![], ipv6: None };
+        let site = |nat: Option<KernelNat>, ms, ipv6| Site { layers: nat.into_iter().collect(), ipv6, cable: Cable::of(&cable(ms), 0).unwrap() };
+        let m = KernelNat::masquerade;
+        for (name, a, b, v6, arrangement, late) in [
+            ("m-m", Some(m()), Some(m()), None, Arrangement::Apart, [0,0]),
+            ("m-m late", Some(m()), Some(m()), None, Arrangement::Apart, [100,0]),
+            ("o-o", Some(KernelNat::openwrt()), Some(KernelNat::openwrt()), None, Arrangement::Apart, [0, 0]),
+            ("o-o late", Some(KernelNat::openwrt()), Some(KernelNat::openwrt()), None, Arrangement::Apart, [0, 100]),
+            ("s-m", Some(KernelNat::symmetric()), Some(m()), None, Arrangement::Apart, [0, 0]),
+            ("s-m v6", Some(KernelNat::symmetric()), Some(m()), Some(Refusal::Reset), Arrangement::Apart, [0, 0]),
+            ("p-p", None, None, None, Arrangement::Apart, [0, 0]),
+            ("together", Some(m()), Some(m()), None, Arrangement::Together, [0, 0]),
+            ("inside", Some(m()), Some(m()), None, Arrangement::BrokerInside, [0, 0]),
+            ("inside v6", Some(m()), Some(m()), Some(Refusal::Drop), Arrangement::BrokerInside, [0, 0]),
+        ] {
+            let late = late.map(Duration::from_millis);
+            let scenario = Scenario { sides: [
+                Side { network: net(), cable: cable(20), late: late[0] },
+                Side { network: Network { layers: vec![], ..net() }, cable: cable(30), late: late[1] }],
+                broker: cable(5), arrangement, timeout: Duration::from_secs(15), seed: 1 };
+            let plan = Plan { sites: [site(a, 20, v6), site(b, 30, v6)], broker: Cable::of(&scenario.broker, 3).unwrap(), arrangement };
+            let start = std::time::Instant::now();
+            let r = carry_out(&scenario, &plan);
+            eprintln!("{name} {r:?}, least {:?}, took {:?}", crate::least_time(&scenario), start.elapsed());
+        }
+    }
+}
