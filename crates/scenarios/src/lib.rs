@@ -6,6 +6,7 @@
 
 mod least;
 pub mod nftables;
+pub mod report;
 mod real;
 mod scenario;
 
