@@ -6,6 +6,7 @@
 
 mod least;
 pub mod nftables;
+mod pool;
 pub mod report;
 mod real;
 mod scenario;

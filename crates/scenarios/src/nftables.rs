@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::ops::Deref as _;
 use std::time::Duration;
 
-use natlab::kernel::{Gateway, GatewayBuilder, Host, HostBuilder, KernelNat, Lab, Node, Refusal};
+use natlab::kernel::{Gateway, GatewayBuilder, Host, HostBuilder, KernelNat, Lab, Node, Refusal, Translation};
 use natlab::link::{Conditions, Loss};
-use natlab::nat::Behaviour;
+use natlab::nat::{
+    self, Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Rate, Rewriting, Timeouts, Tracking,
+};
 use natlab::{Attachment, Error};
 use tcpunch_core::limits::BROKER_PORT;
 
@@ -28,8 +30,9 @@ fn carry_out(scenario: &Scenario, plan: &Plan) -> Result<Report, Error> {
     let built = plan.build(&lab)?;
     let [waiter, arriver] = &built.sides;
     let reached_at = [built.broker_seen_by(0), built.broker_seen_by(1)];
+    let ipv6 = [waiter, arriver].map(|host| host.ipv6().is_some());
     let cast =
-        Cast { broker: &built.broker, public: built.public, sides: [waiter, arriver], reached_at };
+        Cast { broker: &built.broker, public: built.public, sides: [waiter, arriver], reached_at, ipv6 };
     let play = play(scenario, &cast)?;
     let count = |host: &Host, at: &[IpAddr]| host.syns_sent(|to| !is_broker(to, at));
     let [one, other] = &cast.reached_at;
@@ -105,6 +108,11 @@ impl Plan {
         let seed = scenario.seed.wrapping_mul(4);
         let cable = |attachment: &Attachment, nth: u64| Cable::of(attachment, seed.wrapping_add(nth));
         let [one, other] = &scenario.sides;
+        // A port is forwarded to what is in the LAN itself, which a host behind a further firewall is not.
+        let hidden = one.network.layers.iter().skip(1).any(|inner| !inner.translates);
+        if scenario.arrangement == Arrangement::BrokerInside && hidden {
+            return None;
+        }
         Some(Self {
             sites: [
                 Site::of(&one.network, cable(&one.cable, 0)?)?,
@@ -136,7 +144,7 @@ impl Plan {
                 let mut outside: &Node = broker.deref();
                 for gateway in first.iter().rev() {
                     gateway.forward_port(BROKER_PORT, outside)?;
-                    if gateway.nat().translation() != natlab::kernel::Translation::None {
+                    if gateway.nat().translation() != Translation::None {
                         outside = gateway.deref();
                     }
                 }
@@ -198,8 +206,84 @@ impl Built {
     }
 }
 
-fn kernel_nat(_b: &Behaviour) -> Option<KernelNat> { None }
-fn ipv6_firewall(_b: &Behaviour, _r: bool) -> Option<Refusal> { None }
+/// The kernel's NAT that does exactly this, if there is one.
+///
+/// nftables has these knobs, as far as [`KernelNat`] turns them: a firewall that does not translate; mapping and port
+/// together as `masquerade` does (endpoint-independent, preserving, random on a clash), remapping (endpoint-independent,
+/// any port), or symmetric (by address and port, any port); filtering by address and port, or, with preserved ports,
+/// endpoint-independent (full cone); the refusals but the late one; whether what is invalid is refused; whether a bare SYN
+/// passes on a half-open session; hairpinning with the outside source; OpenWrt's limit of SYNs. All else has to be as
+/// conntrack has it: its tracking, what packets end, its time-outs, one outside address, ports from 1024 on, one ICMP
+/// error a second after a burst of six, nothing rewritten.
+pub fn kernel_nat(behaviour: &Behaviour) -> Option<KernelNat> {
+    use Dependence::{AddressAndPort, Endpoint};
+    let shape = (behaviour.mapping, behaviour.filtering, behaviour.allocation);
+    let nat = match shape {
+        (_, AddressAndPort, _) if !behaviour.translates => KernelNat::firewall(),
+        _ if !behaviour.translates => return None,
+        (Endpoint, AddressAndPort, PRESERVING) if behaviour.syn_limit == Some(OPENWRT) => KernelNat::openwrt(),
+        (Endpoint, AddressAndPort, PRESERVING) => KernelNat::masquerade(),
+        (Endpoint, Endpoint, PRESERVING) => KernelNat::full_cone(),
+        (Endpoint, AddressAndPort, Allocation::Random) => KernelNat::remapping(),
+        (AddressAndPort, AddressAndPort, Allocation::Random) => KernelNat::symmetric(),
+        _ => return None,
+    };
+    let limited = behaviour.syn_limit == Some(OPENWRT) && nat == KernelNat::openwrt();
+    if !is_conntrack(behaviour) || !(limited || behaviour.syn_limit.is_none()) {
+        return None;
+    }
+    let hairpin = match behaviour.hairpin {
+        Hairpin::No => false,
+        Hairpin::OutsideSource => true,
+        Hairpin::InsideSource => return None,
+    };
+    let nat = nat
+        .refusing(refusal(behaviour.refusal)?)
+        .refusing_invalid(behaviour.refuses_invalid)
+        .simultaneous_open(behaviour.simultaneous_open)
+        .hairpin(hairpin);
+    Some(nat)
+}
+
+/// How the kernel lab's firewall for IPv6 has to refuse to do exactly this, if it can: silence or resets, and what is
+/// invalid as the same gateway does over IPv4.
+fn ipv6_firewall(behaviour: &Behaviour, refuses_invalid: bool) -> Option<Refusal> {
+    let can = !behaviour.translates
+        && behaviour.filtering == Dependence::AddressAndPort
+        && behaviour.simultaneous_open
+        && behaviour.syn_limit.is_none()
+        && behaviour.refuses_invalid == refuses_invalid
+        && is_conntrack(behaviour);
+    refusal(behaviour.refusal).filter(|refusal| can && !matches!(refusal, Refusal::Icmp(_)))
+}
+
+const PRESERVING: Allocation = Allocation::Preserving(Clash::Random);
+/// The limit of SYNs of [`KernelNat::openwrt`].
+const OPENWRT: Rate = Rate { per_second: 25, burst: 50 };
+
+fn refusal(refusal: nat::Refusal) -> Option<Refusal> {
+    match refusal {
+        nat::Refusal::Drop => Some(Refusal::Drop),
+        nat::Refusal::Reset => Some(Refusal::Reset),
+        nat::Refusal::Icmp(kind) => Some(Refusal::Icmp(kind)),
+        nat::Refusal::IcmpLater(_) => None,
+    }
+}
+
+/// Whether everything that nftables has no knob for is as conntrack does it.
+fn is_conntrack(behaviour: &Behaviour) -> bool {
+    let Behaviour { ports, icmp_limit, tracking, early_reset, reset, fin, icmp, counts_ttl, timeouts, .. } =
+        behaviour;
+    (*ports == (1024, u16::MAX) || !behaviour.translates)
+        && *icmp_limit == Some(Rate { per_second: 1, burst: 6 })
+        && *tracking == Tracking::Linux
+        && (*early_reset, *reset, *fin) == (Ends::Session, Ends::SessionLater, Ends::SessionLater)
+        && *icmp == Ends::Nothing
+        && *counts_ttl
+        && *timeouts == Timeouts::LINUX
+        && behaviour.pooling == Pooling::Paired
+        && behaviour.rewriting == Rewriting::None
+}
 
 #[cfg(test)]
 mod temp {

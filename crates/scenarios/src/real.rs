@@ -16,14 +16,11 @@ use tcpunch_core::identity::SecretKey;
 use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
 use tokio::sync::oneshot;
 
-use crate::least::round_trips;
 use crate::{Outcome, Scenario};
 use peer::{Part, Played, Seat};
 
 /// How long the broker may take to listen; a busy machine takes a fraction of a second.
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
-/// What a peer needs besides round trips before all that it does on its own has ended.
-const SETTLING: Duration = Duration::from_millis(100);
 
 /// A host of either lab.
 pub(crate) trait Machine {
@@ -53,6 +50,8 @@ pub(crate) struct Cast<'a, M> {
     pub(crate) sides: [&'a M; 2],
     /// Where each of them reaches the broker.
     pub(crate) reached_at: [Vec<IpAddr>; 2],
+    /// Whether each of them has IPv6.
+    pub(crate) ipv6: [bool; 2],
 }
 
 /// What came of it.
@@ -82,13 +81,11 @@ pub(crate) fn play<M: Machine>(scenario: &Scenario, cast: &Cast<'_, M>) -> Resul
         Err(_) => return Err(Error::OutOfRange("the broker does not begin to listen".into())),
     }
     let (tell, told) = oneshot::channel();
-    let trips = round_trips(scenario);
-    let settling = (trips.waiter + trips.arriver) * 4 + SETTLING;
     let seat = |at: usize| Seat {
         broker: cast.reached_at.get(at).cloned().unwrap_or_default(),
         timeout: scenario.timeout,
         late: scenario.sides.get(at).map_or(Duration::ZERO, |side| side.late),
-        settling,
+        ipv6: cast.ipv6.get(at).copied().unwrap_or_default(),
     };
     let [waits, arrives] = cast.sides;
     let waiter = {

@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
-use tcpunch::{Code, ConnectError, Connection, Endpoint, Event};
+use tcpunch::{Code, ConnectError, Connection, Endpoint, Event, Families};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::{names, runtime};
 use crate::Outcome;
@@ -25,8 +25,8 @@ pub(crate) struct Seat {
     pub(crate) broker: Vec<IpAddr>,
     pub(crate) timeout: Duration,
     pub(crate) late: Duration,
-    /// How long after it is registered it has learnt all that it learns.
-    pub(crate) settling: Duration,
+    /// Whether it has IPv6; a public host of the user-space lab has addresses of it in any case.
+    pub(crate) ipv6: bool,
 }
 
 /// What one does.
@@ -72,47 +72,34 @@ fn name(addresses: &[IpAddr]) -> io::Result<String> {
 }
 
 async fn meet(seat: &Seat, part: Part) -> Played {
-    let broker = match name(&seat.broker).map(|name| name.parse()) {
-        Ok(Ok(broker)) => broker,
-        Ok(Err(error)) => return Played::broken(format!("no address of a broker: {error}")),
-        Err(error) => return Played::broken(format!("the broker can't be given a name: {error}")),
-    };
     let introduced: Arc<OnceLock<Instant>> = Arc::default();
-    let seen = introduced.clone();
-    let endpoint = Endpoint::builder()
-        .broker(broker)
-        .timeout(seat.timeout)
-        .late(seat.late)
-        .on_event(move |event| {
-            if matches!(event, Event::Introduced { .. }) {
-                seen.get_or_init(Instant::now);
-            }
-        })
-        .bind()
-        .await;
-    let endpoint = match endpoint {
-        Ok(endpoint) => endpoint,
-        Err(error) => return Played::broken(format!("no endpoint: {error}")),
-    };
-    let registered = Instant::now();
     let mut claimed = None;
-    let result = match part {
+    // The endpoint is kept to the end, as a program keeps it.
+    let (_endpoint, result) = match part {
         Part::Waits(tell) => {
+            let endpoint = match bind(seat, &introduced).await {
+                Ok(endpoint) => endpoint,
+                Err(reason) => return Played::broken(reason),
+            };
             let mut invite = match endpoint.invite().await {
                 Ok(invite) => invite,
                 Err(error) => return Played::broken(format!("no code: {error}")),
             };
-            sleep((registered + seat.settling).saturating_duration_since(Instant::now())).await;
             if tell.send(invite.code().clone()).is_err() {
                 return Played::broken("nobody came for the code");
             }
-            invite.accept().await
+            let result = invite.accept().await;
+            (endpoint, result)
         }
         Part::Arrives(told) => {
             let Ok(code) = told.await else { return Played::broken("there was no code") };
-            sleep((registered + seat.settling).saturating_duration_since(Instant::now())).await;
+            let endpoint = match bind(seat, &introduced).await {
+                Ok(endpoint) => endpoint,
+                Err(reason) => return Played::broken(reason),
+            };
             claimed = Some(Instant::now());
-            endpoint.connect(code).await
+            let result = endpoint.connect(code).await;
+            (endpoint, result)
         }
     };
     let ended = Instant::now();
@@ -141,6 +128,21 @@ async fn meet(seat: &Seat, part: Part) -> Played {
         ) => Outcome::Broken(error.to_string()),
     };
     Played { outcome, ended: Some(ended), claimed }
+}
+
+/// An endpoint as the library makes it, registered.
+async fn bind(seat: &Seat, introduced: &Arc<OnceLock<Instant>>) -> Result<Endpoint, String> {
+    let name = name(&seat.broker).map_err(|error| format!("the broker can't be given a name: {error}"))?;
+    let broker = name.parse().map_err(|error| format!("no address of a broker: {error}"))?;
+    let introduced = introduced.clone();
+    let families = if seat.ipv6 { Families::default() } else { Families { v4: true, v6: false } };
+    let builder = Endpoint::builder().broker(broker).families(families).timeout(seat.timeout).late(seat.late);
+    let builder = builder.on_event(move |event| {
+        if matches!(event, Event::Introduced { .. }) {
+            introduced.get_or_init(Instant::now);
+        }
+    });
+    builder.bind().await.map_err(|error| format!("no endpoint: {error}"))
 }
 
 /// Says something that nobody can know, says back what the other says, and hears its own: then both are on one

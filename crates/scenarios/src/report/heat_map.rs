@@ -15,10 +15,10 @@ const LEGEND: usize = 96;
 /// grow lighter toward the middle, and the ends differ in blue.
 const SHARES: [(f64, &str, &str); 6] = [
     (0.0, "#b2182b", "0 %"),
-    (0.25, "#e4713f", "to 50 %"),
-    (0.5, "#f6b65b", "to 80 %"),
-    (0.8, "#e6e08a", "to 95 %"),
-    (0.95, "#7fc8a4", "to 100 %"),
+    (0.25, "#e4713f", "under 50 %"),
+    (0.5, "#f6b65b", "under 80 %"),
+    (0.8, "#e6e08a", "under 95 %"),
+    (0.95, "#7fc8a4", "under 100 %"),
     (1.0, "#1b8a6b", "100 %"),
 ];
 /// Of what was not run.
@@ -35,7 +35,7 @@ pub fn heat_map(title: &str, subtitle: &str, grid: &Grid) -> String {
     // Column labels stand at 45 degrees: as high as wide, about seven tenths of their length.
     let slanted = labels * 7 / 10 + 24;
     let (left, top) = (MARGIN + labels, MARGIN + HEADING + slanted);
-    let width = (left + count * CELL.0 + slanted.max(MARGIN)).max(760);
+    let width = (left + count * CELL.0 + slanted.max(MARGIN)).max(780);
     let height = top + count * CELL.1 + LEGEND + MARGIN;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
@@ -75,7 +75,7 @@ pub fn heat_map(title: &str, subtitle: &str, grid: &Grid) -> String {
             svg.push_str(&cell(x, y, [waits, arrives], &grid.cell(row, column)));
         }
     }
-    svg.push_str(&legend(left.min(MARGIN + 150), top + count * CELL.1 + 26));
+    svg.push_str(&legend(MARGIN + 90, top + count * CELL.1 + 26));
     svg.push_str("</svg>\n");
     svg
 }
@@ -123,7 +123,7 @@ fn cell(x: usize, y: usize, names: [&str; 2], summary: &Summary) -> String {
 fn legend(left: usize, top: usize) -> String {
     let mut legend = format!("<text x=\"{MARGIN}\" y=\"{}\" fill=\"#1c1c1c\">Connected</text>\n", top + 14);
     for (at, (_, fill, word)) in SHARES.iter().enumerate() {
-        let x = left + at * 92;
+        let x = left + at * 104;
         let _ = writeln!(
             legend,
             "<rect x=\"{x}\" y=\"{top}\" width=\"20\" height=\"20\" rx=\"4\" fill=\"{fill}\"/>\
