@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use crate::Error;
+use crate::device::{self, Kind};
 use crate::kernel::nft;
-use crate::kernel::wire;
 use crate::namespace::{Namespace, full_name, next_lab};
 
 /// Why no lab can run here.
@@ -46,7 +46,7 @@ fn probe() -> Result<(), Unavailable> {
         .map_err(|error| missing("no veth or bridge devices", &error))?;
     namespace.nft(&nft::everything()).map_err(|error| missing("no NAT with `nft` of nftables", &error))?;
     namespace
-        .run(|| wire::open_tap("probe"))
+        .run(|| device::open("probe", Kind::Tap))
         .and_then(|tap| tap)
         .map_err(|error| missing("no TAP devices from /dev/net/tun", &error))?;
     let status = namespace

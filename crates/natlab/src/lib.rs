@@ -9,6 +9,7 @@
 //! [`kernel`] is the second opinion: the same topologies with the kernel's own NAT (nftables).
 
 mod availability;
+mod device;
 mod error;
 mod internet;
 pub mod kernel;

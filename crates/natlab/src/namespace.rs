@@ -8,13 +8,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
@@ -138,6 +140,50 @@ fn unname(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
+/// Makes the directory of names as `ip netns` does: what is mounted in it is seen in every copy of the mount tree, such
+/// as those of programs that run inside a namespace, and so can be unmounted everywhere.
+fn make_directory() -> io::Result<()> {
+    static MADE: Mutex<bool> = Mutex::new(false);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if *made {
+        return Ok(());
+    }
+    fs::create_dir_all(DIRECTORY)?;
+    // Other processes do the same.
+    let _lock = Flock::lock(File::open(DIRECTORY)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let nothing = None::<&str>;
+    let share = || mount(nothing, DIRECTORY, nothing, MsFlags::MS_SHARED | MsFlags::MS_REC, nothing);
+    match share() {
+        // It is no mount of its own yet.
+        Err(Errno::EINVAL) => {
+            mount(Some(DIRECTORY), DIRECTORY, nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing)?;
+            share()?;
+        }
+        shared => shared?,
+    }
+    *made = true;
+    Ok(())
+}
+
+/// Makes a network namespace that lives as long as it has this name.
+fn named_namespace(path: &Path) -> io::Result<(File, Identity)> {
+    make_directory()?;
+    File::create_new(path)?;
+    let make = || -> io::Result<(File, Identity)> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let nothing = None::<&str>;
+        mount(Some("/proc/thread-self/ns/net"), path, nothing, MsFlags::MS_BIND, nothing)?;
+        let file = File::open(path)?;
+        let meta = file.metadata()?;
+        Ok((file, (meta.dev(), meta.ino())))
+    };
+    let made = thread::scope(|scope| {
+        let inside = thread::Builder::new().name("natlab-namespace".into()).spawn_scoped(scope, make)?;
+        inside.join().unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    made.inspect_err(|_| unname(path))
+}
+
 /// A named network namespace.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -153,20 +199,17 @@ impl Namespace {
     ///
     /// Only routers forward.
     pub(crate) fn create(name: String, router: bool) -> Result<Self, Error> {
+        let namespace = Self::make(name, router)?;
+        namespace.ip("link set lo up\n")?;
+        Ok(namespace)
+    }
+
+    /// Like [`create`](Self::create), with its loopback down.
+    pub(crate) fn make(name: String, router: bool) -> Result<Self, Error> {
         sweep();
         let path = Path::new(DIRECTORY).join(&name);
-        tool("ip", &["netns", "add", &name], "")?;
-        let opened = File::open(&path).and_then(|file| {
-            let meta = file.metadata()?;
-            Ok((file, (meta.dev(), meta.ino())))
-        });
-        let (file, identity) = match opened {
-            Ok(opened) => opened,
-            Err(source) => {
-                unname(&path);
-                return Err(Error::io(format!("open the namespace {name}"), source));
-            }
-        };
+        let (file, identity) = named_namespace(&path)
+            .map_err(|source| Error::io(format!("make the namespace {name}"), source))?;
         let namespace = Self { name, path, file, identity, removed: AtomicBool::new(false) };
         namespace.prepare(router)?;
         Ok(namespace)
@@ -196,8 +239,7 @@ impl Namespace {
                 }
             }
             Ok(())
-        })??;
-        self.ip("link set lo up\n")
+        })?
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -259,7 +301,7 @@ impl Namespace {
 
     /// Makes the kernel forget every connection that it tracks here, and with it every mapping of a NAT.
     pub(crate) fn forget_connections(&self) -> Result<(), Error> {
-        let forget = || -> Result<i32, nix::errno::Errno> {
+        let forget = || -> Result<i32, Errno> {
             let kernel = socket(
                 AddressFamily::Netlink,
                 SockType::Raw,

@@ -1,5 +1,7 @@
 //! IP packets, as far as hosts and NATs care.
 
+mod bytes;
+
 use std::net::{IpAddr, SocketAddr};
 
 /// An IP packet. Never a fragment: hosts set "don't fragment", and a link whose MTU is too small says so by ICMP.

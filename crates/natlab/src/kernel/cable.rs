@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::kernel::wire::{self, Conditions, Wire};
+use crate::device::{self, Kind};
+use crate::kernel::wire::{Conditions, Wire};
 use crate::namespace::Namespace;
 
 /// An Ethernet address, locally administered, unique in this process.
@@ -67,7 +68,8 @@ impl Link {
         } else {
             // The length of the queue is what the wire's thread may lag behind without losing packets of its own accord.
             let queue = |end: &End| format!("link set {} txqueuelen 10000\n", end.interface);
-            let tap = |end: &End| end.namespace.run(|| wire::open_tap(&end.interface)).and_then(|tap| tap);
+            let tap =
+                |end: &End| end.namespace.run(|| device::open(&end.interface, Kind::Tap)).and_then(|tap| tap);
             let (near_tap, far_tap) = (tap(&near)?, tap(&far)?);
             near.namespace.ip(&format!("{}{near_up}", queue(&near)))?;
             far.namespace.ip(&format!("{}{far_up}", queue(&far)))?;

@@ -3,22 +3,20 @@
 //! The kernel's own means for this (netem) is not everywhere, and a delay made here is the same on every machine.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use crate::Error;
-use crate::namespace::tool;
+use crate::device::be_on_time;
 
 /// What a link does to the packets it carries.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,57 +55,6 @@ const MAX_IN_FLIGHT: usize = 64 << 20;
 const READ_BURST: usize = 64;
 /// An Ethernet frame of a device whose MTU is 1,500, with room for a VLAN tag.
 const MAX_FRAME: usize = 2048;
-
-/// A TAP device of the calling thread's network namespace; it exists as long as the file.
-pub(crate) fn open_tap(name: &str) -> Result<File, Error> {
-    let failed = |source: io::Error| Error::io(format!("make the TAP device {name}"), source);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .map_err(failed)?;
-    ioctl::attach(&file, name).map_err(|errno| failed(errno.into()))?;
-    Ok(file)
-}
-
-mod ioctl {
-    // TUNSETIFF has no safe wrapper in nix.
-    #![allow(unsafe_code)]
-
-    use std::fs::File;
-    use std::os::fd::AsRawFd as _;
-
-    use nix::errno::Errno;
-    use nix::libc;
-
-    nix::ioctl_write_ptr_bad!(
-        /// The request number says `int`, the kernel reads an `ifreq`.
-        tun_set_iff,
-        nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
-        libc::ifreq
-    );
-
-    pub(super) fn attach(file: &File, name: &str) -> Result<(), Errno> {
-        let mut ifr_name = [0; libc::IFNAMSIZ];
-        if name.len() >= ifr_name.len() {
-            return Err(Errno::ENAMETOOLONG);
-        }
-        for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
-            *to = libc::c_char::from_ne_bytes([from]);
-        }
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI;
-        let request = libc::ifreq {
-            ifr_name,
-            ifr_ifru: libc::__c_anonymous_ifr_ifru {
-                ifru_flags: libc::c_short::try_from(flags).map_err(|_| Errno::EINVAL)?,
-            },
-        };
-        // SAFETY: the descriptor is open for the whole call, and the kernel only reads and writes the `ifreq`, which
-        // outlives the call.
-        unsafe { tun_set_iff(file.as_raw_fd(), &request) }.map(drop)
-    }
-}
 
 /// A running cable between two TAP devices.
 #[derive(Debug)]
@@ -175,11 +122,7 @@ struct Carrier {
 
 impl Carrier {
     fn run(mut self) {
-        // Without these two the wire works, less exactly: the kernel lets a sleep end 50 µs late, and when all CPUs are
-        // busy a packet would wait for one, some milliseconds.
-        let _ = nix::sys::prctl::set_timerslack(1);
-        let thread = nix::unistd::gettid().to_string();
-        let _ = tool("chrt", &["--fifo", "--pid", "1", &thread], "");
+        be_on_time();
         loop {
             let cut = self.cut.load(Ordering::Acquire);
             self.outward.deliver(&self.far, cut);
