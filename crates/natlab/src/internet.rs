@@ -385,11 +385,25 @@ impl Internet {
         self.hosts[host.0].cable.up.conditions().mtu
     }
 
-    /// Forwards an outside TCP port of a gateway to the same port of a host in its LAN.
+    /// Forwards an outside TCP port of a gateway to the same port of a host in its LAN, or behind further gateways there:
+    /// then each on the way forwards it.
     pub fn forward_port(&mut self, gateway: GatewayId, port: u16, host: HostId) {
         for (ip, _) in self.hosts[host.0].addresses.clone() {
-            if let Some(nat) = self.gateways[gateway.0].nat(ip) {
-                nat.forward(port, SocketAddr::new(ip, port));
+            let mut target = SocketAddr::new(ip, port);
+            let mut place = self.hosts[host.0].cable.place;
+            while let Place::Behind(id) = place {
+                let entry = &mut self.gateways[id.0];
+                let outside = entry.outside.iter().copied().find(|it| it.is_ipv4() == ip.is_ipv4());
+                if let Some(nat) = entry.nat(ip) {
+                    nat.forward(port, target);
+                    if let Some(outside) = outside.filter(|_| nat.behaviour().translates) {
+                        target.set_ip(outside);
+                    }
+                }
+                if id == gateway {
+                    break;
+                }
+                place = entry.cable.place;
             }
         }
     }

@@ -11,6 +11,7 @@
 mod availability;
 mod device;
 mod error;
+mod hash;
 mod internet;
 pub mod kernel;
 pub mod link;

@@ -1,9 +1,18 @@
 //! Hosts in virtual time: a TCP stack of its own on each, and anything that implements [`Agent`] on top.
 
-use std::net::{IpAddr, SocketAddr};
+mod diagram;
+mod net;
+mod stack;
+mod tcp;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::{HostId, Internet, Time};
+use rand::Rng as _;
+
+use crate::{HostId, Internet, Passage, Time};
+use net::{Net, Purpose};
+use stack::Stack;
 
 /// Names a socket of one host; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,40 +90,43 @@ pub struct ConnectOptions {
 /// a port.
 #[derive(Debug)]
 pub struct Os<'a> {
-    _host: std::marker::PhantomData<&'a mut ()>,
+    stack: &'a mut Stack,
+    net: &'a mut Net,
 }
 
 impl Os<'_> {
     /// The time.
     pub fn now(&self) -> Time {
-        todo!()
+        self.net.now
     }
 
     /// Which host this is.
     pub fn host(&self) -> HostId {
-        todo!()
+        self.stack.host
     }
 
     /// The addresses of this host and the lengths of their prefixes.
     pub fn addresses(&self) -> &[(IpAddr, u8)] {
-        todo!()
+        self.net.internet.addresses(self.stack.host)
     }
 
     /// The router for a family.
     pub fn router(&self, v4: bool) -> Option<IpAddr> {
-        let _ = v4;
-        todo!()
+        self.net.internet.router(self.stack.host, v4)
     }
 
     /// Random bits, from the seed of the simulation.
     pub fn random(&mut self) -> u64 {
-        todo!()
+        self.stack.random.random()
     }
 
-    /// Calls the program then with [`Event::Woken`], and not at the time given before.
+    /// Calls the program then with [`Event::Woken`], and not at the time given before; at once for a time that is past.
     pub fn wake_at(&mut self, at: Time) {
-        let _ = at;
-        todo!()
+        let at = at.max(self.net.now);
+        if self.stack.wake != Some(at) {
+            self.stack.wake = Some(at);
+            self.net.set(at, self.stack.host, Purpose::Wake);
+        }
     }
 
     /// Listens on a port of both families.
@@ -122,8 +134,7 @@ impl Os<'_> {
     /// # Errors
     /// [`SocketError::AddressInUse`], [`SocketError::TooManyFiles`].
     pub fn listen(&mut self, port: u16) -> Result<SocketId, SocketError> {
-        let _ = port;
-        todo!()
+        self.stack.listen(port)
     }
 
     /// Begins to connect; sends the SYN. [`Event::Connected`] or [`Event::Failed`] follows.
@@ -132,121 +143,199 @@ impl Os<'_> {
     /// What `connect` says at once: [`SocketError::AddressNotAvailable`], [`SocketError::NetUnreachable`],
     /// [`SocketError::TooManyFiles`].
     pub fn connect(&mut self, remote: SocketAddr, options: ConnectOptions) -> Result<SocketId, SocketError> {
-        let _ = (remote, options);
-        todo!()
+        self.stack.connect(self.net, remote, options)
     }
 
     /// Sends bytes on a connection that stands. What it can't send yet it keeps.
     pub fn write(&mut self, socket: SocketId, bytes: &[u8]) {
-        let _ = (socket, bytes);
-        todo!()
+        self.stack.write(self.net, socket, bytes);
     }
 
     /// Takes all that was received and not read.
     pub fn read(&mut self, socket: SocketId) -> Vec<u8> {
-        let _ = socket;
-        todo!()
+        self.stack.read(socket)
     }
 
-    /// The own end of a socket.
+    /// The own end of a socket; a listener's address is unspecified.
     pub fn local(&self, socket: SocketId) -> Option<SocketAddr> {
-        let _ = socket;
-        todo!()
+        let listens = || Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.stack.port(socket)?));
+        self.stack.held(socket).map(|socket| socket.local).or_else(listens)
     }
 
     /// The other end of a connection.
     pub fn remote(&self, socket: SocketId) -> Option<SocketAddr> {
-        let _ = socket;
-        todo!()
+        self.stack.held(socket).map(|socket| socket.remote)
     }
 
     /// The least round trip measured on a connection (`tcpi_min_rtt`).
     pub fn round_trip(&self, socket: SocketId) -> Option<Duration> {
-        let _ = socket;
-        todo!()
+        self.stack.held(socket)?.least_round_trip
     }
 
-    /// Closes a socket: what was written is sent, then a FIN. In SYN_SENT nothing is sent.
+    /// Closes a socket: what was written is sent, then a FIN; what was received and not read makes it a reset. In SYN_SENT
+    /// nothing is sent.
     pub fn close(&mut self, socket: SocketId) {
-        let _ = socket;
-        todo!()
+        self.stack.close(self.net, socket, false);
     }
 
     /// Closes a socket with a reset (SO_LINGER 0). In SYN_SENT nothing is sent.
     pub fn abort(&mut self, socket: SocketId) {
-        let _ = socket;
-        todo!()
+        self.stack.close(self.net, socket, true);
     }
 }
 
 /// An internet in virtual time, with one program on each host that has one.
+///
+/// Same internet, same seed, same programs: the very same run. What happens at the same time happens in a fixed order:
+/// packets in the order in which they were sent, then timers in the order in which they were set.
 #[derive(Debug)]
 pub struct Sim<A> {
-    _agents: Vec<Option<A>>,
+    net: Net,
+    seed: u64,
+    stacks: Vec<Stack>,
+    agents: Vec<Option<A>>,
+    placed: u32,
+    passages: Vec<Passage>,
 }
 
 impl<A: Agent> Sim<A> {
     /// Time stands at zero; nobody runs. What is random in hosts comes from `seed`.
     pub fn new(internet: Internet, seed: u64) -> Self {
-        let _ = (internet, seed);
-        todo!()
+        let mut sim = Self {
+            net: Net::new(internet),
+            seed,
+            stacks: Vec::new(),
+            agents: Vec::new(),
+            placed: 0,
+            passages: Vec::new(),
+        };
+        sim.know_hosts();
+        sim
     }
 
-    /// Puts a program on a host; it starts at this time.
+    /// Makes a stack for each host that was plugged in since.
+    fn know_hosts(&mut self) {
+        for number in self.stacks.len()..self.net.internet.hosts() {
+            // An odd factor of many bits keeps the seeds of neighbours apart.
+            let seed = self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.stacks.push(Stack::new(HostId(number), seed));
+            self.agents.push(None);
+        }
+    }
+
+    /// Puts a program on a host; it starts at this time. One that was there is killed.
     pub fn place(&mut self, host: HostId, at: Time, agent: A) {
-        let _ = (host, at, agent);
-        todo!()
+        self.kill(host);
+        if let Some(place) = self.agents.get_mut(host.0) {
+            *place = Some(agent);
+            self.placed += 1;
+            let (at, placed) = (at.max(self.net.now), self.placed);
+            if let Some(stack) = self.stacks.get_mut(host.0) {
+                stack.placed = placed;
+            }
+            self.net.set(at, host, Purpose::Start(placed));
+        }
     }
 
     /// Limits the sockets of a host; 1,024 without it (the soft limit of most systems).
     pub fn limit_sockets(&mut self, host: HostId, limit: usize) {
-        let _ = (host, limit);
-        todo!()
+        self.know_hosts();
+        if let Some(stack) = self.stacks.get_mut(host.0) {
+            stack.limit = limit;
+        }
     }
 
     /// The program on a host.
     pub fn agent(&self, host: HostId) -> Option<&A> {
-        let _ = host;
-        todo!()
+        self.agents.get(host.0)?.as_ref()
     }
 
     /// The program on a host.
     pub fn agent_mut(&mut self, host: HostId) -> Option<&mut A> {
-        let _ = host;
-        todo!()
+        self.agents.get_mut(host.0)?.as_mut()
     }
 
     /// Ends the program on a host: its sockets are closed as a killed process' are. It is given back.
     pub fn kill(&mut self, host: HostId) -> Option<A> {
-        let _ = host;
-        todo!()
+        self.know_hosts();
+        let agent = self.agents.get_mut(host.0)?.take();
+        if let Some(stack) = self.stacks.get_mut(host.0) {
+            stack.kill(&mut self.net);
+        }
+        agent
     }
 
     /// The internet, to change it.
     pub fn internet_mut(&mut self) -> &mut Internet {
-        todo!()
+        &mut self.net.internet
     }
 
     /// The time.
     pub fn now(&self) -> Time {
-        todo!()
+        self.net.now
     }
 
     /// How many first SYNs a host sent so far to whom `counts` is true for, and how many with repetitions.
     pub fn syns(&self, host: HostId, counts: impl Fn(SocketAddr) -> bool) -> (u64, u64) {
-        let _ = (host, counts);
-        todo!()
+        let Some(stack) = self.stacks.get(host.0) else { return (0, 0) };
+        let counted = stack.syns.iter().filter(|(remote, _)| counts(**remote));
+        counted.fold((0, 0), |(firsts, all), (_, (first, every))| (firsts + first, all + every))
     }
 
     /// Runs until `done`, or until this time, or until nothing will ever happen. Whether it was `done`.
-    pub fn run(&mut self, until: Time, done: impl FnMut(&Self) -> bool) -> bool {
-        let _ = (until, done);
-        todo!()
+    ///
+    /// `done` is asked before the first and after every step, a step being one packet or timer and what the programs make
+    /// of it. When it returns the time is that of the last step, or `until` where that is reached first.
+    pub fn run(&mut self, until: Time, mut done: impl FnMut(&Self) -> bool) -> bool {
+        self.know_hosts();
+        loop {
+            if done(self) {
+                return true;
+            }
+            let Some(next) = self.net.next() else { return false };
+            if next > until {
+                self.net.now = self.net.now.max(until);
+                return false;
+            }
+            self.net.now = self.net.now.max(next);
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let host = if let Some((host, packet)) = self.net.arrived() {
+            let Some(stack) = self.stacks.get_mut(host.0) else { return };
+            stack.receive(&mut self.net, packet);
+            host
+        } else if let Some(timer) = self.net.ended() {
+            let Some(stack) = self.stacks.get_mut(timer.host.0) else { return };
+            match timer.purpose {
+                Purpose::Start(placed) if placed == stack.placed => stack.events.push_back(Event::Started),
+                Purpose::Wake if stack.wake == Some(timer.at) => {
+                    stack.wake = None;
+                    stack.events.push_back(Event::Woken);
+                }
+                Purpose::Start(_) | Purpose::Wake => {}
+                Purpose::Socket(id) => stack.timer_ended(&mut self.net, id, timer.at),
+            }
+            timer.host
+        } else {
+            return;
+        };
+        let (Some(stack), Some(agent)) = (self.stacks.get_mut(host.0), self.agents.get_mut(host.0)) else {
+            return;
+        };
+        while let Some(event) = stack.events.pop_front() {
+            if let Some(agent) = agent {
+                agent.handle(&mut Os { stack, net: &mut self.net }, event);
+            }
+        }
     }
 
     /// Its segments so far as a sequence diagram (mermaid), if the internet was told to
-    /// [record](Internet::record).
+    /// [record](Internet::record) and nobody else has taken the record.
     pub fn diagram(&mut self) -> String {
-        todo!()
+        self.passages.append(&mut self.net.internet.take_record());
+        diagram::draw(&self.net.internet, &self.passages)
     }
 }

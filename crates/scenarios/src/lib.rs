@@ -4,12 +4,14 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+pub mod draw;
 mod least;
 pub mod nftables;
 mod pool;
-pub mod report;
 mod real;
+pub mod report;
 mod scenario;
+pub mod sim;
 
 pub use least::least_time;
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

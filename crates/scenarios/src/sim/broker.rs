@@ -1,0 +1,222 @@
+//! The broker on a simulated host: the real rendezvous behind links without cryptography.
+
+use std::net::{IpAddr, SocketAddr};
+
+use natlab::sim::{Event, Os, SocketId};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tcpunch_core::identity::PublicKey;
+use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
+use tcpunch_core::rendezvous::{self, Config, Input, LinkId, Output, Rendezvous};
+use tcpunch_core::wire::{ObservationToken, PREFACE, Preface, ToBroker};
+
+use super::clock::Clock;
+use super::wire::{self, Inbox, Malformed};
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Preface,
+    /// Its first handshake message is awaited.
+    Hello,
+    /// Its second.
+    Proof(PublicKey),
+    /// The first message on the link: only then the rendezvous hears of it.
+    First(PublicKey),
+    Link(LinkId),
+    Token,
+    /// Held open for the peer's sake.
+    Observer,
+}
+
+struct Connection {
+    socket: SocketId,
+    from: SocketAddr,
+    probe: bool,
+    stage: Stage,
+    inbox: Inbox,
+}
+
+pub(super) struct BrokerAgent {
+    clock: Clock,
+    rendezvous: Rendezvous<ChaCha8Rng>,
+    probe: Option<SocketId>,
+    connections: Vec<Connection>,
+    last_link: u64,
+    /// Why it can't work.
+    pub(super) broken: Option<String>,
+}
+
+impl BrokerAgent {
+    pub(super) fn new(clock: Clock, public: Option<IpAddr>, seed: u64) -> Self {
+        let public = public.into_iter().collect();
+        let config = Config { probe_ports: vec![PROBE_PORT], public, ..Config::default() };
+        Self {
+            clock,
+            rendezvous: Rendezvous::new(config, ChaCha8Rng::seed_from_u64(seed)),
+            probe: None,
+            connections: Vec::new(),
+            last_link: 0,
+            broken: None,
+        }
+    }
+
+    /// Whether nothing is left of anybody.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rendezvous.is_empty()
+    }
+
+    pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
+        match event {
+            Event::Started => self.listen(os),
+            Event::Woken | Event::Connected(_) | Event::Failed(..) => {}
+            Event::Accepted { listener, socket } => {
+                if let Some(from) = os.remote(socket) {
+                    let probe = self.probe == Some(listener);
+                    let (stage, inbox) = (Stage::Preface, Inbox::default());
+                    self.connections.push(Connection { socket, from, probe, stage, inbox });
+                }
+            }
+            Event::Readable(socket) => self.readable(os, socket),
+            Event::Finished(socket) => self.end(os, socket, true),
+            Event::Broken(socket, _) => self.end(os, socket, false),
+        }
+        self.settle(os);
+    }
+
+    fn listen(&mut self, os: &mut Os<'_>) {
+        match (os.listen(BROKER_PORT), os.listen(PROBE_PORT)) {
+            (Ok(_), Ok(probe)) => self.probe = Some(probe),
+            (Err(error), _) | (_, Err(error)) => {
+                self.broken = Some(format!("the broker can't listen: {error:?}"));
+            }
+        }
+    }
+
+    fn end(&mut self, os: &mut Os<'_>, socket: SocketId, close: bool) {
+        let Some(at) = self.connections.iter().position(|it| it.socket == socket) else { return };
+        let connection = self.connections.swap_remove(at);
+        if close {
+            os.close(socket);
+        }
+        if let Stage::Link(link) = connection.stage {
+            self.rendezvous.handle(self.clock.instant(os.now()), Input::LinkDown { link });
+        }
+    }
+
+    fn readable(&mut self, os: &mut Os<'_>, socket: SocketId) {
+        let Some(at) = self.connections.iter().position(|it| it.socket == socket) else { return };
+        if let Some(connection) = self.connections.get_mut(at) {
+            connection.inbox.fill(os, socket);
+        }
+        loop {
+            match self.step(os, at) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(Malformed) => return self.end(os, socket, true),
+            }
+        }
+    }
+
+    /// Takes the next thing that came in; whether there was one.
+    fn step(&mut self, os: &mut Os<'_>, at: usize) -> Result<bool, Malformed> {
+        let Some(connection) = self.connections.get_mut(at) else { return Ok(false) };
+        let Connection { socket, from, probe, stage, inbox } = connection;
+        let now = self.clock.instant(os.now());
+        match *stage {
+            Stage::Preface => {
+                let Some(preface) = inbox.take_array::<PREFACE>() else { return Ok(false) };
+                *stage = match Preface::decode(preface) {
+                    Ok(Preface::Link(_)) if !*probe => Stage::Hello,
+                    Ok(Preface::Observe) => Stage::Token,
+                    Ok(Preface::Link(_)) | Err(_) => return Err(Malformed),
+                };
+            }
+            Stage::Hello => {
+                let Some(peer) = inbox.hello()? else { return Ok(false) };
+                let mut out = Vec::new();
+                wire::answer(&mut out);
+                os.write(*socket, &out);
+                *stage = Stage::Proof(peer);
+            }
+            Stage::Proof(peer) => {
+                if !inbox.proof()? {
+                    return Ok(false);
+                }
+                *stage = Stage::First(peer);
+            }
+            Stage::First(peer) => {
+                let Some(message) = inbox.message::<ToBroker>()? else { return Ok(false) };
+                self.last_link += 1;
+                let link = LinkId(self.last_link);
+                *stage = Stage::Link(link);
+                let round_trip = os.round_trip(*socket);
+                self.rendezvous.handle(now, Input::LinkUp { link, peer, observed: *from });
+                self.rendezvous.handle(now, Input::Message { link, message, round_trip });
+            }
+            Stage::Link(link) => {
+                let Some(message) = inbox.message::<ToBroker>()? else { return Ok(false) };
+                let round_trip = os.round_trip(*socket);
+                self.rendezvous.handle(now, Input::Message { link, message, round_trip });
+            }
+            Stage::Token => {
+                let Some(token) = inbox.take_array::<{ size_of::<ObservationToken>() }>() else {
+                    return Ok(false);
+                };
+                *stage = Stage::Observer;
+                self.rendezvous.handle(now, Input::Observation { token, from: *from });
+            }
+            Stage::Observer => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Carries out what the rendezvous says; what goes out on one link at once goes out in one write.
+    fn settle(&mut self, os: &mut Os<'_>) {
+        let mut writes: Vec<(SocketId, Vec<u8>)> = Vec::new();
+        loop {
+            match self.rendezvous.poll(self.clock.instant(os.now())) {
+                Output::Send { link, message } => {
+                    let Some(socket) = self.socket(link) else { continue };
+                    match writes.iter_mut().find(|(to, _)| *to == socket) {
+                        Some((_, out)) => wire::message(out, &*message),
+                        None => {
+                            let mut out = Vec::new();
+                            wire::message(&mut out, &*message);
+                            writes.push((socket, out));
+                        }
+                    }
+                }
+                Output::Close { link } => {
+                    if let Some(socket) = self.socket(link) {
+                        self.connections.retain(|it| it.socket != socket);
+                        if let Some(at) = writes.iter().position(|(to, _)| *to == socket) {
+                            os.write(socket, &writes.swap_remove(at).1);
+                        }
+                        os.close(socket);
+                    }
+                }
+                Output::Event(
+                    rendezvous::Event::Registered { .. }
+                    | rendezvous::Event::Left { .. }
+                    | rendezvous::Event::Introduced { .. }
+                    | rendezvous::Event::Go { .. },
+                ) => {}
+                Output::Wait(at) => {
+                    for (socket, out) in writes {
+                        os.write(socket, &out);
+                    }
+                    if let Some(at) = at {
+                        os.wake_at(self.clock.time(at));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn socket(&self, link: LinkId) -> Option<SocketId> {
+        let its = |it: &&Connection| matches!(it.stage, Stage::Link(own) if own == link);
+        self.connections.iter().find(its).map(|it| it.socket)
+    }
+}
