@@ -4,6 +4,7 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+pub mod conformance;
 pub mod draw;
 mod least;
 pub mod nftables;
@@ -12,6 +13,7 @@ mod real;
 pub mod report;
 mod scenario;
 pub mod sim;
+pub mod userspace;
 
 pub use least::least_time;
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

@@ -40,6 +40,15 @@ impl Machine for natlab::kernel::Host {
     }
 }
 
+impl Machine for natlab::netns::Host {
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, Error> {
+        Self::spawn(self, work)
+    }
+}
+
 /// Who plays where.
 pub(crate) struct Cast<'a, M> {
     /// The broker's host.
