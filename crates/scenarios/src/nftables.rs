@@ -221,8 +221,11 @@ pub fn kernel_nat(behaviour: &Behaviour) -> Option<KernelNat> {
     let nat = match shape {
         (_, AddressAndPort, _) if !behaviour.translates => KernelNat::firewall(),
         _ if !behaviour.translates => return None,
-        (Endpoint, AddressAndPort, PRESERVING) if behaviour.syn_limit == Some(OPENWRT) => KernelNat::openwrt(),
-        (Endpoint, AddressAndPort, PRESERVING) => KernelNat::masquerade(),
+        // A port that is kept for each remote endpoint is kept for all, unless another inside host uses it too.
+        (Endpoint | AddressAndPort, AddressAndPort, PRESERVING) if behaviour.syn_limit == Some(OPENWRT) => {
+            KernelNat::openwrt()
+        }
+        (Endpoint | AddressAndPort, AddressAndPort, PRESERVING) => KernelNat::masquerade(),
         (Endpoint, Endpoint, PRESERVING) => KernelNat::full_cone(),
         (Endpoint, AddressAndPort, Allocation::Random) => KernelNat::remapping(),
         (AddressAndPort, AddressAndPort, Allocation::Random) => KernelNat::symmetric(),
@@ -286,37 +289,72 @@ fn is_conntrack(behaviour: &Behaviour) -> bool {
 }
 
 #[cfg(test)]
-mod temp {
+mod tests {
+    use natlab::Unreachable;
+    use natlab::nat::presets;
+
     use super::*;
-    use crate::{Side};
+
     #[test]
-    #[ignore]
-    fn temp() {
-        let cable = |ms| Attachment::from(Conditions::delay(Duration::from_millis(ms)));
-        let net = || Network { name: "x".into(), layers: vec![], ipv6: None };
-        let site = |nat: Option<KernelNat>, ms, ipv6| Site { layers: nat.into_iter().collect(), ipv6, cable: Cable::of(&cable(ms), 0).unwrap() };
-        let m = KernelNat::masquerade;
-        for (name, a, b, v6, arrangement, late) in [
-            ("m-m", Some(m()), Some(m()), None, Arrangement::Apart, [0,0]),
-            ("m-m late", Some(m()), Some(m()), None, Arrangement::Apart, [100,0]),
-            ("o-o", Some(KernelNat::openwrt()), Some(KernelNat::openwrt()), None, Arrangement::Apart, [0, 0]),
-            ("o-o late", Some(KernelNat::openwrt()), Some(KernelNat::openwrt()), None, Arrangement::Apart, [0, 100]),
-            ("s-m", Some(KernelNat::symmetric()), Some(m()), None, Arrangement::Apart, [0, 0]),
-            ("s-m v6", Some(KernelNat::symmetric()), Some(m()), Some(Refusal::Reset), Arrangement::Apart, [0, 0]),
-            ("p-p", None, None, None, Arrangement::Apart, [0, 0]),
-            ("together", Some(m()), Some(m()), None, Arrangement::Together, [0, 0]),
-            ("inside", Some(m()), Some(m()), None, Arrangement::BrokerInside, [0, 0]),
-            ("inside v6", Some(m()), Some(m()), Some(Refusal::Drop), Arrangement::BrokerInside, [0, 0]),
+    fn twins_are_found() {
+        let host = nat::Refusal::Icmp(Unreachable::Host);
+        for (behaviour, twin) in [
+            (presets::linux_masquerade(), KernelNat::masquerade()),
+            (presets::openwrt(), KernelNat::openwrt()),
+            (
+                presets::icmp_rejecting(Unreachable::Host),
+                KernelNat::masquerade().refusing(Refusal::Icmp(Unreachable::Host)),
+            ),
+            (presets::linux_random(), KernelNat::symmetric()),
+            (presets::full_cone(), KernelNat::full_cone()),
+            (presets::remapping(), KernelNat::remapping()),
+            (presets::firewall(), KernelNat::firewall()),
+            (presets::no_simultaneous_open(), KernelNat::masquerade().simultaneous_open(false)),
+            (
+                Behaviour { refusal: host, refuses_invalid: false, ..presets::openwrt() },
+                KernelNat::openwrt().refusing(Refusal::Icmp(Unreachable::Host)).refusing_invalid(false),
+            ),
         ] {
-            let late = late.map(Duration::from_millis);
-            let scenario = Scenario { sides: [
-                Side { network: net(), cable: cable(20), late: late[0] },
-                Side { network: Network { layers: vec![], ..net() }, cable: cable(30), late: late[1] }],
-                broker: cable(5), arrangement, timeout: Duration::from_secs(15), seed: 1 };
-            let plan = Plan { sites: [site(a, 20, v6), site(b, 30, v6)], broker: Cable::of(&scenario.broker, 3).unwrap(), arrangement };
-            let start = std::time::Instant::now();
-            let r = carry_out(&scenario, &plan);
-            eprintln!("{name} {r:?}, least {:?}, took {:?}", crate::least_time(&scenario), start.elapsed());
+            assert_eq!(kernel_nat(&behaviour), Some(twin), "{behaviour:?}");
+        }
+    }
+
+    #[test]
+    fn what_nftables_has_no_knob_for_has_no_twin() {
+        let linux = presets::linux_masquerade;
+        for behaviour in [
+            presets::rfc_compliant(),
+            presets::carrier_eim(),
+            presets::carrier_block(1024),
+            presets::symmetric_random(),
+            presets::symmetric_stepping(1),
+            presets::home_overloading(),
+            presets::router(),
+            Behaviour { filtering: Dependence::Address, ..linux() },
+            Behaviour { refusal: nat::Refusal::IcmpLater(Unreachable::Port), ..linux() },
+            Behaviour { tracking: Tracking::Flags, ..linux() },
+            Behaviour { syn_limit: Some(OPENWRT), ..presets::remapping() },
+            Behaviour { hairpin: Hairpin::InsideSource, ..linux() },
+            Behaviour { ports: (35_000, 65_535), ..linux() },
+            Behaviour { pooling: Pooling::Arbitrary, ..linux() },
+            Behaviour { rewriting: Rewriting::Text, ..linux() },
+        ] {
+            assert_eq!(kernel_nat(&behaviour), None, "{behaviour:?}");
+        }
+    }
+
+    #[test]
+    fn a_cable_of_the_kernel_lab_is_the_same_both_ways() {
+        let delayed = Conditions::delay(Duration::from_millis(3));
+        let cable = Cable::of(&delayed.losing(0.1).into(), 7);
+        assert_eq!(cable, Some(Cable { delay: Duration::from_millis(3), loss: 0.1, seed: 7 }));
+        for attachment in [
+            Attachment { up: delayed, down: Conditions::PERFECT },
+            Conditions { jitter: Duration::from_millis(1), ..delayed }.into(),
+            Conditions { rate: Some(1_000_000), ..delayed }.into(),
+            Conditions { loss: Loss::Bursts { begin: 0.1, end: 0.5 }, ..delayed }.into(),
+        ] {
+            assert_eq!(Cable::of(&attachment, 7), None);
         }
     }
 }

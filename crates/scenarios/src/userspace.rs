@@ -64,24 +64,3 @@ fn carry_out(scenario: &Scenario, directory: Option<&Path>) -> Result<Report, Er
         wire_syns: [one_all, other_all],
     })
 }
-
-#[cfg(test)]
-mod temp {
-    use super::*;
-    #[test]
-    #[ignore]
-    fn temp() {
-        use natlab::link::Conditions; use std::time::Duration; use crate::{Arrangement, Network, Side};
-        let cable = |ms| natlab::Attachment::from(Conditions::delay(Duration::from_millis(ms)));
-        for v6 in [None, Some(crate::sim::topology::open())] {
-        let net = || Network { name: "x".into(), layers: vec![], ipv6: v6.clone() };
-            let scenario = Scenario { sides: [
-                Side { network: net(), cable: cable(20), late: Duration::ZERO },
-                Side { network: net(), cable: cable(30), late: Duration::ZERO }],
-                broker: cable(5), arrangement: Arrangement::Apart, timeout: Duration::from_secs(15), seed: 1 };
-            let start = std::time::Instant::now();
-            let r = run_captured(&scenario, Path::new("/tmp/cap"));
-            eprintln!("{r:?}, least {:?}, took {:?}", crate::least_time(&scenario), start.elapsed());
-        }
-    }
-}
