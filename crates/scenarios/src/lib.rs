@@ -13,6 +13,7 @@ mod real;
 pub mod report;
 mod scenario;
 pub mod sim;
+pub mod table;
 pub mod userspace;
 
 pub use least::least_time;
