@@ -273,7 +273,9 @@ impl Nat {
             return;
         }
         let outside = mapping.outside;
-        rewriting::outward(self.behaviour.rewriting, session, mapping, &mut packet);
+        if self.behaviour.rewriting != Rewriting::None {
+            rewriting::outward(self.behaviour.rewriting, session, mapping, &mut packet);
+        }
         set_source(&mut packet, outside);
         self.count_down(&mut packet);
         if opens {

@@ -10,7 +10,7 @@ use crate::packet::{Flags, Segment};
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum State {
+enum State {
     None,
     /// A SYN of the side that began.
     SynSent,
@@ -90,6 +90,9 @@ pub(super) enum Change {
     Nothing,
     /// It was a reset.
     Reset,
+    /// It was a reset that may well not be believed: only the time-out is that of a closed connection until something
+    /// follows.
+    Doubted,
     /// It was the FIN by which both sides have sent one.
     Finished,
 }
@@ -217,11 +220,6 @@ impl Conntrack {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn state(&self) -> State {
-        self.state
-    }
-
     /// Whether anything that belongs came from the side that did not begin.
     pub(super) fn replied(&self) -> bool {
         self.replied
@@ -329,6 +327,8 @@ impl Conntrack {
         }
         Verdict::Passes(if new == State::Close && kind == Kind::Rst {
             Change::Reset
+        } else if kind == Kind::Rst {
+            Change::Doubted
         } else if !replied && kind == Kind::Syn && old == State::SynSent {
             Change::Nothing
         } else if new == State::LastAck && old != State::LastAck {
@@ -483,9 +483,8 @@ impl Conntrack {
                 && !acknowledges_unseen
             {
                 // Some send a little more than the window allows.
-                if after(end, sender.end) {
-                    sender.end = end;
-                }
+                sender.end = end;
+                sender.unacknowledged = true;
                 return Window::Late;
             }
             return if liberal { Window::Fits } else { Window::Outside };

@@ -465,6 +465,7 @@ impl Table {
         match behaviour.allocation {
             Allocation::Preserving(clash) => {
                 let wished = key.own.port();
+                let range = range.alike(wished);
                 let within = range.contains(wished) || key.protocol == Protocol::Echo;
                 let free = within && self.free(behaviour, now, key, at(wished));
                 match clash {
@@ -609,6 +610,17 @@ struct Range {
 impl Range {
     fn new((first, last): (u16, u16)) -> Self {
         Self { first: first.min(last), last: first.max(last) }
+    }
+
+    /// Its part with ports like this one, well-known or not, if it has such (RFC 4787 REQ-3 a).
+    fn alike(self, port: u16) -> Self {
+        const WELL_KNOWN: u16 = 1023;
+        let part = if port <= WELL_KNOWN {
+            Self { last: self.last.min(WELL_KNOWN), ..self }
+        } else {
+            Self { first: self.first.max(WELL_KNOWN + 1), ..self }
+        };
+        if part.first <= part.last { part } else { self }
     }
 
     fn contains(self, port: u16) -> bool {

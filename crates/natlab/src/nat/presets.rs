@@ -9,6 +9,8 @@ use super::{
 };
 use crate::Unreachable;
 
+/// All that a port may be.
+const ALL_PORTS: (u16, u16) = (1, 65535);
 /// Ports that are no well-known ones.
 const PORTS: (u16, u16) = (1024, 65535);
 
@@ -23,7 +25,7 @@ pub fn linux_masquerade() -> Behaviour {
         mapping: Dependence::AddressAndPort,
         filtering: Dependence::AddressAndPort,
         allocation: Allocation::Preserving(Clash::Random),
-        ports: PORTS,
+        ports: ALL_PORTS,
         refusal: Refusal::Drop,
         refuses_invalid: false,
         // icmp_ratelimit, and the burst of the kernel's inet_peer_xrlim_allow.
@@ -64,7 +66,7 @@ pub fn icmp_rejecting(unreachable: Unreachable) -> Behaviour {
 /// `masquerade random,fully-random`: symmetric, any port for each remote endpoint (measured; pfSense and many firewalls of
 /// companies and mobile networks behave so). Twin of [`KernelNat::symmetric`](crate::kernel::KernelNat::symmetric).
 pub fn linux_random() -> Behaviour {
-    Behaviour { allocation: Allocation::Random, ..linux_masquerade() }
+    Behaviour { allocation: Allocation::Random, ports: PORTS, ..linux_masquerade() }
 }
 
 /// Linux with a full-cone module, game modes of home routers: who knows the outside endpoint comes in (RFC 3489 section
@@ -76,7 +78,12 @@ pub fn full_cone() -> Behaviour {
 /// A NAT that changes every port, the same for all destinations, and filters by connection. Twin of
 /// [`KernelNat::remapping`](crate::kernel::KernelNat::remapping), seen from outside.
 pub fn remapping() -> Behaviour {
-    Behaviour { mapping: Dependence::Endpoint, allocation: Allocation::Random, ..linux_masquerade() }
+    Behaviour {
+        mapping: Dependence::Endpoint,
+        allocation: Allocation::Random,
+        ports: PORTS,
+        ..linux_masquerade()
+    }
 }
 
 /// A carrier's NAT that obeys RFC 6888 (REQ-1: RFC 4787 and 5382; REQ-2: paired addresses) in mapping, and is strict in
@@ -86,6 +93,7 @@ pub fn carrier_eim() -> Behaviour {
         mapping: Dependence::Endpoint,
         filtering: Dependence::AddressAndPort,
         allocation: Allocation::Random,
+        ports: PORTS,
         refusal: Refusal::Drop,
         hairpin: Hairpin::OutsideSource,
         ..rfc_compliant()
@@ -112,7 +120,7 @@ pub fn rfc_compliant() -> Behaviour {
         mapping: Dependence::Endpoint,
         filtering: Dependence::Endpoint,
         allocation: Allocation::Preserving(Clash::Random),
-        ports: PORTS,
+        ports: ALL_PORTS,
         refusal: Refusal::IcmpLater(Unreachable::Port),
         refuses_invalid: false,
         icmp_limit: Some(Rate { per_second: 1, burst: 6 }),
@@ -137,6 +145,7 @@ pub fn symmetric_random() -> Behaviour {
         mapping: Dependence::AddressAndPort,
         filtering: Dependence::AddressAndPort,
         allocation: Allocation::Random,
+        ports: PORTS,
         refusal: Refusal::Drop,
         hairpin: Hairpin::No,
         ..rfc_compliant()

@@ -34,12 +34,22 @@ pub(super) enum Connection {
     Linux(Box<Conntrack>),
 }
 
-/// A TCP connection followed by its flags alone (RFC 7857 section 2, RFC 5382 section 5).
+/// A TCP connection followed by its flags alone (RFC 7857 section 2, which takes its states from RFC 6146 section 3.5.2).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Flagged {
     inside: Seen,
     outside: Seen,
-    closed: bool,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// What comes after a reset proves that it was not believed.
+    Reset,
+    /// Both sides sent a FIN: what follows is their last acknowledgements.
+    Finished,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,10 +75,16 @@ pub(super) enum Judgement {
 
 impl Flagged {
     fn track(&mut self, from: Side, flags: Flags) -> Change {
-        if flags.has(Flags::SYN) && self.closed {
-            *self = Self::default();
+        if flags.has(Flags::RST) {
+            self.phase = Phase::Reset;
+            return Change::Reset;
         }
-        let finished = self.inside.fin && self.outside.fin;
+        match self.phase {
+            Phase::Finished if !flags.has(Flags::SYN) => return Change::Nothing,
+            Phase::Finished => *self = Self::default(),
+            Phase::Reset => self.phase = Phase::Open,
+            Phase::Open => {}
+        }
         let own = match from {
             Side::Inside => &mut self.inside,
             Side::Outside => &mut self.outside,
@@ -76,11 +92,8 @@ impl Flagged {
         own.any = true;
         own.acknowledged |= flags.has(Flags::ACK) && !flags.has(Flags::SYN);
         own.fin |= flags.has(Flags::FIN);
-        if flags.has(Flags::RST) {
-            self.closed = true;
-            Change::Reset
-        } else if !finished && self.inside.fin && self.outside.fin {
-            self.closed = true;
+        if self.inside.fin && self.outside.fin {
+            self.phase = Phase::Finished;
             Change::Finished
         } else {
             Change::Refresh
@@ -92,12 +105,12 @@ impl Flagged {
     }
 
     pub(super) fn timeout(&self, timeouts: &Timeouts) -> Duration {
-        if self.closed {
-            timeouts.closing
-        } else if self.replied() && (self.inside.acknowledged || self.outside.acknowledged) {
-            timeouts.established
-        } else {
-            timeouts.transitory
+        match self.phase {
+            Phase::Reset | Phase::Finished => timeouts.closing,
+            Phase::Open if self.replied() && (self.inside.acknowledged || self.outside.acknowledged) => {
+                timeouts.established
+            }
+            Phase::Open => timeouts.transitory,
         }
     }
 }
@@ -145,18 +158,19 @@ impl Session {
             Connection::Flags(flagged) => {
                 let before = *flagged;
                 let ends = match flagged.track(from, segment.flags) {
-                    Change::Refresh | Change::Nothing => Ends::Nothing,
+                    Change::Nothing => return Judgement::Passes(Ends::Nothing),
+                    Change::Refresh | Change::Doubted => Ends::Nothing,
                     Change::Reset => ends(before.replied()),
                     Change::Finished => behaviour.fin,
                 };
-                if ends == Ends::Nothing && flagged.closed && !before.closed {
-                    flagged.closed = false;
+                if ends == Ends::Nothing {
+                    if flagged.phase == Phase::Reset {
+                        *flagged = before;
+                        return Judgement::Passes(ends);
+                    }
+                    flagged.phase = Phase::Open;
                 }
-                if !(before.closed && flagged.closed) && !segment.flags.has(Flags::RST)
-                    || ends == Ends::SessionLater
-                {
-                    self.expires = now + flagged.timeout(timeouts);
-                }
+                self.expires = now + flagged.timeout(timeouts);
                 Judgement::Passes(ends)
             }
             Connection::Linux(entry) => {
@@ -168,6 +182,10 @@ impl Session {
                     Verdict::Passes(Change::Nothing) => Judgement::Passes(Ends::Nothing),
                     Verdict::Passes(Change::Refresh) => {
                         self.expires = now + entry.timeout(timeouts, behaviour.fin);
+                        Judgement::Passes(Ends::Nothing)
+                    }
+                    Verdict::Passes(Change::Doubted) => {
+                        self.expires = self.expires.min(now + timeouts.closing);
                         Judgement::Passes(Ends::Nothing)
                     }
                     Verdict::Passes(Change::Reset) => {
