@@ -32,7 +32,9 @@ mod pcap;
 mod wire;
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -66,33 +68,25 @@ impl Lab {
     pub fn start(internet: Internet) -> Result<Self, Error> {
         availability()?;
         let label = next_lab().to_string();
-        let plans: Vec<(String, String, Vec<(IpAddr, u8)>)> = (0..internet.hosts())
-            .map(|number| {
-                let id = HostId(number);
-                (format!("host{number}"), settings(&internet, id), internet.addresses(id).to_vec())
-            })
-            .collect();
-        let make = |name: &str, settings: &str| {
-            let namespace = Namespace::make(full_name(&label, name), false)?;
+        let make = &|id: HostId| {
+            let name = format!("host{}", id.0);
+            let namespace = Namespace::make(full_name(&label, &name), false)?;
             let device = namespace.run(|| device::open(INTERFACE, Kind::Tun))??;
-            namespace.ip(settings)?;
-            Ok((namespace, device))
+            namespace.ip(&settings(&internet, id))?;
+            let addresses = internet.addresses(id).to_vec();
+            Ok((Host { inner: Arc::new(HostInner { name, namespace, addresses }) }, device))
         };
         // Each is a matter of waiting for the kernel and for a process.
         let made: Vec<Result<_, Error>> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                plans.iter().map(|(name, settings, _)| scope.spawn(|| make(name, settings))).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+            let start = |number| thread::Builder::new().spawn_scoped(scope, move || make(HostId(number)));
+            let threads: Vec<_> = (0..internet.hosts()).map(start).collect();
+            let join = |thread: io::Result<thread::ScopedJoinHandle<'_, _>>| {
+                let thread = thread.map_err(|source| Error::io("start a thread", source))?;
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect()
         });
-        let made: Vec<_> = made.into_iter().collect::<Result<_, _>>()?;
-        let (mut hosts, mut devices) = (Vec::new(), Vec::new());
-        for ((name, _, addresses), (namespace, device)) in plans.into_iter().zip(made) {
-            hosts.push(Host { inner: Arc::new(HostInner { name, namespace, addresses }) });
-            devices.push(device);
-        }
+        let (hosts, devices) = made.into_iter().collect::<Result<_, _>>()?;
         let wire = Wire::start(internet, devices)?;
         Ok(Self { hosts, wire })
     }
@@ -136,8 +130,13 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        Namespace::remove_all(self.hosts.iter().map(|host| &host.inner.namespace));
-        self.wire.stop();
+        let Self { hosts, wire } = self;
+        // Both are a matter of waiting for the kernel.
+        thread::scope(|scope| {
+            // Where there are no more threads it is stopped last, by its own drop.
+            let _ = thread::Builder::new().spawn_scoped(scope, || wire.stop());
+            Namespace::remove_all(hosts.iter().map(|host| &host.inner.namespace));
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 use crate::device::{self, Kind};
-use crate::kernel::wire::{Conditions, Wire};
+use crate::kernel::wire::{Cabling, Wire};
 use crate::namespace::Namespace;
 
 /// An Ethernet address, locally administered, unique in this process.
@@ -47,16 +47,11 @@ pub(crate) struct Link {
 
 impl Link {
     /// Lays the cable; both ends are up. With `bridge`, the far end is a port of that bridge.
-    pub(crate) fn lay(
-        near: End,
-        far: End,
-        bridge: Option<&str>,
-        conditions: Conditions,
-    ) -> Result<Self, Error> {
+    pub(crate) fn lay(near: End, far: End, bridge: Option<&str>, cabling: Cabling) -> Result<Self, Error> {
         let near_up = format!("link set {} address {} up\n", near.interface, near.mac);
         let master = bridge.map_or_else(String::new, |bridge| format!("master {bridge} "));
         let far_up = format!("link set {} address {} {master}up\n", far.interface, far.mac);
-        let wire = if conditions.perfect() {
+        let wire = if cabling.conditions.perfect() {
             near.namespace.ip(&format!(
                 "link add {} type veth peer name {} netns {}\n{near_up}",
                 near.interface,
@@ -73,7 +68,7 @@ impl Link {
             let (near_tap, far_tap) = (tap(&near)?, tap(&far)?);
             near.namespace.ip(&format!("{}{near_up}", queue(&near)))?;
             far.namespace.ip(&format!("{}{far_up}", queue(&far)))?;
-            Some(Arc::new(Wire::start(near_tap, far_tap, conditions)?))
+            Some(Arc::new(Wire::start(near_tap, far_tap, cabling)?))
         };
         Ok(Self { near, far, wire, far_settings: Mutex::new(String::new()) })
     }

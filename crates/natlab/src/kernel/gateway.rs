@@ -11,8 +11,8 @@ use crate::kernel::address::{Addressing, Prefix, plus};
 use crate::kernel::cable::{End, Link, Mac};
 use crate::kernel::lab::{Core, locked};
 use crate::kernel::nft::{self, Ipv6Policy, KernelNat, Refusal, Translation};
-use crate::kernel::node::{Host, Node};
-use crate::kernel::wire::Conditions;
+use crate::kernel::node::{Host, Node, Role};
+use crate::kernel::wire::Cabling;
 use crate::namespace::Namespace;
 
 #[derive(Debug, Clone)]
@@ -36,6 +36,28 @@ impl Upstream {
             Self::Gateway(gateway) => gateway.inner.public_lan,
         }
     }
+
+    /// Makes a node that hangs on this. A router that wants IPv6 gets a prefix that is routed to it.
+    pub(crate) fn plug_in(
+        &self,
+        name: String,
+        role: Role,
+        cabling: Cabling,
+        ipv6: bool,
+    ) -> Result<(Node, Option<Prefix>), Error> {
+        let core = self.core().clone();
+        let namespace = core.namespace(&name, role == Role::Router)?;
+        let (link, addressing, prefix) = match self {
+            Self::Core(core) => core.attach(&namespace, role, cabling, ipv6)?,
+            Self::Gateway(outer) => outer.attach(&namespace, role, cabling, ipv6)?,
+        };
+        let node = Node::new(core, name, namespace, link, addressing)?;
+        match self {
+            Self::Core(_) => node.introduce_to_core()?,
+            Self::Gateway(outer) => node.introduce(outer.inner.lan_mac, "lan")?,
+        }
+        Ok((node, prefix))
+    }
 }
 
 /// A gateway to be.
@@ -45,26 +67,25 @@ pub struct GatewayBuilder {
     upstream: Upstream,
     name: String,
     nat: KernelNat,
-    conditions: Conditions,
+    cabling: Cabling,
     ipv6: Option<Ipv6Policy>,
     lan: Option<(Ipv4Addr, u8)>,
 }
 
 impl GatewayBuilder {
     pub(crate) fn new(upstream: Upstream, name: &str, nat: KernelNat) -> Self {
-        Self { upstream, name: name.to_owned(), nat, conditions: Conditions::PERFECT, ipv6: None, lan: None }
+        Self { upstream, name: name.to_owned(), nat, cabling: Cabling::PERFECT, ipv6: None, lan: None }
     }
 
-    /// The one-way delay of its uplink; see [`HostBuilder::delay`](crate::HostBuilder::delay).
+    /// The one-way delay of its uplink; see [`HostBuilder::delay`](crate::kernel::HostBuilder::delay).
     pub fn delay(mut self, one_way: Duration) -> Self {
-        self.conditions.delay = one_way;
+        self.cabling = self.cabling.delayed(one_way);
         self
     }
 
     /// The probability (0.0 to 1.0) that a packet is lost on its uplink, in each direction, decided from `seed`.
     pub fn loss(mut self, probability: f64, seed: u64) -> Self {
-        self.conditions.loss = probability;
-        self.conditions.seed = seed;
+        self.cabling = self.cabling.losing(probability, seed);
         self
     }
 
@@ -108,12 +129,8 @@ impl GatewayBuilder {
             }
             None => (core.plan(|plan| plan.lan(public_lan))?, 24),
         };
-        let namespace = core.namespace(&self.name, true)?;
-        let wants_ipv6 = self.ipv6.is_some();
-        let (link, addressing, prefix) = match &self.upstream {
-            Upstream::Core(core) => core.attach(&namespace, "wan", self.conditions, true, wants_ipv6)?,
-            Upstream::Gateway(outer) => outer.attach(&namespace, "wan", self.conditions, wants_ipv6)?,
-        };
+        let (node, prefix) =
+            self.upstream.plug_in(self.name, Role::Router, self.cabling, self.ipv6.is_some())?;
 
         let lan_mac = Mac::next();
         let mut batch = format!(
@@ -125,15 +142,8 @@ impl GatewayBuilder {
             // Else what nobody has would go back and forth over the uplink until its TTL ends (RFC 7084, WPD-5).
             let _ = writeln!(batch, "route add unreachable {}", prefix.network());
         }
-        namespace.ip(&batch)?;
-        let wan = addressing.ipv4;
-        namespace.nft(&nft::gateway(&self.nat, wan, (lan, length), self.ipv6))?;
-
-        let node = Node::new(core, self.name, namespace, link, addressing)?;
-        match &self.upstream {
-            Upstream::Core(_) => node.introduce_to_core()?,
-            Upstream::Gateway(outer) => node.introduce(outer.inner.lan_mac, "lan")?,
-        }
+        node.inside().ip(&batch)?;
+        node.inside().nft(&nft::gateway(&self.nat, node.ipv4(), (lan, length), self.ipv6))?;
         if self.nat.translation() == Translation::None {
             announce(&self.upstream, &node, format!("{lan}/{length}"))?;
         }
@@ -217,10 +227,8 @@ impl Gateway {
     /// # Errors
     /// A name that is taken or unusable, no more addresses in the LAN, or a failure of `ip` or `nft`.
     pub fn host(&self, name: &str) -> Result<Host, Error> {
-        let core = self.node.core().clone();
-        let namespace = core.namespace(name, false)?;
-        let (link, addressing, _) = self.attach(&namespace, "eth0", Conditions::PERFECT, false)?;
-        let node = Node::new(core, name.to_owned(), namespace, link, addressing)?;
+        let upstream = Upstream::Gateway(self.clone());
+        let (node, _) = upstream.plug_in(name.to_owned(), Role::Host, Cabling::PERFECT, false)?;
         Ok(node.into_lan_host())
     }
 
@@ -233,7 +241,7 @@ impl Gateway {
         let interface = host.link().near().interface.clone();
         // With it goes the other end.
         host.inside().ip(&format!("link del {interface}\n"))?;
-        let (link, addressing, _) = self.attach(host.inside(), &interface, Conditions::PERFECT, false)?;
+        let (link, addressing, _) = self.attach(host.inside(), Role::Host, Cabling::PERFECT, false)?;
         host.replug(link, addressing)
     }
 
@@ -350,12 +358,11 @@ impl Gateway {
     fn attach(
         &self,
         namespace: &Arc<Namespace>,
-        interface: &str,
-        conditions: Conditions,
+        role: Role,
+        cabling: Cabling,
         prefix_wanted: bool,
     ) -> Result<(Link, Addressing, Option<Prefix>), Error> {
-        let conditions = conditions.checked()?;
-        let router = interface == "wan";
+        let cabling = cabling.checked()?;
         let prefix = match (prefix_wanted, self.inner.prefix) {
             (false, _) => None,
             (true, Some(prefix)) => {
@@ -369,16 +376,19 @@ impl Gateway {
         let member = self.member()?;
         let number = u32::from(member) + 2;
         let ipv6 = match self.inner.prefix {
-            Some(prefix) if prefix_wanted || !router => Some((prefix.lan(number.into()), prefix.lan(1))),
+            Some(prefix) if prefix_wanted || role == Role::Host => {
+                Some((prefix.lan(number.into()), prefix.lan(1)))
+            }
             _ => None,
         };
-        let near = End { namespace: namespace.clone(), interface: interface.to_owned(), mac: Mac::next() };
+        let near =
+            End { namespace: namespace.clone(), interface: role.interface().to_owned(), mac: Mac::next() };
         let far = End {
             namespace: self.node.inside().clone(),
             interface: format!("port{number}"),
             mac: Mac::next(),
         };
-        let link = Link::lay(near, far, Some("lan"), conditions)?;
+        let link = Link::lay(near, far, Some("lan"), cabling)?;
         let ipv4 = self.address(member)?;
         let addressing = Addressing { ipv4, length: self.inner.length, router: self.lan_ipv4(), ipv6 };
         Ok((link, addressing, prefix))

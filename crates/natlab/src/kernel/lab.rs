@@ -11,8 +11,8 @@ use crate::kernel::address::{Addressing, Plan, Prefix};
 use crate::kernel::cable::{End, Link, Mac};
 use crate::kernel::gateway::{GatewayBuilder, Upstream};
 use crate::kernel::nft::KernelNat;
-use crate::kernel::node::HostBuilder;
-use crate::kernel::wire::{Conditions, Wire};
+use crate::kernel::node::{HostBuilder, Role};
+use crate::kernel::wire::{Cabling, Wire};
 use crate::namespace::{Namespace, full_name, next_lab};
 
 /// What no router of the internet has a route to; most drop it without a word.
@@ -132,21 +132,25 @@ impl Core {
     pub(crate) fn attach(
         &self,
         namespace: &Arc<Namespace>,
-        interface: &str,
-        conditions: Conditions,
-        gateway: bool,
+        role: Role,
+        cabling: Cabling,
         ipv6: bool,
     ) -> Result<(Link, Addressing, Option<Prefix>), Error> {
-        let conditions = conditions.checked()?;
-        let (router, ipv4) = self.plan(|plan| plan.uplink(gateway))?;
+        let cabling = cabling.checked()?;
+        let (router, ipv4) = self.plan(|plan| plan.uplink(role == Role::Router))?;
         let prefix = self.plan(Plan::site);
-        let near = End { namespace: namespace.clone(), interface: interface.to_owned(), mac: Mac::next() };
+        let near =
+            End { namespace: namespace.clone(), interface: role.interface().to_owned(), mac: Mac::next() };
         let far = End {
             namespace: self.namespace.clone(),
-            interface: format!("{}{}", if gateway { "gw" } else { "host" }, (router.to_bits() & 0xff) >> 2),
+            interface: format!(
+                "{}{}",
+                if role == Role::Router { "gw" } else { "host" },
+                (router.to_bits() & 0xff) >> 2
+            ),
             mac: Mac::next(),
         };
-        let link = Link::lay(near, far, None, conditions)?;
+        let link = Link::lay(near, far, None, cabling)?;
         let port = &link.far().interface;
         let mut batch = format!("addr replace {router}/30 dev {port}\n");
         let ipv6 = ipv6.then(|| (prefix.uplink(2), prefix.uplink(1)));

@@ -11,9 +11,10 @@ use std::time::Duration;
 use crate::Error;
 use crate::kernel::address::{Addressing, Plan, number};
 use crate::kernel::cable::{Link, Mac};
+use crate::kernel::gateway::Upstream;
 use crate::kernel::lab::{Core, introduce, locked};
 use crate::kernel::nft;
-use crate::kernel::wire::Conditions;
+use crate::kernel::wire::Cabling;
 use crate::namespace::Namespace;
 
 /// Bytes and packets of an interface since it exists, Ethernet headers (14 bytes each), address resolution and IPv6's
@@ -49,6 +50,23 @@ pub struct SynCount {
     pub first: u64,
     /// All SYNs, retransmissions included.
     pub total: u64,
+}
+
+/// What a node is to what it hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Host,
+    Router,
+}
+
+impl Role {
+    /// The interface of its cable.
+    pub(crate) fn interface(self) -> &'static str {
+        match self {
+            Self::Host => "eth0",
+            Self::Router => "wan",
+        }
+    }
 }
 
 /// A machine of the lab: what hosts and gateways have in common. Clones are the same machine.
@@ -352,13 +370,13 @@ impl Host {
 pub struct HostBuilder {
     core: Arc<Core>,
     name: String,
-    conditions: Conditions,
+    cabling: Cabling,
     ipv6: bool,
 }
 
 impl HostBuilder {
     pub(crate) fn new(core: Arc<Core>, name: &str) -> Self {
-        Self { core, name: name.to_owned(), conditions: Conditions::PERFECT, ipv6: true }
+        Self { core, name: name.to_owned(), cabling: Cabling::PERFECT, ipv6: true }
     }
 
     /// The one-way delay of its uplink. Two sites are twice the sum of their delays apart, round trip.
@@ -366,14 +384,13 @@ impl HostBuilder {
     /// Zero (the default) makes a plain veth, as fast as the kernel; anything else goes through a thread of this process,
     /// late by some tens of microseconds at most on an idle machine.
     pub fn delay(mut self, one_way: Duration) -> Self {
-        self.conditions.delay = one_way;
+        self.cabling = self.cabling.delayed(one_way);
         self
     }
 
     /// The probability (0.0 to 1.0) that a packet is lost on its uplink, in each direction, decided from `seed`.
     pub fn loss(mut self, probability: f64, seed: u64) -> Self {
-        self.conditions.loss = probability;
-        self.conditions.seed = seed;
+        self.cabling = self.cabling.losing(probability, seed);
         self
     }
 
@@ -388,11 +405,8 @@ impl HostBuilder {
     /// # Errors
     /// A name that is taken or unusable, no more addresses, or a failure of `ip` or `nft`.
     pub fn start(self) -> Result<Host, Error> {
-        let namespace = self.core.namespace(&self.name, false)?;
-        let (link, addressing, _) =
-            self.core.attach(&namespace, "eth0", self.conditions, false, self.ipv6)?;
-        let node = Node::new(self.core, self.name, namespace, link, addressing)?;
-        node.introduce_to_core()?;
+        let upstream = Upstream::Core(self.core);
+        let (node, _) = upstream.plug_in(self.name, Role::Host, self.cabling, self.ipv6)?;
         Ok(Host { node, public: true })
     }
 }

@@ -17,35 +17,34 @@ use nix::sys::time::TimeSpec;
 
 use crate::Error;
 use crate::device::be_on_time;
+use crate::link::{Conditions, Fate, Link, Loss};
 
-/// What a link does to the packets it carries.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Conditions {
-    /// One-way, the same in both directions.
-    pub(crate) delay: Duration,
-    /// The probability that a packet is lost, in each direction.
-    pub(crate) loss: f64,
+/// What a cable does, in both directions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cabling {
+    pub(crate) conditions: Conditions,
+    /// What is random comes from it.
     pub(crate) seed: u64,
 }
 
-impl Conditions {
-    pub(crate) const PERFECT: Self = Self { delay: Duration::ZERO, loss: 0.0, seed: 0 };
+impl Cabling {
+    pub(crate) const PERFECT: Self = Self { conditions: Conditions::PERFECT, seed: 0 };
 
-    pub(crate) fn checked(self) -> Result<Self, Error> {
-        if !(0.0..=1.0).contains(&self.loss) {
-            return Err(Error::OutOfRange(format!(
-                "a loss is a probability from 0.0 to 1.0, not {}",
-                self.loss
-            )));
-        }
-        if self.delay > Duration::from_secs(60) {
-            return Err(Error::OutOfRange(format!("a delay is at most a minute, not {:?}", self.delay)));
-        }
-        Ok(self)
+    pub(crate) fn delayed(self, one_way: Duration) -> Self {
+        Self { conditions: Conditions { delay: one_way, ..self.conditions }, ..self }
     }
 
-    pub(crate) fn perfect(&self) -> bool {
-        self.delay.is_zero() && self.loss <= 0.0
+    pub(crate) fn losing(self, probability: f64, seed: u64) -> Self {
+        let conditions = Conditions { loss: Loss::None, ..self.conditions };
+        // A cable that loses nothing is a plain one.
+        Self {
+            conditions: if probability == 0.0 { conditions } else { conditions.losing(probability) },
+            seed,
+        }
+    }
+
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        self.conditions.checked().map(|conditions| Self { conditions, ..self })
     }
 }
 
@@ -53,6 +52,8 @@ impl Conditions {
 const MAX_IN_FLIGHT: usize = 64 << 20;
 /// Frames read from one end before the other end and the clock are looked at again.
 const READ_BURST: usize = 64;
+/// What comes before the packet in an Ethernet frame.
+const ETHERNET_HEADER: usize = 14;
 /// An Ethernet frame of a device whose MTU is 1,500, with room for a VLAN tag.
 const MAX_FRAME: usize = 2048;
 
@@ -65,12 +66,12 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Connects two TAP devices; they cease to exist when the wire stops.
-    pub(crate) fn start(near: File, far: File, conditions: Conditions) -> Result<Self, Error> {
+    pub(crate) fn start(near: File, far: File, cabling: Cabling) -> Result<Self, Error> {
         let (stop, stopper) = io::pipe().map_err(|source| Error::io("make a pipe for a wire", source))?;
         let cut = Arc::new(AtomicBool::new(false));
         let carrier = Carrier {
-            outward: Direction::new(conditions, 0),
-            inward: Direction::new(conditions, 1),
+            outward: Direction::new(cabling, 0),
+            inward: Direction::new(cabling, 1),
             near,
             far,
             stop,
@@ -154,20 +155,18 @@ impl Carrier {
 
 /// The frames under way in one direction.
 struct Direction {
-    delay: Duration,
-    loss: f64,
-    random: SplitMix,
-    // The delay is constant, so frames arrive in the order in which they left.
+    link: Link,
+    begin: Instant,
+    // Nothing is reordered, so frames arrive in the order in which they left.
     in_flight: VecDeque<(Instant, Box<[u8]>)>,
     bytes: usize,
 }
 
 impl Direction {
-    fn new(conditions: Conditions, stream: u64) -> Self {
+    fn new(cabling: Cabling, stream: u64) -> Self {
         Self {
-            delay: conditions.delay,
-            loss: conditions.loss,
-            random: SplitMix(conditions.seed.wrapping_mul(2).wrapping_add(stream)),
+            link: Link::new(cabling.conditions, cabling.seed.wrapping_mul(2).wrapping_add(stream)),
+            begin: Instant::now(),
             in_flight: VecDeque::new(),
             bytes: 0,
         }
@@ -185,12 +184,17 @@ impl Direction {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return,
             };
-            let lost = self.random.fraction() < self.loss;
-            if lost || cut || self.bytes + frame.len() > MAX_IN_FLIGHT {
+            if cut || self.bytes + frame.len() > MAX_IN_FLIGHT {
                 continue;
             }
-            self.bytes += frame.len();
-            self.in_flight.push_back((Instant::now() + self.delay, frame.into()));
+            let packet = frame.len().saturating_sub(ETHERNET_HEADER);
+            match self.link.carry(self.begin.elapsed(), packet) {
+                Fate::Arrives(at) => {
+                    self.bytes += frame.len();
+                    self.in_flight.push_back((self.begin + at, frame.into()));
+                }
+                Fate::Lost | Fate::TooBig => {}
+            }
         }
     }
 
@@ -211,37 +215,23 @@ impl Direction {
     }
 }
 
-/// Steele, Lea and Flood's SplitMix64: enough for losses, and the same on every machine.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in 0.0..1.0.
-    fn fraction(&mut self) -> f64 {
-        // 53 bits are what a double holds exactly.
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn losses_are_as_many_as_asked_and_the_same_for_the_same_seed() {
-        let count = |seed| {
-            let mut random = SplitMix(seed);
-            (0..100_000).filter(|_| random.fraction() < 0.1).count()
+        let lost = |seed, stream| {
+            let cabling = Cabling::PERFECT.losing(0.1, seed);
+            let mut direction = Direction::new(cabling, stream);
+            let mut lost = |_: &u32| direction.link.carry(Duration::ZERO, 100) == Fate::Lost;
+            (0..100_000).filter(|number| lost(number)).collect::<Vec<_>>()
         };
-        assert!((9_500..10_500).contains(&count(1)), "{}", count(1));
-        assert_eq!(count(7), count(7));
-        assert_ne!(count(7), count(8));
+        let first = lost(1, 0);
+        assert!((9_500..10_500).contains(&first.len()), "{}", first.len());
+        assert_eq!(lost(7, 0), lost(7, 0));
+        assert_ne!(lost(7, 0), lost(8, 0));
+        // The two directions of a cable are two dice.
+        assert_ne!(lost(7, 0), lost(7, 1));
     }
 }

@@ -32,7 +32,7 @@ const MAX_PACKET: usize = 65_535;
 pub(super) struct Wire {
     shared: Arc<Shared>,
     waker: PipeWriter,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<File>>>,
 }
 
 #[derive(Debug)]
@@ -138,9 +138,15 @@ impl Wire {
     pub(super) fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic has been reported by the thread.
-            let _ = thread.join();
+        // A panic has been reported by the thread.
+        if let Some(devices) = self.thread.take().and_then(|thread| thread.join().ok()) {
+            // The kernel takes some tens of milliseconds to remove a device, but removes several at once.
+            thread::scope(|scope| {
+                for device in devices {
+                    // Where there are no more threads they are removed one after the other.
+                    let _ = thread::Builder::new().spawn_scoped(scope, move || drop(device));
+                }
+            });
         }
     }
 }
@@ -164,13 +170,15 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn run(mut self) {
+    /// Runs until it is told to stop; gives the devices back.
+    fn run(mut self) -> Vec<File> {
         be_on_time();
         let mut next = None;
         while !self.shared.stop.load(Ordering::Acquire) && self.wait_and_read(next) {
             next = self.move_on();
             self.deliver();
         }
+        self.devices
     }
 
     fn now(&self) -> Time {
