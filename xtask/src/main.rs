@@ -9,6 +9,7 @@ mod abuse;
 mod bench;
 mod check;
 mod fuzz;
+mod matrix;
 mod rules;
 
 use std::path::PathBuf;
@@ -21,10 +22,14 @@ cargo xtask check           format, lints, docs, and the rules on sources and do
 cargo xtask check --quick   only the rules on sources and documents (under a second)
 cargo xtask bench           speed, cost, memory and latency beside baselines, through two kernel NATs; as root
 cargo xtask bench --quick   the same with less data and fewer repetitions
+cargo xtask bench sim       punches a second in virtual time
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
-                            looks for inputs that break a parser or a state machine";
+                            looks for inputs that break a parser or a state machine
+cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
+                            every network with every other: writes docs/matrix.md; as root (half an hour)
+cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,7 +44,9 @@ fn main() -> ExitCode {
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
+        ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
+        ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

@@ -1,10 +1,12 @@
 //! Hosts, LANs, gateways and links as one state machine.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Index, IndexMut};
 
 use crate::Time;
+use crate::hash::Map;
 use crate::link::{Conditions, Fate, Link};
 use crate::nat::{Behaviour, Nat, Side};
 use crate::packet::{ErrorKind, Packet, Unreachable};
@@ -131,7 +133,7 @@ impl Prefix {
 /// What hangs on the core or on a LAN.
 #[derive(Debug, Default)]
 struct Segment {
-    members: HashMap<IpAddr, Node>,
+    members: Map<IpAddr, Node>,
     routes: Vec<(Prefix, Node)>,
     given: u32,
 }
@@ -176,49 +178,115 @@ impl GatewayNode {
     }
 }
 
-struct Arrival {
-    at: Time,
-    number: u64,
+/// A packet under way to a node.
+#[derive(Debug)]
+struct Flight {
     node: Node,
     /// It comes from what is nearer to the core.
     from_above: bool,
     packet: Packet,
 }
 
-impl PartialEq for Arrival {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+/// What is under way, by arrival; at the same time by when it was sent.
+#[derive(Debug, Default)]
+struct Flights {
+    /// Arrival, number and slot: packets stay where they are while their order is found.
+    order: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    slots: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    /// What arrives no earlier than what was put here before, as over cables without delay.
+    at_once: VecDeque<(Time, u64, Flight)>,
+    number: u64,
+}
+
+impl Flights {
+    fn push(&mut self, now: Time, at: Time, flight: Flight) {
+        self.number += 1;
+        if at <= now && self.at_once.back().is_none_or(|(last, ..)| *last <= at) {
+            self.at_once.push_back((at, self.number, flight));
+            return;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(flight);
+            self.order.push(Reverse((at, self.number, slot)));
+        }
+    }
+
+    fn next(&self) -> Option<Time> {
+        let later = self.order.peek().map(|Reverse((at, ..))| *at);
+        self.at_once.front().map(|(at, ..)| *at).into_iter().chain(later).min()
+    }
+
+    fn pop(&mut self) -> Option<(Time, Flight)> {
+        let later = self.order.peek().map(|Reverse((at, number, _))| (*at, *number));
+        match (self.at_once.front().map(|(at, number, _)| (*at, *number)), later) {
+            (Some(at_once), later) if later.is_none_or(|later| at_once < later) => {
+                self.at_once.pop_front().map(|(at, _, flight)| (at, flight))
+            }
+            _ => {
+                let Reverse((at, _, slot)) = self.order.pop()?;
+                self.free.push(slot);
+                Some((at, self.slots.get_mut(slot)?.take()?))
+            }
+        }
     }
 }
 
-impl Eq for Arrival {}
+/// Hosts or gateways by their ids.
+#[derive(Debug)]
+struct Table<T>(Vec<T>);
 
-impl PartialOrd for Arrival {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+macro_rules! by_id {
+    ($id:ty, $node:ty) => {
+        impl Index<$id> for Table<$node> {
+            type Output = $node;
+
+            #[allow(
+                clippy::indexing_slicing,
+                reason = "ids come from this internet, and nothing is unplugged for good"
+            )]
+            fn index(&self, id: $id) -> &$node {
+                &self.0[id.0]
+            }
+        }
+
+        impl IndexMut<$id> for Table<$node> {
+            #[allow(clippy::indexing_slicing, reason = "as above")]
+            fn index_mut(&mut self, id: $id) -> &mut $node {
+                &mut self.0[id.0]
+            }
+        }
+    };
 }
 
-impl Ord for Arrival {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
+by_id!(HostId, HostNode);
+by_id!(GatewayId, GatewayNode);
+
+/// One more of what there are so many of at most.
+fn count(counter: &mut u8, most: u8, what: &str) -> u8 {
+    assert!(*counter < most, "at most {most} {what}");
+    *counter += 1;
+    *counter
 }
 
-impl std::fmt::Debug for Arrival {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} at {:?}: {:?}", self.at, self.node, self.packet)
-    }
-}
-
-/// What no router of the internet has a route to; most drop it without a word.
-const MARTIANS: [Prefix; 6] = [
+/// What no router of the internet has a route to; most drop it without a word. From fe00:: on it is link-local and
+/// multicast.
+const MARTIANS: [Prefix; 11] = [
+    Prefix { network: IpAddr::V4(Ipv4Addr::UNSPECIFIED), length: 8 },
     Prefix { network: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), length: 8 },
     Prefix { network: IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), length: 10 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), length: 8 },
     Prefix { network: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), length: 16 },
     Prefix { network: IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), length: 12 },
     Prefix { network: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), length: 16 },
+    Prefix { network: IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), length: 3 },
+    Prefix { network: IpAddr::V6(Ipv6Addr::UNSPECIFIED), length: 64 },
     Prefix { network: IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)), length: 7 },
+    Prefix { network: IpAddr::V6(Ipv6Addr::new(0xfe00, 0, 0, 0, 0, 0, 0, 0)), length: 7 },
 ];
 
 /// Hosts, LANs, gateways and links: packets that hosts send and a time in, packets for hosts out.
@@ -227,10 +295,14 @@ const MARTIANS: [Prefix; 6] = [
 /// gateways hang on gateways. The core is one hop: it counts the TTL down, drops packets to private addresses in silence
 /// and answers ICMP net unreachable for addresses nobody has. Addresses are given in order, from ranges for documentation
 /// and tests, so that the same calls always make the same internet.
+///
+/// # Panics
+/// Ids of another internet may panic wherever an id is taken.
 #[derive(Debug)]
 pub struct Internet {
-    hosts: Vec<HostNode>,
-    gateways: Vec<GatewayNode>,
+    hosts: Table<HostNode>,
+    gateways: Table<GatewayNode>,
+    names: Vec<(Node, String)>,
     core: Segment,
     public_hosts: u8,
     outside: u8,
@@ -238,8 +310,7 @@ pub struct Internet {
     lans: u8,
     sites: u16,
     seed: u64,
-    arrivals: BinaryHeap<Reverse<Arrival>>,
-    number: u64,
+    flights: Flights,
     ready: VecDeque<(HostId, Packet)>,
     log: Option<Vec<Passage>>,
 }
@@ -252,8 +323,9 @@ impl Internet {
     /// An internet with nobody on it. What is random in it, losses and ports, comes from `seed`.
     pub fn new(seed: u64) -> Self {
         Self {
-            hosts: Vec::new(),
-            gateways: Vec::new(),
+            hosts: Table(Vec::new()),
+            gateways: Table(Vec::new()),
+            names: Vec::new(),
             core: Segment::default(),
             public_hosts: 0,
             outside: 0,
@@ -261,8 +333,7 @@ impl Internet {
             lans: 0,
             sites: 0,
             seed,
-            arrivals: BinaryHeap::new(),
-            number: 0,
+            flights: Flights::default(),
             ready: VecDeque::new(),
             log: None,
         }
@@ -273,10 +344,10 @@ impl Internet {
     /// # Panics
     /// More than 200 public hosts, or more hosts in a LAN than its network has addresses.
     pub fn host(&mut self, place: Place, attachment: impl Into<Attachment>) -> HostId {
-        let id = HostId(self.hosts.len());
+        let id = HostId(self.hosts.0.len());
         let addresses = self.addresses_in(place, Node::Host(id));
         let cable = self.cable(place, attachment.into());
-        self.hosts.push(HostNode { cable, addresses });
+        self.hosts.0.push(HostNode { cable, addresses });
         id
     }
 
@@ -285,24 +356,20 @@ impl Internet {
     /// # Panics
     /// More than 200 outside addresses or 250 LANs.
     pub fn gateway(&mut self, place: Place, site: Site, attachment: impl Into<Attachment>) -> GatewayId {
-        let id = GatewayId(self.gateways.len());
+        let id = GatewayId(self.gateways.0.len());
         let node = Node::Gateway(id);
         let cable = self.cable(place, attachment.into());
         let mut outside = Vec::new();
         for _ in 0..site.outside {
-            outside.extend(
-                self.outside_in(place, node)
-                    .into_iter()
-                    .filter(|ip| if ip.is_ipv4() { site.ipv4.is_some() } else { site.ipv6.is_some() }),
-            );
+            outside.extend(self.outside_in(place, node, &site));
         }
         let mut inside = Vec::new();
         let (mut lan, mut lan_ipv6) = (None, None);
         if let Some(behaviour) = &site.ipv4 {
             let (network, length) = site.lan.unwrap_or_else(|| {
-                self.lans = self.lans.checked_add(1).filter(|it| *it <= 250).expect("at most 250 LANs");
-                let base = if behaviour.translates { [192, 168] } else { [198, 18] };
-                (Ipv4Addr::new(base[0], base[1], self.lans, 0), 24)
+                let number = count(&mut self.lans, 250, "LANs");
+                let base = if behaviour.translates { (192, 168) } else { (198, 18) };
+                (Ipv4Addr::from([base.0, base.1, number, 0]), 24)
             });
             let mask = u32::MAX << (32 - u32::from(length));
             let network = Ipv4Addr::from_bits(network.to_bits() & mask);
@@ -332,7 +399,7 @@ impl Internet {
         let ipv4 = nat(site.ipv4, true, seed);
         let ipv6 = nat(site.ipv6, false, seed ^ 1);
         let segment = Segment::default();
-        self.gateways.push(GatewayNode { cable, ipv4, ipv6, outside, inside, lan, lan_ipv6, segment });
+        self.gateways.0.push(GatewayNode { cable, ipv4, ipv6, outside, inside, lan, lan_ipv6, segment });
         id
     }
 
@@ -341,9 +408,9 @@ impl Internet {
     /// # Panics
     /// A host in a LAN, or more than 250 such addresses.
     pub fn further_address(&mut self, host: HostId) -> IpAddr {
-        self.further = self.further.checked_add(1).filter(|it| *it <= 250).expect("at most 250 addresses");
-        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, self.further));
-        let entry = &mut self.hosts[host.0];
+        let number = count(&mut self.further, 250, "further addresses");
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, number));
+        let entry = &mut self.hosts[host];
         assert!(entry.cable.place == Place::Core, "only a public host has further addresses");
         entry.addresses.push((address, 32));
         self.core.members.insert(address, Node::Host(host));
@@ -352,7 +419,7 @@ impl Internet {
 
     /// A host's addresses and the lengths of their prefixes, IPv4 first.
     pub fn addresses(&self, host: HostId) -> &[(IpAddr, u8)] {
-        &self.hosts[host.0].addresses
+        &self.hosts[host].addresses
     }
 
     /// A host's first address of a family.
@@ -362,55 +429,86 @@ impl Internet {
 
     /// The router that a host has for a family: the gateway's address in the LAN, or the core's.
     pub fn router(&self, host: HostId, v4: bool) -> Option<IpAddr> {
-        match self.hosts[host.0].cable.place {
+        match self.hosts[host].cable.place {
             Place::Core => Some(if v4 { Self::CORE.0.into() } else { Self::CORE.1.into() }),
             Place::Behind(gateway) => {
-                self.gateways[gateway.0].inside.iter().find(|ip| ip.is_ipv4() == v4).copied()
+                self.gateways[gateway].inside.iter().find(|ip| ip.is_ipv4() == v4).copied()
             }
         }
     }
 
     /// A gateway's outside addresses.
     pub fn outside(&self, gateway: GatewayId) -> &[IpAddr] {
-        &self.gateways[gateway.0].outside
+        &self.gateways[gateway].outside
     }
 
     /// How many hosts there are.
     pub fn hosts(&self) -> usize {
-        self.hosts.len()
+        self.hosts.0.len()
     }
 
     /// The MTU of a host's own cable, in bytes.
     pub fn mtu(&self, host: HostId) -> u16 {
-        self.hosts[host.0].cable.up.conditions().mtu
+        self.hosts[host].cable.up.conditions().mtu
     }
 
-    /// Forwards an outside TCP port of a gateway to the same port of a host in its LAN, or behind further gateways there:
-    /// then each on the way forwards it.
+    /// Gives a host or gateway a name, for diagrams.
+    pub fn name(&mut self, node: Node, name: &str) {
+        self.names.retain(|(other, _)| *other != node);
+        self.names.push((node, name.to_owned()));
+    }
+
+    /// The name that was given, else one by kind and number: `host0`, `gateway0`, `core`.
+    pub fn name_of(&self, node: Node) -> String {
+        let given = self.names.iter().find(|(other, _)| *other == node).map(|(_, name)| name.clone());
+        given.unwrap_or_else(|| match node {
+            Node::Core => "core".to_owned(),
+            Node::Host(id) => format!("host{}", id.0),
+            Node::Gateway(id) => format!("gateway{}", id.0),
+        })
+    }
+
+    /// Where something is plugged in; the core nowhere.
+    pub fn place(&self, node: Node) -> Option<Place> {
+        match node {
+            Node::Core => None,
+            Node::Host(id) => Some(self.hosts[id].cable.place),
+            Node::Gateway(id) => Some(self.gateways[id].cable.place),
+        }
+    }
+
+    /// How many gateways there are.
+    pub fn gateways(&self) -> usize {
+        self.gateways.0.len()
+    }
+
+    /// Forwards an outside TCP port of a gateway to the same port of a host in its LAN, or of the gateway between them
+    /// where that translates.
     pub fn forward_port(&mut self, gateway: GatewayId, port: u16, host: HostId) {
-        for (ip, _) in self.hosts[host.0].addresses.clone() {
-            let mut target = SocketAddr::new(ip, port);
-            let mut place = self.hosts[host.0].cable.place;
-            while let Place::Behind(id) = place {
-                let entry = &mut self.gateways[id.0];
-                let outside = entry.outside.iter().copied().find(|it| it.is_ipv4() == ip.is_ipv4());
-                if let Some(nat) = entry.nat(ip) {
-                    nat.forward(port, target);
-                    if let Some(outside) = outside.filter(|_| nat.behaviour().translates) {
-                        target.set_ip(outside);
-                    }
+        for (mut target, _) in self.hosts[host].addresses.clone() {
+            let v4 = target.is_ipv4();
+            let mut place = self.hosts[host].cable.place;
+            while let Place::Behind(between) = place
+                && between != gateway
+            {
+                let between = &self.gateways[between];
+                let nat = if v4 { &between.ipv4 } else { &between.ipv6 };
+                if nat.as_ref().is_some_and(|nat| nat.behaviour().translates)
+                    && let Some(outside) = between.outside.iter().find(|ip| ip.is_ipv4() == v4)
+                {
+                    target = *outside;
                 }
-                if id == gateway {
-                    break;
-                }
-                place = entry.cable.place;
+                place = between.cable.place;
+            }
+            if let Some(nat) = self.gateways[gateway].nat(target) {
+                nat.forward(port, SocketAddr::new(target, port));
             }
         }
     }
 
     /// Makes a gateway forget its mappings and sessions, as a restart does.
     pub fn restart(&mut self, gateway: GatewayId) {
-        let gateway = &mut self.gateways[gateway.0];
+        let gateway = &mut self.gateways[gateway];
         for nat in gateway.ipv4.iter_mut().chain(&mut gateway.ipv6) {
             nat.forget();
         }
@@ -452,8 +550,8 @@ impl Internet {
         if !self.ready.is_empty() {
             return Some(Time::ZERO);
         }
-        let arrival = self.arrivals.peek().map(|Reverse(arrival)| arrival.at);
-        let nats = self.gateways.iter().flat_map(|gateway| gateway.ipv4.iter().chain(&gateway.ipv6));
+        let arrival = self.flights.next();
+        let nats = self.gateways.0.iter().flat_map(|gateway| gateway.ipv4.iter().chain(&gateway.ipv6));
         nats.filter_map(Nat::next).chain(arrival).min()
     }
 
@@ -463,7 +561,7 @@ impl Internet {
             if let Some(ready) = self.ready.pop_front() {
                 return Some(ready);
             }
-            let arrival = self.arrivals.peek().map(|Reverse(arrival)| arrival.at).filter(|at| *at <= now);
+            let arrival = self.flights.next().filter(|at| *at <= now);
             let woken = self.earliest_nat().filter(|(at, ..)| *at <= now);
             match (arrival, woken) {
                 (None, None) => return None,
@@ -471,7 +569,7 @@ impl Internet {
                 (Some(_), None) => self.arrive(),
                 (_, Some((at, gateway, v4))) => {
                     let id = GatewayId(gateway);
-                    let gateway = &mut self.gateways[gateway];
+                    let gateway = &mut self.gateways[id];
                     let nat = if v4 { &mut gateway.ipv4 } else { &mut gateway.ipv6 };
                     if let Some(nat) = nat {
                         nat.wake(at);
@@ -483,7 +581,7 @@ impl Internet {
     }
 
     fn earliest_nat(&self) -> Option<(Time, usize, bool)> {
-        let nats = self.gateways.iter().enumerate().flat_map(|(at, gateway)| {
+        let nats = self.gateways.0.iter().enumerate().flat_map(|(at, gateway)| {
             gateway
                 .ipv4
                 .iter()
@@ -507,22 +605,18 @@ impl Internet {
     fn cable_of(&mut self, node: Node) -> Option<&mut Cable> {
         match node {
             Node::Core => None,
-            Node::Host(id) => self.hosts.get_mut(id.0).map(|host| &mut host.cable),
-            Node::Gateway(id) => self.gateways.get_mut(id.0).map(|gateway| &mut gateway.cable),
+            Node::Host(id) => self.hosts.0.get_mut(id.0).map(|host| &mut host.cable),
+            Node::Gateway(id) => self.gateways.0.get_mut(id.0).map(|gateway| &mut gateway.cable),
         }
     }
 
     fn addresses_in(&mut self, place: Place, node: Node) -> Vec<(IpAddr, u8)> {
         let addresses = match place {
             Place::Core => {
-                self.public_hosts = self
-                    .public_hosts
-                    .checked_add(1)
-                    .filter(|it| *it <= 200)
-                    .expect("at most 200 public hosts");
+                let number = count(&mut self.public_hosts, 200, "public hosts");
                 self.sites += 1;
                 vec![
-                    (IpAddr::V4(Ipv4Addr::new(198, 51, 100, self.public_hosts)), 32),
+                    (IpAddr::V4(Ipv4Addr::new(198, 51, 100, number)), 32),
                     (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, self.sites, 0, 0, 0, 0, 1)), 128),
                 ]
             }
@@ -532,29 +626,27 @@ impl Internet {
         addresses
     }
 
-    fn outside_in(&mut self, place: Place, node: Node) -> Vec<IpAddr> {
-        let addresses: Vec<IpAddr> = match place {
+    /// One more outside address of each family that the site has.
+    fn outside_in(&mut self, place: Place, node: Node, site: &Site) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = match place {
             Place::Core => {
-                self.outside = self
-                    .outside
-                    .checked_add(1)
-                    .filter(|it| *it <= 200)
-                    .expect("at most 200 outside addresses");
+                let number = count(&mut self.outside, 200, "outside addresses");
                 self.sites += 1;
                 vec![
-                    Ipv4Addr::new(203, 0, 113, self.outside).into(),
+                    Ipv4Addr::new(203, 0, 113, number).into(),
                     Ipv6Addr::new(0x2001, 0xdb8, self.sites, 0, 0, 0, 0, 1).into(),
                 ]
             }
             Place::Behind(gateway) => self.member(gateway).into_iter().map(|(ip, _)| ip).collect(),
         };
+        addresses.retain(|ip| if ip.is_ipv4() { site.ipv4.is_some() } else { site.ipv6.is_some() });
         self.join(place, node, addresses.iter().copied());
         addresses
     }
 
     /// One more address of each family in a LAN.
     fn member(&mut self, gateway: GatewayId) -> Vec<(IpAddr, u8)> {
-        let gateway = &mut self.gateways[gateway.0];
+        let gateway = &mut self.gateways[gateway];
         gateway.segment.given += 1;
         let number = gateway.segment.given + 1;
         let mut addresses = Vec::new();
@@ -577,7 +669,7 @@ impl Internet {
     fn join(&mut self, place: Place, node: Node, addresses: impl Iterator<Item = IpAddr>) {
         let segment = match place {
             Place::Core => &mut self.core,
-            Place::Behind(gateway) => &mut self.gateways[gateway.0].segment,
+            Place::Behind(gateway) => &mut self.gateways[gateway].segment,
         };
         segment.members.extend(addresses.map(|ip| (ip, node)));
     }
@@ -587,7 +679,7 @@ impl Internet {
         match place {
             Place::Core => self.core.routes.push((prefix, node)),
             Place::Behind(id) => {
-                let outer = &mut self.gateways[id.0];
+                let outer = &mut self.gateways[id];
                 outer.segment.routes.push((prefix, node));
                 let place = outer.cable.place;
                 if outer.nat(prefix.network).is_some_and(|nat| !nat.behaviour().translates) {
@@ -635,7 +727,7 @@ impl Internet {
                 let router = self.own_address(from, packet.source.is_ipv4());
                 let error = router.and_then(|router| packet.error(router, ErrorKind::TooBig { mtu }));
                 if let Some(error) = error {
-                    self.from_router(now, from, error);
+                    self.too_big(now, from, from_above, error);
                 }
                 None
             }
@@ -644,8 +736,7 @@ impl Internet {
             log.push(Passage { sent: now, arrives, from, to, packet: packet.clone() });
         }
         if let Some(at) = arrives {
-            self.number += 1;
-            self.arrivals.push(Reverse(Arrival { at, number: self.number, node: to, from_above, packet }));
+            self.flights.push(now, at, Flight { node: to, from_above, packet });
         }
     }
 
@@ -653,27 +744,35 @@ impl Internet {
         match node {
             Node::Core => Some(if v4 { Self::CORE.0.into() } else { Self::CORE.1.into() }),
             Node::Host(id) => self.address(id, v4),
-            Node::Gateway(id) => self.gateways[id.0].inside.iter().find(|ip| ip.is_ipv4() == v4).copied(),
+            Node::Gateway(id) => self.gateways[id].inside.iter().find(|ip| ip.is_ipv4() == v4).copied(),
         }
     }
 
-    /// What a node says itself about a packet that it could not pass on.
-    fn from_router(&mut self, now: Time, node: Node, packet: Packet) {
+    /// A node says that the next cable does not take a packet. Its NAT has translated that packet already, so what is said
+    /// about it goes back through the NAT, from the side where the cable is.
+    fn too_big(&mut self, now: Time, node: Node, downward: bool, error: Packet) {
         match node {
-            Node::Core => self.at_core(now, packet, false),
-            Node::Host(id) => self.ready.push_back((id, packet)),
+            Node::Core => self.at_core(now, error, false),
+            Node::Host(id) => self.ready.push_back((id, error)),
             Node::Gateway(id) => {
-                let inside = self.gateways[id.0].segment.find(packet.destination);
+                let inside = self.gateways[id].segment.find(error.destination);
                 match inside {
-                    Some(to) => self.downward(now, node, to, packet),
-                    None => self.upward(now, node, packet),
+                    Some(to) if downward => self.downward(now, node, to, error),
+                    Some(_) | None => {
+                        let v4 = error.destination.is_ipv4();
+                        let side = if downward { Side::Inside } else { Side::Outside };
+                        if let Some(nat) = self.gateways[id].nat(error.destination) {
+                            nat.handle(now, side, error);
+                            self.drain(now, id, v4);
+                        }
+                    }
                 }
             }
         }
     }
 
     fn arrive(&mut self) {
-        let Some(Reverse(Arrival { at, node, from_above, packet, .. })) = self.arrivals.pop() else { return };
+        let Some((at, Flight { node, from_above, packet })) = self.flights.pop() else { return };
         match node {
             Node::Core => self.at_core(at, packet, true),
             Node::Host(id) => self.ready.push_back((id, packet)),
@@ -707,7 +806,7 @@ impl Internet {
     }
 
     fn at_gateway(&mut self, now: Time, id: GatewayId, from_above: bool, packet: Packet) {
-        let gateway = &mut self.gateways[id.0];
+        let gateway = &mut self.gateways[id];
         if !from_above {
             let on_link =
                 gateway.lan.iter().chain(&gateway.lan_ipv6).any(|it| it.contains(packet.destination));
@@ -734,12 +833,12 @@ impl Internet {
 
     fn drain(&mut self, now: Time, id: GatewayId, v4: bool) {
         loop {
-            let gateway = &mut self.gateways[id.0];
+            let gateway = &mut self.gateways[id];
             let nat = if v4 { gateway.ipv4.as_mut() } else { gateway.ipv6.as_mut() };
             match nat.and_then(Nat::poll) {
                 Some((Side::Outside, packet)) => self.upward(now, Node::Gateway(id), packet),
                 Some((Side::Inside, packet)) => {
-                    if let Some(to) = self.gateways[id.0].segment.find(packet.destination) {
+                    if let Some(to) = self.gateways[id].segment.find(packet.destination) {
                         self.downward(now, Node::Gateway(id), to, packet);
                     }
                 }

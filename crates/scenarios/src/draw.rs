@@ -5,9 +5,9 @@ use std::time::Duration;
 use natlab::link::Conditions;
 use natlab::nat::{
     Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Rate, Refusal, Rewriting, Timeouts,
-    Tracking,
+    Tracking, presets,
 };
-use natlab::Unreachable;
+use natlab::{Attachment, Unreachable};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,32 @@ pub fn draw_kernel(seed: u64) -> Scenario {
     scenario(random, networks, Arrangement::Apart, seed)
 }
 
-fn scenario(random: &mut ChaCha8Rng, networks: [Network; 2], arrangement: Arrangement, seed: u64) -> Scenario {
+/// The same with up to 10 % loss, 20 ms jitter and 10 % reordered packets on every cable, each way.
+pub fn troubled(scenario: Scenario) -> Scenario {
+    // Other numbers than those that drew it.
+    let mut random = ChaCha8Rng::seed_from_u64(scenario.seed ^ 0x7700_b1ed);
+    let mut trouble = |cable: Attachment| {
+        let mut one = |way: Conditions| Conditions {
+            jitter: upto(&mut random, Duration::from_millis(20)),
+            reorder: random.random_range(0.0..0.1),
+            reorder_by: Duration::from_millis(5),
+            ..way.losing(random.random_range(0.0..0.1))
+        };
+        Attachment { up: one(cable.up), down: one(cable.down) }
+    };
+    let Scenario { mut sides, broker, arrangement, timeout, seed } = scenario;
+    for side in &mut sides {
+        side.cable = trouble(side.cable);
+    }
+    Scenario { broker: trouble(broker), sides, arrangement, timeout, seed }
+}
+
+fn scenario(
+    random: &mut ChaCha8Rng,
+    networks: [Network; 2],
+    arrangement: Arrangement,
+    seed: u64,
+) -> Scenario {
     let refuses = networks.iter().any(refuses);
     let sides = networks.map(|network| Side {
         network,
@@ -168,49 +193,18 @@ fn firewall(random: &mut ChaCha8Rng) -> Behaviour {
     Behaviour { translates: false, pooling: Pooling::Paired, rewriting: Rewriting::None, ..behaviour(random) }
 }
 
-/// What the kernel's NATs have in common (nf_conntrack, netfilter's rules).
-fn kernel() -> Behaviour {
-    Behaviour {
-        translates: true,
-        mapping: Dependence::Endpoint,
-        filtering: Dependence::AddressAndPort,
-        allocation: Allocation::Preserving(Clash::Random),
-        ports: (1024, 65535),
-        refusal: Refusal::Drop,
-        refuses_invalid: false,
-        icmp_limit: Some(Rate { per_second: 1, burst: 6 }),
-        simultaneous_open: true,
-        tracking: Tracking::Linux,
-        early_reset: Ends::Session,
-        reset: Ends::SessionLater,
-        fin: Ends::SessionLater,
-        icmp: Ends::Nothing,
-        counts_ttl: true,
-        timeouts: Timeouts::LINUX,
-        hairpin: Hairpin::No,
-        pooling: Pooling::Paired,
-        syn_limit: None,
-        rewriting: Rewriting::None,
-    }
-}
-
+/// Twins of the presets of `KernelNat`, with the knobs that it has.
 fn kernel_network(random: &mut ChaCha8Rng) -> Network {
-    let (name, nat) = match random.random_range(0..6) {
-        0 => ("masquerade", kernel()),
-        1 => {
-            let limit = Rate { per_second: 25, burst: 50 };
-            let base = kernel();
-            let refusing = Behaviour { refusal: Refusal::Reset, refuses_invalid: true, ..base };
-            ("openwrt", Behaviour { syn_limit: Some(limit), ..refusing })
-        }
-        2 => ("full cone", Behaviour { filtering: Dependence::Endpoint, ..kernel() }),
-        3 => ("remapping", Behaviour { allocation: Allocation::Random, ..kernel() }),
-        4 => {
-            let allocation = Allocation::Random;
-            ("symmetric", Behaviour { mapping: Dependence::AddressAndPort, allocation, ..kernel() })
-        }
-        _ => ("firewall", Behaviour { translates: false, ..kernel() }),
-    };
+    let kinds: [(&str, fn() -> Behaviour); 6] = [
+        ("masquerade", presets::linux_masquerade),
+        ("openwrt", presets::openwrt),
+        ("full cone", presets::full_cone),
+        ("remapping", presets::remapping),
+        ("symmetric", presets::linux_random),
+        ("firewall", presets::firewall),
+    ];
+    let (name, nat) = *kinds.choose(random).unwrap_or(&("masquerade", presets::linux_masquerade));
+    let nat = nat();
     let refusal = match random.random_range(0..4) {
         0 | 1 => nat.refusal,
         2 => Refusal::Reset,

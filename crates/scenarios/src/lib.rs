@@ -17,4 +17,5 @@ pub mod table;
 pub mod userspace;
 
 pub use least::least_time;
+pub use pool::each;
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

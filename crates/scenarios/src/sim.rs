@@ -19,7 +19,7 @@ use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
 pub use attempt::Dial;
 use broker::BrokerAgent;
 use clock::Clock;
-use peer::{PeerAgent, Role, Setup};
+use peer::{Part, PeerAgent, Setup};
 use topology::Topology;
 
 use crate::{Outcome, Report, Scenario, Side};
@@ -32,16 +32,22 @@ const INTRODUCED_WITHIN: Duration = Duration::from_secs(60);
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// What runs on a host.
-enum Program {
+enum Role {
     Broker(Box<BrokerAgent>),
     Peer(Box<PeerAgent>),
 }
 
+struct Program {
+    role: Role,
+    events: u64,
+}
+
 impl Agent for Program {
     fn handle(&mut self, os: &mut Os<'_>, event: Event) {
-        match self {
-            Program::Broker(broker) => broker.handle(os, event),
-            Program::Peer(peer) => peer.handle(os, event),
+        self.events += 1;
+        match &mut self.role {
+            Role::Broker(broker) => broker.handle(os, event),
+            Role::Peer(peer) => peer.handle(os, event),
         }
     }
 }
@@ -61,6 +67,8 @@ pub struct Insight {
     pub syns: u32,
     /// How often its attempt ended.
     pub finishes: u32,
+    /// Most sockets that its attempt had at once.
+    pub most_sockets: usize,
 }
 
 /// A run with all that the properties look at.
@@ -77,6 +85,8 @@ pub struct Run {
     /// When the rendezvous had forgotten everything after both had left; only where it was
     /// [asked for](Options::until_empty).
     pub emptied: Option<Duration>,
+    /// What hosts' programs were told, until the end was reported.
+    pub events: u64,
     /// Packets on cables; only where they were [asked for](Options::count).
     pub packets: Option<usize>,
 }
@@ -115,31 +125,31 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let clock = Clock::start();
     let mut world = World { sim: Sim::new(internet, scenario.seed), broker, peers };
     // Further seeds that differ from those that the internet draws from its own.
-    let seed = |part: u64| scenario.seed.rotate_left(17) ^ (part << 56);
-    let agent = Program::Broker(Box::new(BrokerAgent::new(clock, public, seed(1))));
+    let seed = |number: u64| scenario.seed.rotate_left(17) ^ (number << 56);
+    let agent = Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, seed(1)))), events: 0 };
     world.sim.place(broker, Time::ZERO, agent);
     let [waits, comes] = &scenario.sides;
     let [waiter, arriver] = peers;
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
     let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).collect();
     let [near, far] = brokers;
-    let setup = |side: &Side, role, brokers, v6, part| Setup {
+    let setup = |side: &Side, part, brokers, v6, number| Setup {
         clock,
-        role,
+        part,
         brokers,
         v6,
         late: side.late,
         timeout: scenario.timeout,
-        seed: seed(part),
+        seed: seed(number),
     };
-    let program = |setup| Program::Peer(Box::new(PeerAgent::new(setup)));
-    world.sim.place(waiter, Time::ZERO, program(setup(waits, Role::Waiter, near, v6[0], 2)));
+    let program = |setup| Program { role: Role::Peer(Box::new(PeerAgent::new(setup))), events: 0 };
+    world.sim.place(waiter, Time::ZERO, program(setup(waits, Part::Waiter, near, v6[0], 2)));
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
     });
     if let Some(number) = peer(&world.sim, waiter).and_then(|it| it.number) {
         let starts = world.sim.now() + settling(scenario);
-        world.sim.place(arriver, starts, program(setup(comes, Role::Arriver(number), far, v6[1], 3)));
+        world.sim.place(arriver, starts, program(setup(comes, Part::Arriver(number), far, v6[1], 3)));
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
     world.sim.run(until, |sim| peers.iter().all(|it| peer(sim, *it).is_some_and(|it| it.ended.is_some())));
@@ -151,21 +161,21 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     };
     if peers.iter().all(|it| connected(&world.sim, *it)) {
         let until = world.sim.now() + HEARD_WITHIN;
-        let decided =
-            |sim: &Sim<Program>| peers.iter().all(|it| heard(sim, *it) || !connected(sim, *it));
+        let decided = |sim: &Sim<Program>| peers.iter().all(|it| heard(sim, *it) || !connected(sim, *it));
         world.sim.run(until, decided);
     }
-    let syns = peers.map(|host| {
-        world.sim.syns(host, |to| !(own_ports(&to) && broker_ips.contains(&to.ip())))
-    });
+    let syns =
+        peers.map(|host| world.sim.syns(host, |to| !(own_ports(&to) && broker_ips.contains(&to.ip()))));
     let report = world.report(syns);
+    let programs = [broker, waiter, arriver].map(|host| world.sim.agent(host).map_or(0, |it| it.events));
+    let events = programs.iter().sum();
     let sides = peers.map(|host| world.insight(host));
     let same_connection = world.same_connection();
     let emptied = options.until_empty.then(|| world.empty()).flatten();
     let diagram = if options.record { world.sim.diagram() } else { String::new() };
     let count = options.count && !options.record;
     let packets = count.then(|| world.sim.internet_mut().take_record().len());
-    Run { report, diagram, sides, same_connection, emptied, packets }
+    Run { report, diagram, sides, same_connection, emptied, events, packets }
 }
 
 /// What who waits needs for all that it does on its own, beyond having its code.
@@ -176,6 +186,9 @@ fn settling(scenario: &Scenario) -> Duration {
     (cables + 2 * there_and_back(&scenario.broker)) * 4 + Duration::from_millis(100)
 }
 
+#[cfg(test)]
+mod tests;
+
 struct World {
     sim: Sim<Program>,
     broker: HostId,
@@ -183,16 +196,16 @@ struct World {
 }
 
 fn peer(sim: &Sim<Program>, host: HostId) -> Option<&PeerAgent> {
-    match sim.agent(host)? {
-        Program::Peer(peer) => Some(peer),
-        Program::Broker(_) => None,
+    match &sim.agent(host)?.role {
+        Role::Peer(peer) => Some(peer),
+        Role::Broker(_) => None,
     }
 }
 
 fn broker(sim: &Sim<Program>, host: HostId) -> Option<&BrokerAgent> {
-    match sim.agent(host)? {
-        Program::Broker(broker) => Some(broker),
-        Program::Peer(_) => None,
+    match &sim.agent(host)?.role {
+        Role::Broker(broker) => Some(broker),
+        Role::Peer(_) => None,
     }
 }
 
@@ -239,6 +252,7 @@ impl World {
             told: peer.told.clone(),
             syns: peer.syns,
             finishes: peer.finishes,
+            most_sockets: peer.most_sockets,
         }
     }
 

@@ -105,6 +105,8 @@ pub(super) struct Attempt {
     over: bool,
     wait: Time,
     finishes: u32,
+    /// Most sockets at once.
+    most_sockets: usize,
     pub(super) dials: Vec<Dial>,
 }
 
@@ -132,6 +134,7 @@ impl Attempt {
             over: false,
             wait: reach.introduced,
             finishes: 0,
+            most_sockets: 0,
             dials: Vec::new(),
             reach,
         };
@@ -190,6 +193,11 @@ impl Attempt {
     /// First SYNs, as the puncher counts them.
     pub(super) fn syns(&self) -> u32 {
         self.puncher.syns()
+    }
+
+    /// Most sockets that it had at once.
+    pub(super) fn most_sockets(&self) -> usize {
+        self.most_sockets
     }
 
     /// How often it said that it is over.
@@ -395,6 +403,7 @@ impl Attempt {
     pub(super) fn drive(&mut self, os: &mut Os<'_>) -> Option<Ended> {
         loop {
             let now = self.reach.clock.instant(os.now());
+            self.most_sockets = self.most_sockets.max(self.lanes.len());
             match self.puncher.poll(now) {
                 Output::Wait(at) => {
                     self.wait = self.reach.clock.time(at);

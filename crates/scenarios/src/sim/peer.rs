@@ -28,7 +28,7 @@ use crate::Outcome;
 
 /// What a peer comes to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Part {
     /// Opens a code and waits.
     Waiter,
     /// Claims the code with this number as soon as its link stands.
@@ -37,7 +37,7 @@ pub(super) enum Role {
 
 pub(super) struct Setup {
     pub(super) clock: Clock,
-    pub(super) role: Role,
+    pub(super) part: Part,
     /// Where the broker is, IPv6 first.
     pub(super) brokers: Vec<SocketAddr>,
     pub(super) v6: bool,
@@ -116,6 +116,7 @@ pub(super) struct PeerAgent {
     pub(super) dials: Vec<Dial>,
     pub(super) syns: u32,
     pub(super) finishes: u32,
+    pub(super) most_sockets: usize,
     /// What the peer knew of itself when it was introduced, and where the broker saw the other.
     pub(super) here: Option<(Surroundings, Vec<SocketAddr>)>,
     /// The host candidates that it was told.
@@ -148,6 +149,7 @@ impl PeerAgent {
             dials: Vec::new(),
             syns: 0,
             finishes: 0,
+            most_sockets: 0,
             here: None,
             told: Vec::new(),
             setup,
@@ -304,15 +306,10 @@ impl PeerAgent {
             Ok(true) => {
                 let Try { socket, remote, inbox, .. } = self.tries.swap_remove(at);
                 let Some(local) = os.local(socket) else { return };
-                self.link_up(os, Link {
-                    socket,
-                    remote,
-                    local,
-                    inbox,
-                    observed: None,
-                    heard: os.now(),
-                    pinged: os.now(),
-                });
+                self.link_up(
+                    os,
+                    Link { socket, remote, local, inbox, observed: None, heard: os.now(), pinged: os.now() },
+                );
             }
             Err(Malformed) => {
                 let lost = self.tries.swap_remove(at);
@@ -334,9 +331,9 @@ impl PeerAgent {
         }
         self.next_address = None;
         self.patience = Some(os.now() + self.setup.timeout);
-        match self.setup.role {
-            Role::Waiter => wire::message(&mut out, &ToBroker::Open { verb: Verb::Listen, again: None }),
-            Role::Arriver(number) => {
+        match self.setup.part {
+            Part::Waiter => wire::message(&mut out, &ToBroker::Open { verb: Verb::Listen, again: None }),
+            Part::Arriver(number) => {
                 wire::message(&mut out, &ToBroker::Claim { number, verb: Verb::Connect });
                 self.claimed = Some(os.now());
             }
@@ -598,6 +595,7 @@ impl PeerAgent {
         let ended = attempt.drive(os);
         self.syns = attempt.syns();
         self.finishes = attempt.finishes();
+        self.most_sockets = attempt.most_sockets();
         let Some(ended) = ended else { return };
         let elapsed = os.now() - attempt.introduced();
         self.dials = std::mem::take(&mut attempt.dials);
@@ -692,4 +690,3 @@ impl Handed {
         }
     }
 }
-

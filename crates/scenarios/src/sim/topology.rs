@@ -3,10 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use natlab::link::Conditions;
-use natlab::nat::{
-    Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Refusal, Rewriting, Timeouts, Tracking,
-};
-use natlab::{Attachment, GatewayId, HostId, Internet, Place, Site};
+use natlab::nat::{Pooling, presets};
+use natlab::{Attachment, GatewayId, HostId, Internet, Node, Place, Site};
 use tcpunch_core::limits::BROKER_PORT;
 
 use crate::{Arrangement, Network, Scenario};
@@ -25,32 +23,6 @@ pub(crate) struct Topology {
     pub(crate) v6: [bool; 2],
     /// What the broker is told of its own public address, where it can't know it.
     pub(crate) public: Option<IpAddr>,
-}
-
-/// What lets everything pass.
-pub(crate) fn open() -> Behaviour {
-    Behaviour {
-        translates: false,
-        mapping: Dependence::Endpoint,
-        filtering: Dependence::Endpoint,
-        allocation: Allocation::Preserving(Clash::Random),
-        ports: (1024, 65535),
-        refusal: Refusal::Drop,
-        refuses_invalid: false,
-        icmp_limit: None,
-        simultaneous_open: true,
-        tracking: Tracking::Flags,
-        early_reset: Ends::Nothing,
-        reset: Ends::Nothing,
-        fin: Ends::Nothing,
-        icmp: Ends::Nothing,
-        counts_ttl: true,
-        timeouts: Timeouts::RFC,
-        hairpin: Hairpin::No,
-        pooling: Pooling::Paired,
-        syn_limit: None,
-        rewriting: Rewriting::None,
-    }
 }
 
 /// Plugs in a network; where its hosts belong, its gateways from the outermost on, and whether it has IPv6.
@@ -76,7 +48,7 @@ fn network(
             site = site.lan(Ipv4Addr::new(100, 64, third, 0), 24);
         }
         if let Some(firewall) = &network.ipv6 {
-            site = site.and_ipv6(if depth == innermost { firewall.clone() } else { open() });
+            site = site.and_ipv6(if depth == innermost { firewall.clone() } else { presets::router() });
         }
         let attachment = if depth == 0 { cable } else { Conditions::PERFECT.into() };
         let gateway = internet.gateway(place, site, attachment);
@@ -110,11 +82,16 @@ pub(crate) fn build(scenario: &Scenario) -> Topology {
     } else {
         internet.host(Place::Core, scenario.broker)
     };
+    for (host, name) in [(one, "waiter"), (other, "arriver"), (broker, "broker")] {
+        internet.name(Node::Host(host), name);
+    }
     let own: Vec<IpAddr> = internet.addresses(broker).iter().map(|(ip, _)| *ip).collect();
     let mut outside = own.clone();
     let mut public = None;
-    if let Some(outermost) = first_gateways.first().filter(|_| inside) {
-        internet.forward_port(*outermost, BROKER_PORT, broker);
+    if inside && !first_gateways.is_empty() {
+        for gateway in &first_gateways {
+            internet.forward_port(*gateway, BROKER_PORT, broker);
+        }
         // As seen from outside: at the outermost NAT.
         let translating = first_gateways.iter().zip(&first.network.layers).find(|(_, it)| it.translates);
         let own = || own.iter().copied().find(IpAddr::is_ipv4);

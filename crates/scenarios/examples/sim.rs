@@ -1,0 +1,15 @@
+//! Runs a drawn scenario in virtual time: `cargo run -p tcpunch-scenarios --example sim -- SEED [diagram]`.
+#![allow(clippy::print_stdout, reason = "it is read by a person")]
+
+use tcpunch_scenarios::{draw::draw, sim};
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let seed = arguments.next().and_then(|it| it.parse().ok()).unwrap_or(1);
+    let scenario = draw(seed);
+    println!("{scenario:#?}");
+    let record = arguments.next().is_some();
+    let run = sim::run_closely(&scenario, sim::Options { record, ..sim::Options::default() });
+    println!("{:#?}", run.report);
+    println!("{}", run.diagram);
+}
