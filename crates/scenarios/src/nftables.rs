@@ -213,8 +213,8 @@ impl Built {
 /// any port), or symmetric (by address and port, any port); filtering by address and port, or, with preserved ports,
 /// endpoint-independent (full cone); the refusals but the late one; whether what is invalid is refused; whether a bare SYN
 /// passes on a half-open session; hairpinning with the outside source; OpenWrt's limit of SYNs. All else has to be as
-/// conntrack has it: its tracking, what packets end, its time-outs, one outside address, ports from 1024 on, one ICMP
-/// error a second after a burst of six, nothing rewritten.
+/// conntrack has it: its tracking, what packets end, its time-outs, one outside address, all ports or those from
+/// 1024 on, one ICMP error a second after a burst of six, nothing rewritten.
 pub fn kernel_nat(behaviour: &Behaviour) -> Option<KernelNat> {
     use Dependence::{AddressAndPort, Endpoint};
     let shape = (behaviour.mapping, behaviour.filtering, behaviour.allocation);
@@ -277,7 +277,8 @@ fn refusal(refusal: nat::Refusal) -> Option<Refusal> {
 fn is_conntrack(behaviour: &Behaviour) -> bool {
     let Behaviour { ports, icmp_limit, tracking, early_reset, reset, fin, icmp, counts_ttl, timeouts, .. } =
         behaviour;
-    (*ports == (1024, u16::MAX) || !behaviour.translates)
+    // Well-known ports are kept by masquerade alone, and no peer has one.
+    ([(1, u16::MAX), (1024, u16::MAX)].contains(ports) || !behaviour.translates)
         && *icmp_limit == Some(Rate { per_second: 1, burst: 6 })
         && *tracking == Tracking::Linux
         && (*early_reset, *reset, *fin) == (Ends::Session, Ends::SessionLater, Ends::SessionLater)

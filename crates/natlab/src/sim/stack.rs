@@ -1,6 +1,7 @@
 //! The network stack of one host: its sockets, and what answers where there is none.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::rngs::SmallRng;
@@ -55,6 +56,8 @@ pub(super) struct Stack {
     descriptors: usize,
     pub(super) limit: usize,
     pub(super) random: SmallRng,
+    /// What makes its sequence numbers its own.
+    secret: u64,
     /// First SYNs and all SYNs by destination.
     pub(super) syns: Map<SocketAddr, (u64, u64)>,
     pub(super) events: VecDeque<Event>,
@@ -75,6 +78,7 @@ impl Stack {
             descriptors: 0,
             limit: DESCRIPTORS,
             random: SmallRng::seed_from_u64(seed),
+            secret: seed,
             syns: Map::default(),
             events: VecDeque::new(),
             wake: None,
@@ -202,7 +206,7 @@ impl Stack {
         self.take_descriptor()?;
         let id = self.entries.len() as u32;
         let ttl = options.ttl.unwrap_or(Packet::TTL);
-        let first = self.random.random();
+        let first = self.first_sequence(net.now, local, remote);
         let mut cx = Context { net, host: self.host, events: &mut self.events };
         let mut socket = Box::new(Socket::new(&cx, (id, id), (local, remote), own, ttl, first));
         socket.open(&mut cx);
@@ -212,6 +216,15 @@ impl Stack {
         *firsts += 1;
         *all += 1;
         Ok(SocketId(id))
+    }
+
+    /// Where sequence numbers begin (RFC 6528): anywhere for each four-tuple, and from there a step further every 64 ns, as
+    /// Linux has it. A NAT that follows sequence numbers takes a later one for a new connection, an earlier one for nonsense.
+    fn first_sequence(&self, now: Time, local: SocketAddr, remote: SocketAddr) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        (self.secret, FourTuple::new(local, remote)).hash(&mut hasher);
+        let begin = hasher.finish() as u32;
+        begin.wrapping_add((now.as_nanos() >> 6) as u32)
     }
 
     /// A port of the ephemeral range that is free for this remote end.
@@ -426,7 +439,7 @@ impl Stack {
         match self.listeners.get(&local.port()).copied() {
             Some(listener) if segment.opens() => {
                 let id = self.entries.len() as u32;
-                let first = self.random.random();
+                let first = self.first_sequence(net.now, local, remote);
                 let own = self.owns(net, remote.ip());
                 let mut cx = Context { net, host: self.host, events: &mut self.events };
                 let ends = (local, remote);
