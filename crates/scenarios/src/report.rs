@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::{Report, Scenario, Verdict, least_time};
+use crate::Verdict;
 
 pub use heat_map::heat_map;
 
@@ -21,28 +21,14 @@ pub struct Run {
     pub loss: f64,
     /// How much later than the other one side hears Go.
     pub skew: Duration,
+    /// Whether [chance decides](crate::table::Entry::by_chance) how it ends.
+    pub by_chance: bool,
     /// How it should end.
     pub expected: Verdict,
     /// How it ended.
     pub verdict: Verdict,
-    /// From the claim to the connection, as a multiple of the [least time](least_time); where connected.
+    /// From the claim to the connection, as a multiple of the [least time](crate::least_time); where connected.
     pub multiple: Option<f64>,
-}
-
-impl Run {
-    /// What a report says of a scenario of the table.
-    pub fn of(
-        pair: [usize; 2],
-        condition: Condition,
-        scenario: &Scenario,
-        expected: Verdict,
-        report: &Report,
-    ) -> Self {
-        let Condition { round_trip, loss, skew } = condition;
-        let least = least_time(scenario);
-        let multiple = report.since_claim.map(|took| took.as_secs_f64() / least.as_secs_f64());
-        Self { pair, round_trip, loss, skew, expected, verdict: report.verdict(), multiple }
-    }
 }
 
 /// The link and the timing of a run.
@@ -248,6 +234,7 @@ mod tests {
             round_trip: Duration::from_millis(round_trip),
             loss: if round_trip == 50 { 0.02 } else { 0.0 },
             skew: Duration::ZERO,
+            by_chance: false,
             expected: if pair == [1, 1] { Verdict::NoPath } else { Verdict::Connected },
             verdict,
             multiple,
