@@ -1,7 +1,7 @@
 //! The network stack of one host: its sockets, and what answers where there is none.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::rngs::SmallRng;
@@ -10,7 +10,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::net::Net;
 use super::tcp::{After, Context, Owner, Socket, State};
 use super::{ConnectOptions, Event, SocketError, SocketId};
-use crate::hash::Map;
+use crate::hash::{Map, Quick};
 use crate::packet::{Body, Echo, ErrorKind, IcmpError, Packet, Protocol, Segment, Unreachable};
 use crate::{HostId, Time};
 
@@ -56,7 +56,7 @@ pub(super) struct Stack {
     descriptors: usize,
     pub(super) limit: usize,
     pub(super) random: SmallRng,
-    /// What makes its sequence numbers its own.
+    /// Keeps the sequence numbers of hosts apart.
     secret: u64,
     /// First SYNs and all SYNs by destination.
     pub(super) syns: Map<SocketAddr, (u64, u64)>,
@@ -206,7 +206,7 @@ impl Stack {
         self.take_descriptor()?;
         let id = self.entries.len() as u32;
         let ttl = options.ttl.unwrap_or(Packet::TTL);
-        let first = self.first_sequence(net.now, local, remote);
+        let first = self.first_sequence(net.now, &tuple);
         let mut cx = Context { net, host: self.host, events: &mut self.events };
         let mut socket = Box::new(Socket::new(&cx, (id, id), (local, remote), own, ttl, first));
         socket.open(&mut cx);
@@ -216,15 +216,6 @@ impl Stack {
         *firsts += 1;
         *all += 1;
         Ok(SocketId(id))
-    }
-
-    /// Where sequence numbers begin (RFC 6528): anywhere for each four-tuple, and from there a step further every 64 ns, as
-    /// Linux has it. A NAT that follows sequence numbers takes a later one for a new connection, an earlier one for nonsense.
-    fn first_sequence(&self, now: Time, local: SocketAddr, remote: SocketAddr) -> u32 {
-        let mut hasher = DefaultHasher::new();
-        (self.secret, FourTuple::new(local, remote)).hash(&mut hasher);
-        let begin = hasher.finish() as u32;
-        begin.wrapping_add((now.as_nanos() >> 6) as u32)
     }
 
     /// A port of the ephemeral range that is free for this remote end.
@@ -434,12 +425,20 @@ impl Stack {
         }
     }
 
+    /// The sequence number that a connection begins with: it grows by one each 64 ns for the same four-tuple (RFC 6528 section
+    /// 3, `secure_tcp_seq` of Linux). Who follows connections relies on that.
+    fn first_sequence(&self, now: Time, tuple: &FourTuple) -> u32 {
+        let mut hasher = Quick::default();
+        (self.secret, tuple).hash(&mut hasher);
+        (hasher.finish() as u32).wrapping_add((now.as_nanos() / 64) as u32)
+    }
+
     /// A segment for which there is no connection.
     fn receive_unmatched(&mut self, net: &mut Net, local: SocketAddr, remote: SocketAddr, segment: Segment) {
         match self.listeners.get(&local.port()).copied() {
             Some(listener) if segment.opens() => {
                 let id = self.entries.len() as u32;
-                let first = self.first_sequence(net.now, local, remote);
+                let first = self.first_sequence(net.now, &FourTuple::new(local, remote));
                 let own = self.owns(net, remote.ip());
                 let mut cx = Context { net, host: self.host, events: &mut self.events };
                 let ends = (local, remote);

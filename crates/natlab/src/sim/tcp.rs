@@ -462,7 +462,7 @@ impl Socket {
             self.duplicates += 1;
             if self.duplicates == 3 && self.recovers.is_none() {
                 self.recovers = Some(self.next);
-                self.repeat(cx);
+                self.repeat(cx, false);
             }
         }
         let after = self.take(cx, segment);
@@ -592,7 +592,7 @@ impl Socket {
                 if size < self.size {
                     self.size = size;
                     self.recovers = Some(self.next);
-                    self.repeat(cx);
+                    self.repeat(cx, true);
                 }
                 return After::Stays;
             }
@@ -652,7 +652,7 @@ impl Socket {
         if self.unacknowledged != self.first {
             self.recovers = Some(self.next);
         }
-        self.repeat(cx);
+        self.repeat(cx, false);
         self.arm(cx, self.timeout);
         After::Stays
     }
@@ -695,7 +695,7 @@ impl Socket {
             self.arm(cx, self.timeout);
         }
         match self.recovers {
-            Some(recovers) if before(number, recovers) => self.repeat(cx),
+            Some(recovers) if before(number, recovers) => self.repeat(cx, false),
             Some(_) | None => self.recovers = None,
         }
     }
@@ -769,24 +769,32 @@ impl Socket {
         cut
     }
 
-    /// Sends the first unacknowledged segment again.
-    fn repeat(&mut self, cx: &mut Context<'_>) {
+    /// Sends the first unacknowledged segment again, or `all` of them.
+    fn repeat(&mut self, cx: &mut Context<'_>, all: bool) {
         self.timed = None;
         if self.unacknowledged == self.first {
             return self.send_syn(cx);
         }
         let under_way = self.next.wrapping_sub(self.unacknowledged) as usize;
-        let data = under_way - usize::from(self.fin_sent);
-        let bytes = data.min(self.size);
-        let mut flags = Flags::ACK;
-        if bytes > 0 {
-            flags = flags.with(Flags::PSH);
+        let data = under_way.saturating_sub(usize::from(self.fin_sent));
+        let mut begin = 0;
+        loop {
+            let bytes = (data - begin).min(self.size);
+            let last = begin + bytes == data;
+            let mut flags = Flags::ACK;
+            if bytes > 0 {
+                flags = flags.with(Flags::PSH);
+            }
+            if self.fin_sent && last {
+                flags = flags.with(Flags::FIN);
+            }
+            let payload = self.cut(begin, bytes);
+            self.send(cx, flags, self.unacknowledged.wrapping_add(begin as u32), payload);
+            begin += bytes;
+            if !all || last {
+                return;
+            }
         }
-        if self.fin_sent && bytes == data {
-            flags = flags.with(Flags::FIN);
-        }
-        let payload = self.cut(0, bytes);
-        self.send(cx, flags, self.unacknowledged, payload);
     }
 
     fn wait(&mut self, cx: &mut Context<'_>) {
