@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn paths_count_where_both_connected_and_times_never() {
         let connected = |path, ms| Outcome::Connected { path, elapsed: Duration::from_millis(ms) };
-        let no_path = |ms: u64| Outcome::NoPath { reason: ms.to_string(), elapsed: Duration::from_millis(ms) };
+        let no_path =
+            |ms: u64| Outcome::NoPath { reason: ms.to_string(), elapsed: Duration::from_millis(ms) };
         let punched = report([connected(Path::Punched, 1), connected(Path::Punched, 2)]);
         let slower = report([connected(Path::Punched, 900), connected(Path::Punched, 2)]);
         let direct = report([connected(Path::Direct, 1), connected(Path::Direct, 2)]);

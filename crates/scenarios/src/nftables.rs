@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::ops::Deref as _;
 use std::time::Duration;
 
-use natlab::kernel::{Gateway, GatewayBuilder, Host, HostBuilder, KernelNat, Lab, Node, Refusal, Translation};
+use natlab::kernel::{
+    Gateway, GatewayBuilder, Host, HostBuilder, KernelNat, Lab, Node, Refusal, Translation,
+};
 use natlab::link::{Conditions, Loss};
 use natlab::nat::{
-    self, Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Rate, Rewriting, Timeouts, Tracking,
+    self, Allocation, Behaviour, Clash, Dependence, Ends, Hairpin, Pooling, Rate, Rewriting, Timeouts,
+    Tracking,
 };
 use natlab::{Attachment, Error};
 use tcpunch_core::limits::BROKER_PORT;
@@ -275,8 +278,9 @@ fn refusal(refusal: nat::Refusal) -> Option<Refusal> {
 
 /// Whether everything that nftables has no knob for is as conntrack does it.
 fn is_conntrack(behaviour: &Behaviour) -> bool {
-    let Behaviour { ports, icmp_limit, tracking, early_reset, reset, fin, icmp, counts_ttl, timeouts, .. } =
-        behaviour;
+    let Behaviour {
+        ports, icmp_limit, tracking, early_reset, reset, fin, icmp, counts_ttl, timeouts, ..
+    } = behaviour;
     // Well-known ports are kept by masquerade alone, and no peer has one.
     ([(1, u16::MAX), (1024, u16::MAX)].contains(ports) || !behaviour.translates)
         && *icmp_limit == Some(Rate { per_second: 1, burst: 6 })

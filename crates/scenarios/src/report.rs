@@ -107,10 +107,7 @@ impl Grid {
     /// Runs that did not end as they should: the pair's names and the run.
     pub fn surprises(&self) -> impl Iterator<Item = ([&str; 2], &Run)> {
         let name = |at: usize| self.names.get(at).map_or("?", String::as_str);
-        self.runs
-            .iter()
-            .filter(|run| run.verdict != run.expected)
-            .map(move |run| (run.pair.map(name), run))
+        self.runs.iter().filter(|run| run.verdict != run.expected).map(move |run| (run.pair.map(name), run))
     }
 
     /// How many pairs there are of which at least one run connected, and how many at all.
@@ -144,7 +141,11 @@ impl Page<'_> {
              to that connection, as a multiple of the least that the network allows (the injected skew counts as allowed).\n\
              Red is what does not connect yet.\n",
         );
-        let _ = write!(page, "\nWritten by `{}`; the networks are in `crates/scenarios/src/table.rs`.\n", self.command);
+        let _ = write!(
+            page,
+            "\nWritten by `{}`; the networks are in `crates/scenarios/src/table.rs`.\n",
+            self.command
+        );
         let parts = [
             ("In simulation", "matrix-sim.svg", self.simulation, "in virtual time"),
             (
@@ -162,10 +163,7 @@ impl Page<'_> {
                 "\n## {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs \
                  that should connect did, {} ended wrong (one side connected, the other not).\n",
                 summary.runs,
-                grid.runs
-                    .iter()
-                    .filter(|run| [run.expected, run.verdict] == [Verdict::Connected; 2])
-                    .count(),
+                grid.runs.iter().filter(|run| [run.expected, run.verdict] == [Verdict::Connected; 2]).count(),
                 summary.expected,
                 summary.wrong,
             );
@@ -242,7 +240,8 @@ mod tests {
     }
 
     pub(super) fn grid() -> Grid {
-        let connected = |pair, round_trip, multiple| run(pair, round_trip, Verdict::Connected, Some(multiple));
+        let connected =
+            |pair, round_trip, multiple| run(pair, round_trip, Verdict::Connected, Some(multiple));
         Grid {
             names: vec!["public".into(), "symmetric <random>".into()],
             runs: vec![
@@ -298,7 +297,8 @@ mod tests {
     #[test]
     fn a_page_shows_both_pictures_and_each_table() {
         let (simulation, kernels) = (grid(), Grid::default());
-        let page = Page { simulation: &simulation, kernels: &kernels, command: "cargo xtask matrix" }.markdown();
+        let page =
+            Page { simulation: &simulation, kernels: &kernels, command: "cargo xtask matrix" }.markdown();
         for wanted in [
             "(matrix-sim.svg)",
             "(matrix-kernels.svg)",

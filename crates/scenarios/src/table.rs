@@ -33,10 +33,7 @@ pub fn networks() -> Vec<Network> {
         ("symmetric-block-1024", vec![presets::carrier_block(1024)]),
         ("symmetric-random", vec![presets::symmetric_random()]),
     ];
-    table
-        .into_iter()
-        .map(|(name, layers)| Network { name: name.to_owned(), layers, ipv6: None })
-        .collect()
+    table.into_iter().map(|(name, layers)| Network { name: name.to_owned(), layers, ipv6: None }).collect()
 }
 
 /// Round trips between the two, and between each and the broker.
@@ -224,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_three_are_equally_far_apart() {
-        let condition = Condition { round_trip: Duration::from_millis(200), loss: 0.02, skew: Duration::ZERO };
+        let condition =
+            Condition { round_trip: Duration::from_millis(200), loss: 0.02, skew: Duration::ZERO };
         let scenario = scenario(&named("public"), &named("openwrt"), condition, 1);
         let trips = crate::least::round_trips(&scenario);
         assert_eq!([trips.waiter, trips.arriver, trips.peers], [condition.round_trip; 3]);

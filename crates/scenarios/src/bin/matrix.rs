@@ -159,7 +159,9 @@ fn all(conditions: &[Condition], times: usize) -> Vec<Entry> {
 /// Every pair on so many links, which are others for the next pair.
 fn some(conditions: &[Condition], links: usize) -> Vec<Entry> {
     let all: Vec<Vec<Entry>> = (0..links.div_ceil(conditions.len().max(1)))
-        .flat_map(|round| conditions.iter().map(move |condition| table::entries(*condition, round as u64 + 1)))
+        .flat_map(|round| {
+            conditions.iter().map(move |condition| table::entries(*condition, round as u64 + 1))
+        })
         .collect();
     let pairs = all.first().map_or(0, Vec::len);
     let mut chosen = Vec::new();

@@ -200,7 +200,8 @@ mod tests {
     fn it_is_well_formed_and_needs_nothing_from_outside() {
         let svg = heat_map("A & B", "", &grid());
         for element in ["svg", "g", "text", "title"] {
-            let opened = svg.matches(&format!("<{element}>")).count() + svg.matches(&format!("<{element} ")).count();
+            let opened =
+                svg.matches(&format!("<{element}>")).count() + svg.matches(&format!("<{element} ")).count();
             assert_eq!(opened, svg.matches(&format!("</{element}>")).count(), "{element}");
         }
         assert!(svg.contains("A &amp; B"));
