@@ -108,10 +108,9 @@ pub enum Output {
         socket: SocketId,
         /// What the own first record says.
         nominate: bool,
-        /// Whether it counts only when the peer has acknowledged the own first record: the peer's
-        /// SYN came in through the listener on a lane whose own SYNs were refused. If a NAT
-        /// remembers one of those, it knows other sequence numbers than the listener uses, and
-        /// lets only one direction through.
+        /// Whether it counts only when the peer has acknowledged the own first record: own SYNs on
+        /// this lane were refused. If a NAT remembers one of those, it knows other sequence numbers
+        /// than this connection uses, and lets only one direction through.
         cautious: bool,
     },
     /// Tell the peer on this verified connection that it is the one.
@@ -407,8 +406,9 @@ impl<R: RngCore> Puncher<R> {
                 // Another machine may have the peer's address in this network: it must show first
                 // that it is the peer. The round trip there is small.
                 let known = lane.report.candidate.kind != Kind::Host;
+                let cautious = lane.report.refused + lane.report.unreachable > 0;
                 lane.state = LaneState::Open(socket);
-                self.authenticate(now, socket, remote, known, false);
+                self.authenticate(now, socket, remote, known, cautious);
                 return;
             }
             Dialled::Refused => {

@@ -469,6 +469,20 @@ fn what_comes_through_the_listener_after_a_refusal_must_be_acknowledged() {
 }
 
 #[test]
+fn what_is_dialled_after_a_refusal_must_be_acknowledged_too() {
+    for outcome in [Dialled::Refused, Dialled::Unreachable] {
+        let mut rig = Rig::new(true, 50 * MS);
+        rig.lane(1);
+        rig.input(Input::Go);
+        rig.dialled(rig.dials()[0], outcome);
+        rig.until(rig.start + 200 * MS);
+        let socket = rig.dials()[1];
+        rig.dialled(socket, Dialled::Connected);
+        assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: true, cautious: true }));
+    }
+}
+
+#[test]
 fn a_lane_that_icmp_answers_without_end_slows_down() {
     let mut rig = Rig::new(true, 50 * MS);
     rig.lane(1);
