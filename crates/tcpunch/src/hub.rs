@@ -551,7 +551,6 @@ impl Hub {
         token: [u8; 8],
         probe_ports: Vec<u16>,
     ) {
-        let first = self.links.iter().all(|link| link.observed.is_none());
         if let Some((_, key)) = &self.broker {
             let event = Event::Registered { broker: remote, key: *key, local, observed };
             (self.setup.events)(event);
@@ -567,7 +566,8 @@ impl Hub {
         }
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
-        if first {
+        // What a link over IPv6 shows says nothing of the translator that IPv4 has.
+        if remote.ip().to_canonical().is_ipv4() || !self.setup.families.v4 {
             let known = *self.profile.borrow();
             self.learnt(NatProfile { translated, ..known });
         }
