@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod fuzz;
 mod lab;
+mod matrix;
 mod rules;
 
 use std::path::PathBuf;
@@ -29,7 +30,10 @@ cargo xtask lab --nat A,B [-- COMMAND]
                             an internet of two networks and a broker's host, to try programs in by hand; as root
 cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
-                            looks for inputs that break a parser or a state machine";
+                            looks for inputs that break a parser or a state machine
+cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
+                            every network with every other: writes docs/matrix.md; as root (half an hour)
+cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
+        ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

@@ -4,8 +4,18 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+pub mod conformance;
 pub mod draw;
+mod least;
+pub mod nftables;
+mod pool;
+mod real;
+pub mod report;
 mod scenario;
 pub mod sim;
+pub mod table;
+pub mod userspace;
 
+pub use least::least_time;
+pub use pool::each;
 pub use scenario::{Arrangement, Network, Outcome, Report, Scenario, Side, Verdict};

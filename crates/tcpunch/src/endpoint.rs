@@ -30,6 +30,7 @@ pub struct Builder {
     port: Option<u16>,
     families: Families,
     timeout: Duration,
+    late: Duration,
     store: Option<Store>,
     events: EventSink,
 }
@@ -60,6 +61,14 @@ impl Builder {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How much later than it arrives the broker's signal to fire is heard. For tests of timing only.
+    #[cfg(feature = "lab")]
+    #[must_use]
+    pub fn late(mut self, late: Duration) -> Self {
+        self.late = late;
         self
     }
 
@@ -116,6 +125,7 @@ impl Builder {
             network,
             families: self.families,
             timeout: self.timeout,
+            late: self.late,
             events: self.events,
             router,
             link,
@@ -160,6 +170,7 @@ impl Endpoint {
             port: None,
             families: Families::default(),
             timeout: ATTEMPT_WITHIN,
+            late: Duration::ZERO,
             store: None,
             events: Arc::new(|_| {}),
         }

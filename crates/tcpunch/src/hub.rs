@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) network: Network,
     pub(crate) families: Families,
     pub(crate) timeout: Duration,
+    /// How much later the signal to fire is heard; zero but in tests of timing.
+    pub(crate) late: Duration,
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
     pub(crate) link: mpsc::Sender<Order>,
@@ -486,7 +488,10 @@ impl Hub {
             FromBroker::ProfileOf { introduction, profile } => {
                 self.tell(introduction, attempt::Message::Profile(profile));
             }
-            FromBroker::Go { introduction } => self.tell(introduction, attempt::Message::Go),
+            FromBroker::Go { introduction } if self.setup.late.is_zero() => {
+                self.tell(introduction, attempt::Message::Go);
+            }
+            FromBroker::Go { introduction } => self.tell_late(introduction),
             FromBroker::Relayed { introduction, signal } => {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
@@ -522,6 +527,16 @@ impl Hub {
         }
     }
 
+    fn tell_late(&self, introduction: IntroductionId) {
+        if let Some(running) = self.running.get(&introduction) {
+            let (inbox, late) = (running.inbox.clone(), self.setup.late);
+            tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                let _ = inbox.try_send(attempt::Message::Go);
+            });
+        }
+    }
+
     fn lobby_news(&self, news: LobbyNews) {
         if let Some(lobby) = &self.lobby {
             let _ = lobby.news.send(news);
@@ -536,7 +551,6 @@ impl Hub {
         token: [u8; 8],
         probe_ports: Vec<u16>,
     ) {
-        let first = self.links.iter().all(|link| link.observed.is_none());
         if let Some((_, key)) = &self.broker {
             let event = Event::Registered { broker: remote, key: *key, local, observed };
             (self.setup.events)(event);
@@ -552,7 +566,8 @@ impl Hub {
         }
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
-        if first {
+        // What a link over IPv6 shows says nothing of the translator that IPv4 has.
+        if remote.ip().to_canonical().is_ipv4() || !self.setup.families.v4 {
             let known = *self.profile.borrow();
             self.learnt(NatProfile { translated, ..known });
         }

@@ -446,7 +446,6 @@ impl PeerAgent {
         token: [u8; 8],
         probe_ports: &[u16],
     ) {
-        let first = self.links.iter().all(|it| it.observed.is_none());
         let Some(link) = self.links.get_mut(link) else { return };
         let (remote, local) = (link.remote, link.local);
         if !is_plausible(observed.ip(), local.ip(), remote.ip(), &Self::gateways(os)) {
@@ -455,7 +454,7 @@ impl PeerAgent {
         link.observed = Some(observed);
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
-        if first {
+        if remote.is_ipv4() {
             self.learnt(os, NatProfile { translated, ..self.profile });
         }
         if translated == Some(true) && self.observations.is_none() {

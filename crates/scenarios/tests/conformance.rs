@@ -1,0 +1,48 @@
+//! Simulation and real kernels agree, seed by seed.
+//!
+//! A trial a seed, so that one can be run alone: `cargo test -p tcpunch-scenarios --test conformance -- drawn_17`. The
+//! seeds are 0 to 23 over all knobs and 0 to 11 over those that nftables has as well; others with `TCPUNCH_SEEDS=0..200` and
+//! `TCPUNCH_KERNEL_SEEDS=0..60`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use libtest_mimic::{Arguments, Trial};
+use natlab::testing::trial;
+use tcpunch_scenarios::{Scenario, conformance, draw};
+
+/// Set to `required` where no test of this workspace that needs a lab may be skipped.
+const VARIABLE: &str = "TCPUNCH_LAB";
+/// Labs at a time. They mostly wait.
+const LABS: usize = 6;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(LABS));
+    let mut trials: Vec<Trial> = Vec::new();
+    for seed in seeds("TCPUNCH_SEEDS", 0..24) {
+        let name = format!("drawn_{seed}");
+        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, draw::draw(seed), false)));
+    }
+    for seed in seeds("TCPUNCH_KERNEL_SEEDS", 0..12) {
+        let name = format!("kernel_{seed}");
+        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, draw::draw_kernel(seed), true)));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A range as Rust writes it.
+fn seeds(variable: &str, default: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var(variable) else { return default };
+    let (first, end) = text.split_once("..").expect("seeds are given as FIRST..END");
+    first.parse().expect("the first seed")..end.parse().expect("the seed after the last")
+}
+
+fn agree(name: &str, scenario: Scenario, kernel: bool) {
+    let captured = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("conformance").join(name);
+    let comparison = conformance::compare(scenario, kernel, &captured).unwrap();
+    eprintln!("{name}: {comparison}");
+    assert!(!kernel || comparison.nftables.is_some(), "nftables can't be this:\n{}", comparison.story());
+    assert!(comparison.agrees(), "{}", comparison.story());
+}

@@ -1,0 +1,25 @@
+//! `cargo xtask matrix`: who connects with whom, as `docs/matrix.md` shows it. The program is
+//! `crates/scenarios/src/bin/matrix.rs`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Builds it as it is released, and runs it at the root; what follows `matrix` on the command line goes to it.
+///
+/// # Errors
+/// It could not be built, or it found a pair that does not connect though it should; it says which.
+pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .current_dir(root)
+        .args(["run", "--release", "--package", "tcpunch-scenarios", "--bin", "matrix", "--"])
+        .args(arguments)
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the matrix failed");
+    }
+    Ok(())
+}
