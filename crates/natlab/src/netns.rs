@@ -40,10 +40,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+pub use crate::availability::without_nat as availability;
 use crate::device::{self, Kind};
 pub use crate::kernel::SentSyn;
 use crate::namespace::{Namespace, full_name, next_lab};
-use crate::{Error, HostId, Internet, availability};
+use crate::{Error, HostId, Internet};
 use wire::Wire;
 
 /// The interface of a host.
