@@ -24,6 +24,9 @@ use crate::{Error, HostId, Internet, Time};
 
 /// Packets read from one host before others and the clock are looked at again.
 const READ_BURST: usize = 32;
+/// The least time between two looks at the clock where nothing moves: a thread that comes first must never keep a CPU for
+/// itself.
+const PAUSE: Duration = Duration::from_micros(20);
 /// No IP packet is longer.
 const MAX_PACKET: usize = 65_535;
 
@@ -238,6 +241,7 @@ impl Carrier {
     fn move_on(&mut self) -> Option<Time> {
         let mut state = locked(&self.shared.state);
         let now = self.now();
+        let idle = self.sent.is_empty();
         for (host, packet) in self.sent.drain(..) {
             if packet.segment().is_some_and(|segment| segment.opens()) {
                 state.syns.entry(host).or_default().count(&packet);
@@ -247,7 +251,8 @@ impl Carrier {
         while let Some(arrived) = state.internet.poll(now) {
             self.arrived.push(arrived);
         }
-        state.internet.next()
+        let soonest = if idle && self.arrived.is_empty() { now + PAUSE } else { now };
+        state.internet.next().map(|next| next.max(soonest))
     }
 
     fn deliver(&mut self) {
