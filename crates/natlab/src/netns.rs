@@ -114,7 +114,8 @@ impl Lab {
         self.wire.change(what)
     }
 
-    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. A second call for the same
+    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. Its times are those since
+    /// the lab began, so they look like the first hours of 1970. A second call for the same
     /// host begins another file and ends the first.
     ///
     /// # Errors
@@ -145,7 +146,8 @@ impl Drop for Lab {
 fn settings(internet: &Internet, host: HostId) -> String {
     // The length of the queue is what the lab's thread may lag behind without losing packets of its own accord.
     let mut batch = format!(
-        "link set lo up\nlink set {INTERFACE} mtu {} txqueuelen 10000 addrgenmode none up\n",
+        "link set lo up\nlink set {INTERFACE} mtu {} txqueuelen 10000 addrgenmode none\n\
+         link set {INTERFACE} up\n",
         internet.mtu(host)
     );
     for (address, length) in internet.addresses(host) {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -95,13 +95,11 @@ impl Wire {
             captures: Mutex::default(),
             capturing: AtomicBool::new(false),
         });
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let carrier = Carrier {
             devices: devices.into_iter().map(Some).collect(),
             woken,
             shared: shared.clone(),
             begin: Instant::now(),
-            begin_of_day: now,
             buffer: vec![0; MAX_PACKET],
             sent: Vec::new(),
             arrived: Vec::new(),
@@ -166,8 +164,6 @@ struct Carrier {
     woken: PipeReader,
     shared: Arc<Shared>,
     begin: Instant,
-    /// The time since 1970 when it began.
-    begin_of_day: Duration,
     buffer: Vec<u8>,
     sent: Vec<(HostId, Packet)>,
     arrived: Vec<(HostId, Packet)>,
@@ -231,7 +227,7 @@ impl Carrier {
                 }
             };
             if capturing {
-                keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), bytes);
+                keep(&self.shared, host, self.begin.elapsed(), bytes);
             }
             self.sent.extend(Packet::parse(bytes).filter(routed).map(|packet| (host, packet)));
         }
@@ -261,7 +257,7 @@ impl Carrier {
             self.buffer.clear();
             packet.write(&mut self.buffer);
             if capturing {
-                keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), &self.buffer);
+                keep(&self.shared, host, self.begin.elapsed(), &self.buffer);
             }
             if let Some(Some(device)) = self.devices.get_mut(host.0) {
                 // A device that is down takes no packets: they are lost, as on a real cable.
@@ -276,7 +272,7 @@ impl Carrier {
 }
 
 /// Writes a packet to the file for this host, if there is one.
-fn keep(shared: &Shared, host: HostId, time: Duration, bytes: &[u8]) {
+fn keep(shared: &Shared, host: HostId, time: Time, bytes: &[u8]) {
     let mut captures = locked(&shared.captures);
     if captures.get_mut(&host).is_some_and(|pcap| pcap.packet(time, bytes).is_err()) {
         captures.remove(&host);
