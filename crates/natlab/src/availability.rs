@@ -21,8 +21,8 @@ impl Unavailable {
     }
 }
 
-/// Whether any lab can run here: what [`netns::availability`](crate::netns::availability) asks for, `nft`, the kernel's NAT,
-/// veth, bridge and TAP devices.
+/// Whether any lab can run here: what [`netns::availability`](crate::netns::availability) asks for, `nft`, the kernel's
+/// NAT, veth, bridge and TAP devices.
 ///
 /// Each is tried for real in a namespace that is removed again. The first call of a process takes some tens of
 /// milliseconds, later ones nothing.

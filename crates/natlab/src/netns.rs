@@ -1,9 +1,9 @@
 //! An internet in real time: each host a network namespace with the kernel's TCP stack, wire and NATs ours.
 //!
-//! A [`Lab`] takes an [`Internet`] and makes a network namespace of each of its hosts. The only interface of a host, beside
-//! its loopback, is a TUN device that the lab holds: one thread reads what the host's kernel sends, hands it to the internet,
-//! and writes what arrives to the device of the host where it does. Whole programs and parts of this one run inside. It needs
-//! Linux, root, `ip` (iproute2) and `/dev/net/tun`.
+//! A [`Lab`] takes an [`Internet`] and makes a network namespace of each of its hosts. The only interface of a host,
+//! beside its loopback, is a TUN device that the lab holds: one thread reads what the host's kernel sends, hands it to
+//! the internet, and writes what arrives to the device of the host where it does. Whole programs and parts of this one
+//! run inside. It needs Linux, root, `ip` (iproute2) and `/dev/net/tun`.
 //!
 //! ```no_run
 //! use std::net::{TcpListener, TcpStream};
@@ -52,9 +52,9 @@ const INTERFACE: &str = "eth0";
 
 /// An internet in real time.
 ///
-/// Time runs from its start. Dropping it kills what runs inside and removes everything, also when a test panics; only threads
-/// that are inside can't be killed: their network is gone. Handles of hosts do not keep it alive. What a process leaves
-/// behind that is killed, the next process that makes a lab sweeps.
+/// Time runs from its start. Dropping it kills what runs inside and removes everything, also when a test panics; only
+/// threads that are inside can't be killed: their network is gone. Handles of hosts do not keep it alive. What a
+/// process leaves behind that is killed, the next process that makes a lab sweeps.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
@@ -114,9 +114,9 @@ impl Lab {
         self.wire.change(what)
     }
 
-    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. Its times are those since
-    /// the lab began, so they look like the first hours of 1970. A second call for the same
-    /// host begins another file and ends the first.
+    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. Its times are those
+    /// since the lab began, so they look like the first hours of 1970. A second call for the same host begins another
+    /// file and ends the first.
     ///
     /// # Errors
     /// When the file is not to be written. Where that happens later, the file ends there.

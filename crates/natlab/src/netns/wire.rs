@@ -24,8 +24,8 @@ use crate::{Error, HostId, Internet, Time};
 
 /// Packets read from one host before others and the clock are looked at again.
 const READ_BURST: usize = 32;
-/// The least time between two looks at the clock where nothing moves: a thread that comes first must never keep a CPU for
-/// itself.
+/// The least time between two looks at the clock where nothing moves: a thread that comes first must never keep a CPU
+/// for itself.
 const PAUSE: Duration = Duration::from_micros(20);
 /// No IP packet is longer.
 const MAX_PACKET: usize = 65_535;
