@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Builds the lab as it is released, and becomes it, where the terminal is; what follows `lab` on the command line goes to
-/// it.
+/// Builds the lab as it is released, and becomes it, where the terminal is; what follows `lab` on the command line goes
+/// to it.
 ///
 /// # Errors
 /// It could not be built or started.

@@ -146,7 +146,8 @@ fn conditions(delay: Option<&str>, loss: Option<&str>) -> Result<[Conditions; 3]
     Ok([a?, b?, broker?])
 }
 
-/// Plugs a network in; tells where its host is to be plugged in, and the outside address, if that is not the host's own.
+/// Plugs a network in; tells where its host is to be plugged in, and the outside address, if that is not the host's
+/// own.
 fn network(
     internet: &mut Internet,
     kinds: &str,

@@ -1,9 +1,9 @@
 //! An internet in real time: each host a network namespace with the kernel's TCP stack, wire and NATs ours.
 //!
-//! A [`Lab`] takes an [`Internet`] and makes a network namespace of each of its hosts. The only interface of a host, beside
-//! its loopback, is a TUN device that the lab holds: one thread reads what the host's kernel sends, hands it to the internet,
-//! and writes what arrives to the device of the host where it does. Whole programs and parts of this one run inside. It needs
-//! Linux, root, `ip` (iproute2) and `/dev/net/tun`.
+//! A [`Lab`] takes an [`Internet`] and makes a network namespace of each of its hosts. The only interface of a host,
+//! beside its loopback, is a TUN device that the lab holds: one thread reads what the host's kernel sends, hands it to
+//! the internet, and writes what arrives to the device of the host where it does. Whole programs and parts of this one
+//! run inside. It needs Linux, root, `ip` (iproute2) and `/dev/net/tun`.
 //!
 //! ```no_run
 //! use std::net::{TcpListener, TcpStream};
@@ -40,10 +40,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+pub use crate::availability::without_nat as availability;
 use crate::device::{self, Kind};
 pub use crate::kernel::SentSyn;
 use crate::namespace::{Namespace, full_name, next_lab};
-use crate::{Error, HostId, Internet, availability};
+use crate::{Error, HostId, Internet};
 use wire::Wire;
 
 /// The interface of a host.
@@ -51,9 +52,9 @@ const INTERFACE: &str = "eth0";
 
 /// An internet in real time.
 ///
-/// Time runs from its start. Dropping it kills what runs inside and removes everything, also when a test panics; only threads
-/// that are inside can't be killed: their network is gone. Handles of hosts do not keep it alive. What a process leaves
-/// behind that is killed, the next process that makes a lab sweeps.
+/// Time runs from its start. Dropping it kills what runs inside and removes everything, also when a test panics; only
+/// threads that are inside can't be killed: their network is gone. Handles of hosts do not keep it alive. What a
+/// process leaves behind that is killed, the next process that makes a lab sweeps.
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
@@ -113,8 +114,9 @@ impl Lab {
         self.wire.change(what)
     }
 
-    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. A second call for the same
-    /// host begins another file and ends the first.
+    /// Writes every packet on a host's interface from now on to a file, for tcpdump or Wireshark. Its times are those
+    /// since the lab began, so they look like the first hours of 1970. A second call for the same host begins another
+    /// file and ends the first.
     ///
     /// # Errors
     /// When the file is not to be written. Where that happens later, the file ends there.
@@ -144,7 +146,8 @@ impl Drop for Lab {
 fn settings(internet: &Internet, host: HostId) -> String {
     // The length of the queue is what the lab's thread may lag behind without losing packets of its own accord.
     let mut batch = format!(
-        "link set lo up\nlink set {INTERFACE} mtu {} txqueuelen 10000 addrgenmode none up\n",
+        "link set lo up\nlink set {INTERFACE} mtu {} txqueuelen 10000 addrgenmode none\n\
+         link set {INTERFACE} up\n",
         internet.mtu(host)
     );
     for (address, length) in internet.addresses(host) {

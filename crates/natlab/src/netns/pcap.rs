@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
-use std::time::Duration;
+
+use crate::Time;
 
 /// The file counts nanoseconds, in the byte order of this number.
 const MAGIC: u32 = 0xa1b2_3c4d;
@@ -33,10 +34,10 @@ impl Pcap {
         Ok(Self { file })
     }
 
-    /// Adds a packet; the time is that since 1970. It may stay in memory until [`flush`](Self::flush).
-    pub(crate) fn packet(&mut self, time: Duration, bytes: &[u8]) -> io::Result<()> {
+    /// Adds a packet. It may stay in memory until [`flush`](Self::flush).
+    pub(crate) fn packet(&mut self, time: Time, bytes: &[u8]) -> io::Result<()> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        // Until 2106, as the format has it.
+        // The format has no more bits: 136 years.
         for word in [time.as_secs() as u32, time.subsec_nanos(), length, length] {
             self.file.write_all(&word.to_le_bytes())?;
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -24,6 +24,9 @@ use crate::{Error, HostId, Internet, Time};
 
 /// Packets read from one host before others and the clock are looked at again.
 const READ_BURST: usize = 32;
+/// The least time between two looks at the clock where nothing moves: a thread that comes first must never keep a CPU
+/// for itself.
+const PAUSE: Duration = Duration::from_micros(20);
 /// No IP packet is longer.
 const MAX_PACKET: usize = 65_535;
 
@@ -92,13 +95,11 @@ impl Wire {
             captures: Mutex::default(),
             capturing: AtomicBool::new(false),
         });
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let carrier = Carrier {
             devices: devices.into_iter().map(Some).collect(),
             woken,
             shared: shared.clone(),
             begin: Instant::now(),
-            begin_of_day: now,
             buffer: vec![0; MAX_PACKET],
             sent: Vec::new(),
             arrived: Vec::new(),
@@ -163,8 +164,6 @@ struct Carrier {
     woken: PipeReader,
     shared: Arc<Shared>,
     begin: Instant,
-    /// The time since 1970 when it began.
-    begin_of_day: Duration,
     buffer: Vec<u8>,
     sent: Vec<(HostId, Packet)>,
     arrived: Vec<(HostId, Packet)>,
@@ -228,7 +227,7 @@ impl Carrier {
                 }
             };
             if capturing {
-                keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), bytes);
+                keep(&self.shared, host, self.begin.elapsed(), bytes);
             }
             self.sent.extend(Packet::parse(bytes).filter(routed).map(|packet| (host, packet)));
         }
@@ -238,6 +237,7 @@ impl Carrier {
     fn move_on(&mut self) -> Option<Time> {
         let mut state = locked(&self.shared.state);
         let now = self.now();
+        let idle = self.sent.is_empty();
         for (host, packet) in self.sent.drain(..) {
             if packet.segment().is_some_and(|segment| segment.opens()) {
                 state.syns.entry(host).or_default().count(&packet);
@@ -247,7 +247,8 @@ impl Carrier {
         while let Some(arrived) = state.internet.poll(now) {
             self.arrived.push(arrived);
         }
-        state.internet.next()
+        let soonest = if idle && self.arrived.is_empty() { now + PAUSE } else { now };
+        state.internet.next().map(|next| next.max(soonest))
     }
 
     fn deliver(&mut self) {
@@ -256,7 +257,7 @@ impl Carrier {
             self.buffer.clear();
             packet.write(&mut self.buffer);
             if capturing {
-                keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), &self.buffer);
+                keep(&self.shared, host, self.begin.elapsed(), &self.buffer);
             }
             if let Some(Some(device)) = self.devices.get_mut(host.0) {
                 // A device that is down takes no packets: they are lost, as on a real cable.
@@ -271,7 +272,7 @@ impl Carrier {
 }
 
 /// Writes a packet to the file for this host, if there is one.
-fn keep(shared: &Shared, host: HostId, time: Duration, bytes: &[u8]) {
+fn keep(shared: &Shared, host: HostId, time: Time, bytes: &[u8]) {
     let mut captures = locked(&shared.captures);
     if captures.get_mut(&host).is_some_and(|pcap| pcap.packet(time, bytes).is_err()) {
         captures.remove(&host);

@@ -327,8 +327,8 @@ impl Packet {
     /// Reads an IP packet. `None` for what is none, and for a fragment.
     ///
     /// What follows the length that the header says is left out. IP options, the traffic class and the flow label are
-    /// forgotten. What claims to be TCP, UDP or ICMP and is too short for it, ICMP messages that [`Body`] does not know,
-    /// and IPv6 with extension headers are [`Body::Other`].
+    /// forgotten. What claims to be TCP, UDP or ICMP and is too short for it, ICMP messages that [`Body`] does not
+    /// know, and IPv6 with extension headers are [`Body::Other`].
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let header = Header::parse(bytes).filter(|header| !header.fragment)?;
         let payload = header.rest.get(..header.length)?;
@@ -354,8 +354,8 @@ impl Packet {
 
     /// Appends its [bytes](Self::encode).
     ///
-    /// TCP options are padded to a multiple of four bytes, and end at the 40 that a header has room for. A packet of more
-    /// than 65,535 bytes has a wrong length in its header.
+    /// TCP options are padded to a multiple of four bytes, and end at the 40 that a header has room for. A packet of
+    /// more than 65,535 bytes has a wrong length in its header.
     pub fn write(&self, out: &mut Vec<u8>) {
         let v4 = self.source.is_ipv4();
         let protocol = match &self.body {
@@ -385,7 +385,7 @@ impl Packet {
     }
 
     /// How many bytes follow the IP header.
-    fn body_length(&self) -> usize {
+    pub(super) fn body_length(&self) -> usize {
         match &self.body {
             Body::Tcp(segment) => TCP_HEADER + segment.padded_options() + segment.payload.len(),
             Body::Udp(datagram) => UDP_HEADER + datagram.payload.len(),
