@@ -198,16 +198,14 @@ fn firewall(random: &mut ChaCha8Rng) -> Behaviour {
 
 /// Twins of the presets of `KernelNat`, with the knobs that it has.
 fn kernel_network(random: &mut ChaCha8Rng) -> Network {
-    let kinds: [(&str, fn() -> Behaviour); 6] = [
-        ("masquerade", presets::linux_masquerade),
-        ("openwrt", presets::openwrt),
-        ("full cone", presets::full_cone),
-        ("remapping", presets::remapping),
-        ("symmetric", presets::linux_random),
-        ("firewall", presets::firewall),
-    ];
-    let (name, nat) = *kinds.choose(random).unwrap_or(&("masquerade", presets::linux_masquerade));
-    let nat = nat();
+    let (name, nat) = match random.random_range(0..6) {
+        0 => ("masquerade", presets::linux_masquerade()),
+        1 => ("openwrt", presets::openwrt()),
+        2 => ("full cone", presets::full_cone()),
+        3 => ("remapping", presets::remapping()),
+        4 => ("symmetric", presets::linux_random()),
+        _ => ("firewall", presets::firewall()),
+    };
     let refusal = match random.random_range(0..4) {
         0 | 1 => nat.refusal,
         2 => Refusal::Reset,

@@ -134,7 +134,7 @@ fn elapsed(outcome: &Outcome) -> Option<Duration> {
 /// Turns one knob of every layer of a side, if there is one to turn.
 fn turned(scenario: &Scenario, side: usize, turn: impl Fn(&Behaviour) -> Behaviour) -> Option<Scenario> {
     let mut turned = scenario.clone();
-    for layer in &mut turned.sides[side].network.layers {
+    for layer in turned.sides.get_mut(side).into_iter().flat_map(|side| &mut side.network.layers) {
         *layer = turn(layer);
     }
     (turned != *scenario).then_some(turned)
