@@ -748,8 +748,8 @@ impl Internet {
         }
     }
 
-    /// A node says that the next cable does not take a packet. Its NAT has translated that packet already, so what is said
-    /// about it goes back through the NAT, from the side where the cable is.
+    /// A node says that the next cable does not take a packet. Its NAT has translated that packet already, so what is
+    /// said about it goes back through the NAT, from the side where the cable is.
     fn too_big(&mut self, now: Time, node: Node, downward: bool, error: Packet) {
         match node {
             Node::Core => self.at_core(now, error, false),

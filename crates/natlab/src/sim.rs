@@ -172,8 +172,8 @@ impl Os<'_> {
         self.stack.held(socket)?.least_round_trip
     }
 
-    /// Closes a socket: what was written is sent, then a FIN; what was received and not read makes it a reset. In SYN_SENT
-    /// nothing is sent.
+    /// Closes a socket: what was written is sent, then a FIN; what was received and not read makes it a reset. In
+    /// SYN_SENT nothing is sent.
     pub fn close(&mut self, socket: SocketId) {
         self.stack.close(self.net, socket, false);
     }

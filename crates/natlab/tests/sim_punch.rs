@@ -182,3 +182,49 @@ fn how_many_punches_a_second() {
     let rate = 1.0 / each.as_secs_f64();
     println!("{rate:.0} punches a second, each {each:?} and {passages} packets on cables");
 }
+
+/// Connects to many ports of an address at once, and closes all sockets when the time is over.
+#[derive(Debug)]
+struct Spray(std::net::IpAddr, Vec<SocketId>);
+
+impl Agent for Spray {
+    fn handle(&mut self, os: &mut Os<'_>, event: Event) {
+        match event {
+            Event::Started => {
+                for port in 10_000..11_000 {
+                    let here = ConnectOptions { port: PORT, ..ConnectOptions::default() };
+                    self.1.push(os.connect(SocketAddr::new(self.0, port), here).unwrap());
+                }
+                os.wake_at(Duration::from_secs(4));
+            }
+            Event::Woken => self.1.drain(..).for_each(|socket| os.close(socket)),
+            _ => {}
+        }
+    }
+}
+
+/// `cargo test --release -p natlab --test sim_punch -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn how_long_a_thousand_syns_take() {
+    let (began, mut runs, mut all) = (Instant::now(), 0, 0);
+    while began.elapsed() < Duration::from_secs(3) {
+        let mut internet = Internet::new(runs);
+        let sites = [presets::symmetric_random(), presets::linux_masquerade()];
+        let [from, to] = sites.map(|behaviour| {
+            let site = Site::ipv4(behaviour);
+            internet.gateway(Place::Core, site, Conditions::delay(20 * MS))
+        });
+        let host = internet.host(Place::Behind(from), Conditions::PERFECT);
+        let remote = internet.outside(to)[0];
+        let mut sim = Sim::new(internet, runs);
+        sim.place(host, Time::ZERO, Spray(remote, Vec::new()));
+        sim.run(Duration::from_secs(5), |_| false);
+        let (firsts, wire) = sim.syns(host, |_| true);
+        assert_eq!((firsts, wire), (1000, 4000));
+        all += wire;
+        runs += 1;
+    }
+    let each = began.elapsed() / u32::try_from(all).unwrap();
+    println!("{each:?} a SYN from host to the far NAT, {runs} runs");
+}
