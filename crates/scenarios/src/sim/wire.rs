@@ -116,7 +116,7 @@ impl Inbox {
     pub(super) fn record(&mut self) -> Result<Option<Record>, Malformed> {
         let Some(header) = self.rest().first_chunk::<HEADER>() else { return Ok(None) };
         let length = u32::from_be_bytes(*header) as usize;
-        if length < OVERHEAD - HEADER || length > MAX_RECORD + OVERHEAD {
+        if !(OVERHEAD - HEADER..=MAX_RECORD + OVERHEAD - HEADER).contains(&length) {
             return Err(Malformed);
         }
         let Some(record) = self.take(HEADER + length) else { return Ok(None) };
