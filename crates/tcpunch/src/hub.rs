@@ -1032,6 +1032,7 @@ mod tests {
             network: Network::watch(),
             families,
             timeout: Duration::from_secs(1),
+            late: Duration::ZERO,
             events: Arc::new(|_| {}),
             router,
             link,
