@@ -847,3 +847,373 @@ impl Internet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nat::presets;
+    use crate::packet::{Body, Flags, IcmpError, Quoted, Segment};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn segment(from: IpAddr, to: IpAddr, flags: Flags, bytes: usize) -> Packet {
+        let segment = Segment {
+            source_port: 7,
+            destination_port: 9,
+            sequence: 5,
+            flags,
+            payload: vec![0; bytes],
+            ..Segment::default()
+        };
+        Packet::tcp(from, to, segment)
+    }
+
+    fn syn(from: IpAddr, to: IpAddr) -> Packet {
+        segment(from, to, Flags::SYN, 0)
+    }
+
+    /// All that reaches hosts until nothing is under way, and when.
+    fn arrivals(internet: &mut Internet) -> Vec<(Time, HostId, Packet)> {
+        let mut arrived = Vec::new();
+        while let Some(at) = internet.next() {
+            while let Some((host, packet)) = internet.poll(at) {
+                arrived.push((at, host, packet));
+            }
+        }
+        arrived
+    }
+
+    fn sent(internet: &mut Internet, from: HostId, packet: Packet) -> Vec<(Time, HostId, Packet)> {
+        internet.send(Time::ZERO, from, packet);
+        arrivals(internet)
+    }
+
+    fn address(internet: &Internet, host: HostId) -> IpAddr {
+        internet.address(host, true).unwrap()
+    }
+
+    fn error(packet: &Packet) -> (ErrorKind, Quoted) {
+        match packet.body {
+            Body::Error(IcmpError { kind, quoted }) => (kind, quoted),
+            _ => panic!("no error: {packet:?}"),
+        }
+    }
+
+    /// A NAT with a host behind it, and a public host.
+    fn home(behaviour: Behaviour) -> (Internet, GatewayId, HostId, HostId) {
+        let mut internet = Internet::new(1);
+        let gateway = internet.gateway(Place::Core, Site::ipv4(behaviour), Conditions::PERFECT);
+        let inside = internet.host(Place::Behind(gateway), Conditions::PERFECT);
+        let outside = internet.host(Place::Core, Conditions::PERFECT);
+        (internet, gateway, inside, outside)
+    }
+
+    #[test]
+    fn a_packet_takes_both_cables_and_a_hop() {
+        let mut internet = Internet::new(1);
+        let hosts = [3, 4].map(|ms| internet.host(Place::Core, Conditions::delay(ms * MS)));
+        for v4 in [true, false] {
+            let [from, to] = hosts.map(|host| internet.address(host, v4).unwrap());
+            let expected = Packet { ttl: 63, ..syn(from, to) };
+            assert_eq!(sent(&mut internet, hosts[0], syn(from, to)), [(7 * MS, hosts[1], expected)]);
+        }
+    }
+
+    #[test]
+    fn the_core_answers_where_the_ttl_ends_and_where_nobody_is() {
+        let mut internet = Internet::new(1);
+        let host = internet.host(Place::Core, Conditions::delay(MS));
+        for (v4, nobody) in [(true, "203.0.113.99"), (false, "2001:db8:99::1")] {
+            let from = internet.address(host, v4).unwrap();
+            let packet = syn(from, nobody.parse().unwrap());
+            let quoted = packet.quote().unwrap();
+            for (ttl, kind) in [(1, ErrorKind::TimeExceeded), (2, ErrorKind::Unreachable(Unreachable::Net))] {
+                let arrived = sent(&mut internet, host, Packet { ttl, ..packet.clone() });
+                assert_eq!(arrived.len(), 1);
+                assert_eq!(arrived[0].0, 2 * MS);
+                assert_eq!(Some(arrived[0].2.source), internet.router(host, v4));
+                assert_eq!(error(&arrived[0].2), (kind, quoted));
+            }
+            let reset = segment(from, nobody.parse().unwrap(), Flags::RST, 0);
+            assert_eq!(sent(&mut internet, host, reset), [], "no error about a reset");
+        }
+    }
+
+    #[test]
+    fn no_route_leads_to_private_addresses_and_nobody_says_so() {
+        let mut internet = Internet::new(1);
+        let host = internet.host(Place::Core, Conditions::PERFECT);
+        for to in [
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.31.0.1",
+            "192.168.0.1",
+            "224.0.0.251",
+            "255.255.255.255",
+            "0.0.0.0",
+            "::",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            let to: IpAddr = to.parse().unwrap();
+            let from = internet.address(host, to.is_ipv4()).unwrap();
+            assert_eq!(sent(&mut internet, host, syn(from, to)), [], "{to}");
+        }
+        for public in ["172.32.0.1", "100.128.0.1", "223.255.255.255", "2001:db8:77::"] {
+            let to: IpAddr = public.parse().unwrap();
+            let from = internet.address(host, to.is_ipv4()).unwrap();
+            assert_eq!(sent(&mut internet, host, syn(from, to)).len(), 1, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_pulled_cable_carries_nothing_but_what_was_under_way() {
+        let (mut internet, gateway, inside, outside) = home(presets::linux_masquerade());
+        internet.set_conditions(Node::Host(outside), Conditions::delay(5 * MS));
+        let packet = syn(address(&internet, inside), address(&internet, outside));
+        internet.send(Time::ZERO, inside, packet.clone());
+        assert_eq!(internet.poll(MS), None);
+        for node in [Node::Host(inside), Node::Gateway(gateway), Node::Host(outside)] {
+            internet.set_cut(node, true);
+            assert_eq!(arrivals(&mut internet).len(), usize::from(node == Node::Host(inside)));
+            assert_eq!(sent(&mut internet, inside, packet.clone()), []);
+            internet.set_cut(node, false);
+        }
+        assert_eq!(sent(&mut internet, inside, packet).len(), 1);
+    }
+
+    #[test]
+    fn too_big_is_said_in_terms_of_who_sent_it() {
+        let narrow = Conditions { mtu: 1280, ..Conditions::PERFECT };
+        let too_big = ErrorKind::TooBig { mtu: 1280 };
+        for node in ["own", "gateway", "far"] {
+            let (mut internet, gateway, inside, outside) = home(presets::linux_masquerade());
+            let packet = segment(address(&internet, inside), address(&internet, outside), Flags::SYN, 1400);
+            internet.set_conditions(
+                match node {
+                    "own" => Node::Host(inside),
+                    "gateway" => Node::Gateway(gateway),
+                    _ => Node::Host(outside),
+                },
+                narrow,
+            );
+            let arrived = sent(&mut internet, inside, packet.clone());
+            assert_eq!(arrived.len(), 1, "{node}: {arrived:?}");
+            assert_eq!(arrived[0].1, inside, "{node}");
+            assert_eq!(error(&arrived[0].2), (too_big, packet.quote().unwrap()), "{node}");
+        }
+    }
+
+    #[test]
+    fn too_big_for_a_cable_inside_is_said_in_terms_of_who_is_outside() {
+        let (mut internet, gateway, inside, outside) = home(presets::linux_masquerade());
+        let packet = syn(address(&internet, inside), address(&internet, outside));
+        sent(&mut internet, inside, packet);
+        internet.set_conditions(Node::Host(inside), Conditions { mtu: 1280, ..Conditions::PERFECT });
+        let answer = Segment {
+            source_port: 9,
+            destination_port: 7,
+            sequence: 1,
+            acknowledgement: 6,
+            flags: Flags::SYN.with(Flags::ACK),
+            payload: vec![0; 1400],
+            ..Segment::default()
+        };
+        let answer = Packet::tcp(address(&internet, outside), internet.outside(gateway)[0], answer);
+        let arrived = sent(&mut internet, outside, answer.clone());
+        assert_eq!(arrived.len(), 1, "{arrived:?}");
+        assert_eq!(arrived[0].1, outside);
+        assert_eq!(error(&arrived[0].2), (ErrorKind::TooBig { mtu: 1280 }, answer.quote().unwrap()));
+        assert_eq!(arrived[0].2.source, internet.outside(gateway)[0]);
+    }
+
+    #[test]
+    fn neighbours_reach_each_other_directly_and_the_router_listens_nowhere() {
+        let (mut internet, gateway, inside, outside) = home(presets::linux_masquerade());
+        let neighbour = internet.host(Place::Behind(gateway), Conditions::PERFECT);
+        let (from, to) = (address(&internet, inside), address(&internet, neighbour));
+        assert_eq!(sent(&mut internet, inside, syn(from, to)), [(Time::ZERO, neighbour, syn(from, to))]);
+        let router = internet.router(inside, true).unwrap();
+        let arrived = sent(&mut internet, inside, syn(from, router));
+        assert_eq!(arrived, [(Time::ZERO, inside, syn(from, router).reset().unwrap())]);
+        assert_eq!(internet.router(outside, true), Some(Internet::CORE.0.into()));
+        assert_eq!(internet.router(inside, false), None, "the site has no IPv6");
+    }
+
+    #[test]
+    fn two_nats_in_a_row_both_translate_and_forward() {
+        let mut internet = Internet::new(1);
+        let carrier =
+            internet.gateway(Place::Core, Site::ipv4(presets::carrier_eim()), Conditions::delay(MS));
+        let site = Site::ipv4(presets::linux_masquerade());
+        let router = internet.gateway(Place::Behind(carrier), site, Conditions::delay(MS));
+        let inside = internet.host(Place::Behind(router), Conditions::PERFECT);
+        let outside = internet.host(Place::Core, Conditions::PERFECT);
+        let packet = syn(address(&internet, inside), address(&internet, outside));
+        let arrived = sent(&mut internet, inside, packet);
+        assert_eq!(arrived.len(), 1);
+        assert_eq!((arrived[0].0, arrived[0].1), (2 * MS, outside));
+        assert_eq!(arrived[0].2.source, internet.outside(carrier)[0]);
+        assert_eq!(arrived[0].2.ttl, 61);
+        for gateway in [carrier, router] {
+            internet.forward_port(gateway, 9, inside);
+        }
+        let packet = syn(address(&internet, outside), internet.outside(carrier)[0]);
+        let arrived = sent(&mut internet, outside, packet);
+        assert_eq!(arrived.len(), 1);
+        assert_eq!((arrived[0].1, arrived[0].2.destination), (inside, address(&internet, inside)));
+    }
+
+    #[test]
+    fn a_lan_that_is_not_translated_is_known_as_far_as_its_addresses_go() {
+        let mut internet = Internet::new(1);
+        let nat = internet.gateway(Place::Core, Site::ipv4(presets::linux_masquerade()), Conditions::PERFECT);
+        let open = Site::ipv4(presets::router()).and_ipv6(presets::router());
+        let public = internet.gateway(Place::Core, open.clone(), Conditions::PERFECT);
+        let deeper = internet.gateway(Place::Behind(public), open.clone(), Conditions::PERFECT);
+        let hidden = internet.gateway(Place::Behind(nat), open, Conditions::PERFECT);
+        let outside = internet.host(Place::Core, Conditions::PERFECT);
+        let routed = internet.host(Place::Behind(deeper), Conditions::PERFECT);
+        for v4 in [true, false] {
+            let [from, to] = [outside, routed].map(|host| internet.address(host, v4).unwrap());
+            let arrived = sent(&mut internet, outside, syn(from, to));
+            assert_eq!(arrived, [(Time::ZERO, routed, Packet { ttl: 61, ..syn(from, to) })]);
+        }
+        let behind_nat = internet.host(Place::Behind(hidden), Conditions::PERFECT);
+        let [from, to] = [outside, behind_nat].map(|host| address(&internet, host));
+        let arrived = sent(&mut internet, outside, syn(from, to));
+        assert_eq!(error(&arrived[0].2).0, ErrorKind::Unreachable(Unreachable::Net));
+        let arrived = sent(&mut internet, behind_nat, syn(to, from));
+        assert_eq!(arrived[0].2.source, internet.outside(nat)[0], "and inside the NAT it is translated");
+        let neighbour = internet.host(Place::Behind(nat), Conditions::PERFECT);
+        let from = address(&internet, neighbour);
+        let arrived = sent(&mut internet, neighbour, syn(from, to));
+        assert_eq!((arrived[0].1, arrived[0].2.source), (behind_nat, from), "inside it is only routed");
+    }
+
+    #[test]
+    fn a_firewall_for_ipv6_lets_out_and_not_in() {
+        let mut internet = Internet::new(1);
+        let site = Site::ipv6(presets::firewall());
+        let gateway = internet.gateway(Place::Core, site, Conditions::PERFECT);
+        let inside = internet.host(Place::Behind(gateway), Conditions::PERFECT);
+        let outside = internet.host(Place::Core, Conditions::PERFECT);
+        assert_eq!(internet.address(inside, true), None);
+        assert!(internet.outside(gateway).iter().all(|ip| !ip.is_ipv4()));
+        let [own, other] = [inside, outside].map(|host| internet.address(host, false).unwrap());
+        assert_eq!(sent(&mut internet, outside, syn(other, own)), []);
+        let arrived = sent(&mut internet, inside, syn(own, other));
+        assert_eq!((arrived[0].1, arrived[0].2.source), (outside, own));
+        let mut back = syn(own, other).reset().unwrap();
+        back.body =
+            Body::Tcp(Segment { flags: Flags::SYN.with(Flags::ACK), ..back.segment().cloned().unwrap() });
+        assert_eq!(sent(&mut internet, outside, back).len(), 1, "the answer is let in");
+    }
+
+    #[test]
+    fn every_outside_address_of_a_site_leads_to_it() {
+        let mut internet = Internet::new(1);
+        let site = Site::ipv4(presets::carrier_eim()).outside_addresses(4);
+        let gateway = internet.gateway(Place::Core, site, Conditions::PERFECT);
+        let inside = internet.host(Place::Behind(gateway), Conditions::PERFECT);
+        let outside = internet.host(Place::Core, Conditions::PERFECT);
+        assert_eq!(internet.outside(gateway).len(), 4);
+        let packet = syn(address(&internet, inside), address(&internet, outside));
+        let mapped = sent(&mut internet, inside, packet)[0].2.source;
+        assert!(internet.outside(gateway).contains(&mapped));
+        internet.record();
+        for to in internet.outside(gateway).to_vec() {
+            let packet = syn(address(&internet, outside), to);
+            let arrived = sent(&mut internet, outside, packet);
+            assert!(arrived.iter().all(|(_, host, _)| *host != outside), "{to} is somebody's");
+        }
+        let reached = internet.take_record().iter().filter(|it| it.to == Node::Gateway(gateway)).count();
+        assert_eq!(reached, 4);
+        assert!(internet.take_record().is_empty());
+    }
+
+    #[test]
+    fn further_addresses_and_networks_of_ones_own() {
+        let mut internet = Internet::new(1);
+        let host = internet.host(Place::Core, Conditions::PERFECT);
+        let further = internet.further_address(host);
+        assert_eq!(internet.addresses(host).last(), Some(&(further, 32)));
+        let site = || Site::ipv4(presets::linux_masquerade()).lan([10, 0, 0, 77].into(), 29);
+        let gateways = [0, 1].map(|_| internet.gateway(Place::Core, site(), Conditions::PERFECT));
+        let members = gateways.map(|gateway| internet.host(Place::Behind(gateway), Conditions::PERFECT));
+        for member in members {
+            assert_eq!(
+                internet.addresses(member),
+                [([10, 0, 0, 74].into(), 29)],
+                "two sites may have the same"
+            );
+            let packet = syn(address(&internet, member), further);
+            let arrived = sent(&mut internet, member, packet);
+            assert_eq!(arrived[0].1, host);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the LAN has no more addresses")]
+    fn a_lan_has_so_many_addresses_and_no_more() {
+        let mut internet = Internet::new(1);
+        let site = Site::ipv4(presets::linux_masquerade()).lan([10, 0, 0, 0].into(), 29);
+        let gateway = internet.gateway(Place::Core, site, Conditions::PERFECT);
+        for _ in 0..6 {
+            internet.host(Place::Behind(gateway), Conditions::PERFECT);
+        }
+    }
+
+    #[test]
+    fn nodes_have_names() {
+        let (mut internet, gateway, inside, _) = home(presets::linux_masquerade());
+        internet.name(Node::Host(inside), "one");
+        internet.name(Node::Host(inside), "other");
+        assert_eq!(internet.name_of(Node::Host(inside)), "other");
+        assert_eq!(internet.name_of(Node::Gateway(gateway)), "gateway0");
+        assert_eq!(internet.name_of(Node::Core), "core");
+    }
+
+    proptest! {
+        /// Whatever is put in and taken out between, the earliest comes first, and of the simultaneous the first sent.
+        #[test]
+        fn flights_arrive_in_order(delays in prop::collection::vec((0..4u32, 0..3u8), 1..200)) {
+            let mut flights = Flights::default();
+            let mut waiting: Vec<(Time, u8)> = Vec::new();
+            let mut now = Time::ZERO;
+            for (number, (delay, takes)) in delays.into_iter().enumerate() {
+                let label = number as u8;
+                let packet = Packet { ttl: label, ..syn([1, 1, 1, 1].into(), [2, 2, 2, 2].into()) };
+                flights.push(now, now + MS * delay, Flight { node: Node::Core, from_above: false, packet });
+                waiting.push((now + MS * delay, label));
+                waiting.sort_by_key(|(at, _)| *at);
+                for _ in 0..takes.min(waiting.len() as u8) {
+                    let (at, label) = waiting.remove(0);
+                    prop_assert_eq!(flights.next(), Some(at));
+                    let (popped, flight) = flights.pop().unwrap();
+                    prop_assert_eq!((popped, flight.packet.ttl), (at, label));
+                    now = now.max(at);
+                }
+            }
+            prop_assert_eq!(flights.next(), waiting.first().map(|(at, _)| *at));
+        }
+
+        #[test]
+        fn a_prefix_contains_what_shares_its_bits(network: u32, ip: u32, length in 0..=32u8, flip in 0..32u32) {
+            let prefix = Prefix { network: IpAddr::V4(network.into()), length };
+            let shared = (network ^ ip).leading_zeros() >= u32::from(length);
+            prop_assert_eq!(prefix.contains(IpAddr::V4(ip.into())), shared);
+            let near = network ^ (1 << flip);
+            prop_assert_eq!(prefix.contains(IpAddr::V4(near.into())), 31 - flip >= u32::from(length));
+            prop_assert!(!prefix.contains(IpAddr::V6(u128::from(network).into())));
+        }
+    }
+}

@@ -154,8 +154,8 @@ impl Nat {
     /// routed to it. What becomes of it is in [`poll`](Self::poll).
     pub fn handle(&mut self, now: Time, from: Side, packet: Packet) {
         match from {
-            Side::Inside => self.from_inside(now, packet),
-            Side::Outside => self.from_outside(now, packet, None),
+            Side::Inside => self.pass_outward(now, packet),
+            Side::Outside => self.pass_inward(now, packet, None),
         }
     }
 
@@ -218,13 +218,13 @@ impl Nat {
         packet.ttl = packet.ttl.saturating_sub(u8::from(self.behaviour.counts_ttl));
     }
 
-    fn from_inside(&mut self, now: Time, mut packet: Packet) {
+    fn pass_outward(&mut self, now: Time, mut packet: Packet) {
         if packet.source.is_ipv4() != packet.destination.is_ipv4() {
             return;
         }
         let to_itself = packet.destination == self.inside;
         let to_outside_address = self.outside.contains(&packet.destination);
-        if to_itself || to_outside_address && !self.hairpins(now, &packet) {
+        if to_itself || to_outside_address && !self.hairpins(&packet) {
             return self.answer_inside(now, &packet);
         }
         if self.is_router() {
@@ -238,7 +238,10 @@ impl Nat {
             return self.error_from_inside(now, packet);
         };
         let key = Key::new(protocol, source, remote(protocol, destination));
-        let mut found = self.table.from_inside(now, &key);
+        let mut found = self.table.find_inside(now, &key);
+        if found.is_some_and(|id| self.unseen(id, Side::Inside, &packet)) {
+            return;
+        }
         let mut judgement = Judgement::Passes(Ends::Nothing);
         if let Some(id) = found {
             judgement = self.judge(now, Side::Inside, id, &packet);
@@ -283,6 +286,15 @@ impl Nat {
         }
         self.end(id, judgement);
         self.send_outside(now, packet, Some(source));
+    }
+
+    /// Whether a SYN that crosses another is dropped before the session hears of it. Linux drops it after that, in its
+    /// filter.
+    fn unseen(&mut self, id: u32, from: Side, packet: &Packet) -> bool {
+        !self.behaviour.simultaneous_open
+            && self.behaviour.tracking == Tracking::Flags
+            && packet.segment().is_some_and(Segment::opens)
+            && self.table.session(id).is_some_and(|session| session.began != from)
     }
 
     /// What a packet that belongs to no session begins, if it may.
@@ -342,25 +354,21 @@ impl Nat {
     /// `dialler` is who sent it, if it came from inside.
     fn send_outside(&mut self, now: Time, packet: Packet, dialler: Option<SocketAddr>) {
         if self.behaviour.translates && self.outside.contains(&packet.destination) {
-            self.from_outside(now, packet, Some(dialler));
+            self.pass_inward(now, packet, Some(dialler));
         } else {
             self.sent.push_back((Side::Outside, packet));
         }
     }
 
     /// Whether a packet from inside to an outside address is passed on to who has that endpoint.
-    fn hairpins(&mut self, now: Time, packet: &Packet) -> bool {
+    fn hairpins(&self, packet: &Packet) -> bool {
         if !self.behaviour.translates || self.behaviour.hairpin == Hairpin::No {
             return false;
         }
         match &packet.body {
             Body::Tcp(_) | Body::Udp(_) | Body::Error(_) => true,
-            Body::Echo(echo) => {
-                // It is for the router itself, unless somebody has that identifier.
-                let own = SocketAddr::new(packet.destination, echo.identifier);
-                self.table.has(now, Protocol::Echo, own)
-            }
-            Body::Other { .. } => false,
+            // RFC 5508 REQ-7 demands hairpinned queries only of NATs without ports: an identifier names one end alone.
+            Body::Echo(_) | Body::Other { .. } => false,
         }
     }
 
@@ -394,7 +402,7 @@ impl Nat {
 
     /// Takes a packet from outside, or, with `hairpin`, one that was sent to an outside address by an inside host (or by
     /// the router itself: `Some(None)`) and is translated already.
-    fn from_outside(&mut self, now: Time, mut packet: Packet, hairpin: Option<Option<SocketAddr>>) {
+    fn pass_inward(&mut self, now: Time, mut packet: Packet, hairpin: Option<Option<SocketAddr>>) {
         if packet.source.is_ipv4() != packet.destination.is_ipv4() {
             return;
         }
@@ -415,13 +423,15 @@ impl Nat {
         if let Body::Echo(echo) = &packet.body
             && own
             && echo.request
-            && hairpin.is_none()
         {
             let pong = pong(&packet, echo);
             return self.sent.push_back((Side::Outside, pong));
         }
         let key = Key::new(protocol, destination, remote(protocol, source));
-        let mut found = self.table.from_outside(now, &key);
+        let mut found = self.table.find_outside(now, &key);
+        if found.is_some_and(|id| self.unseen(id, Side::Outside, &packet)) {
+            return;
+        }
         let original = match (found, self.behaviour.rewriting) {
             (None, _) | (Some(_), Rewriting::None) => None,
             (Some(id), Rewriting::Binary | Rewriting::Text) => {
@@ -487,9 +497,6 @@ impl Nat {
             (hairpin, self.behaviour.hairpin, began)
         {
             set_source(&mut packet, dialler);
-            if let Body::Echo(echo) = &mut packet.body {
-                echo.identifier = inside.port();
-            }
         }
         if let Some(id) = id {
             self.end(id, judgement);
@@ -584,7 +591,7 @@ impl Nat {
             // Of an echo the quote names the identifier on its source alone.
             Protocol::Echo => Key { own: SocketAddr::new(key.own.ip(), quoted.source.port()), ..key },
         };
-        let Some(id) = self.table.from_inside(now, &key) else { return };
+        let Some(id) = self.table.find_inside(now, &key) else { return };
         if self.ends_here(&packet) {
             return;
         }
@@ -613,7 +620,7 @@ impl Nat {
         let Body::Error(IcmpError { quoted, .. }) = &packet.body else { return };
         let protocol = quoted.protocol;
         let key = Key::new(protocol, quoted.source, remote(protocol, quoted.destination));
-        let Some(id) = self.table.from_outside(now, &key) else { return };
+        let Some(id) = self.table.find_outside(now, &key) else { return };
         if !hairpin && self.ends_here(&packet) {
             return;
         }

@@ -292,43 +292,65 @@ impl<A: Agent> Sim<A> {
             if done(self) {
                 return true;
             }
-            let Some(next) = self.net.next() else { return false };
+            let (packet, timer) = (self.net.next_packet(), self.net.next_timer());
+            let Some(next) = packet.into_iter().chain(timer).min() else { return false };
             if next > until {
                 self.net.now = self.net.now.max(until);
                 return false;
             }
-            self.net.now = self.net.now.max(next);
-            self.step();
+            let host = if packet == Some(next) { self.packet(next) } else { self.timer() };
+            if let Some(host) = host {
+                self.tell(host);
+            }
         }
     }
 
-    fn step(&mut self) {
-        let host = if let Some((host, packet)) = self.net.arrived() {
-            let Some(stack) = self.stacks.get_mut(host.0) else { return };
-            stack.receive(&mut self.net, packet);
-            host
-        } else if let Some(timer) = self.net.ended() {
-            let Some(stack) = self.stacks.get_mut(timer.host.0) else { return };
-            match timer.purpose {
-                Purpose::Start(placed) if placed == stack.placed => stack.events.push_back(Event::Started),
-                Purpose::Wake if stack.wake == Some(timer.at) => {
-                    stack.wake = None;
-                    stack.events.push_back(Event::Woken);
+    /// Lets the next packet arrive, perhaps at a host.
+    fn packet(&mut self, at: Time) -> Option<HostId> {
+        self.net.now = at;
+        let (host, packet) = self.net.arrived()?;
+        self.stacks.get_mut(host.0)?.receive(&mut self.net, packet);
+        Some(host)
+    }
+
+    /// Lets the next timer end; for one that means nothing any more, time does not pass.
+    fn timer(&mut self) -> Option<HostId> {
+        let timer = self.net.take_timer()?;
+        let stack = self.stacks.get_mut(timer.host.0)?;
+        let at = timer.at.max(self.net.now);
+        match timer.purpose {
+            Purpose::Start(placed) if placed == stack.placed => {
+                self.net.now = at;
+                stack.events.push_back(Event::Started);
+            }
+            Purpose::Wake if stack.wake == Some(timer.at) => {
+                self.net.now = at;
+                stack.wake = None;
+                stack.events.push_back(Event::Woken);
+            }
+            Purpose::Start(_) | Purpose::Wake => {}
+            Purpose::Socket(id) => {
+                if stack.due(&mut self.net, id, timer.at) {
+                    self.net.now = at;
+                    stack.timed_out(&mut self.net, id);
                 }
-                Purpose::Start(_) | Purpose::Wake => {}
-                Purpose::Socket(id) => stack.timer_ended(&mut self.net, id, timer.at),
             }
-            timer.host
-        } else {
+        }
+        Some(timer.host)
+    }
+
+    /// Tells the program on a host what happened.
+    fn tell(&mut self, host: HostId) {
+        let (Some(stack), Some(place)) = (self.stacks.get_mut(host.0), self.agents.get_mut(host.0)) else {
             return;
         };
-        let (Some(stack), Some(agent)) = (self.stacks.get_mut(host.0), self.agents.get_mut(host.0)) else {
-            return;
-        };
-        while let Some(event) = stack.events.pop_front() {
-            if let Some(agent) = agent {
-                agent.handle(&mut Os { stack, net: &mut self.net }, event);
+        match place {
+            Some(agent) => {
+                while let Some(event) = stack.events.pop_front() {
+                    agent.handle(&mut Os { stack, net: &mut self.net }, event);
+                }
             }
+            None => stack.events.clear(),
         }
     }
 

@@ -332,7 +332,7 @@ fn in_syn_sent_only_what_fits_its_syn_counts() {
     bench.inject(7, SYN_ACK, 77, next.wrapping_add(5), b"");
     let answer = bench.sent_one();
     assert_eq!((answer.flags, answer.sequence), (Flags::RST, next.wrapping_add(5)));
-    bench.pass(8 * MS);
+    bench.pass(10 * MS);
     let again = bench.sent_one();
     assert!(again.opens() && again.sequence == first, "after a wrong ACK the first repetition comes at once");
     bench.inject(7, SYN_ACK, 77, next.wrapping_add(5), b"");
@@ -457,9 +457,111 @@ fn a_request_keeps_to_its_syn() {
     bench.inject(80, Flags::RST, 900, 0, b"");
     bench.inject(80, Flags::ACK, 1001, next, b"at once");
     assert_eq!(bench.events()[1..].len(), 2, "accepted and readable");
-    // And one in the window ends the next.
     bench.inject(81, Flags::SYN, 1000, 0, b"");
     assert_eq!(bench.sent().last().unwrap().1.flags, RST_ACK, "nobody listens on 81");
+}
+
+#[test]
+fn a_listener_answers_syns_and_stray_acks_alone() {
+    let mut bench = Bench::new(echo(80));
+    for flags in [Flags::FIN, Flags::default(), Flags::SYN.with(Flags::FIN), Flags::RST] {
+        bench.inject(80, flags, 1000, 0, b"");
+    }
+    assert_eq!(bench.sent(), []);
+    bench.inject(80, SYN_ACK, 1000, 77, b"");
+    let answer = bench.sent_one();
+    assert_eq!((answer.flags, answer.sequence), (Flags::RST, 77));
+}
+
+#[test]
+fn a_syn_in_the_window_ends_a_request() {
+    let mut bench = Bench::new(echo(80));
+    bench.inject(80, Flags::SYN, 1000, 0, b"");
+    let next = bench.sent_one().sequence.wrapping_add(1);
+    bench.inject(80, Flags::SYN, 1500, 0, b"");
+    let answer = bench.sent_one();
+    assert_eq!((answer.flags, answer.sequence, answer.acknowledgement), (RST_ACK, 0, 1501));
+    bench.inject(80, Flags::ACK, 1001, next, b"");
+    assert_eq!(bench.sent_one().flags, Flags::RST);
+}
+
+#[test]
+fn the_round_trip_of_crossing_syns_is_measured_short_as_on_linux() {
+    // Measured: 23 ms between SYN-ACK and its answer, tcpi_min_rtt 23.4 ms, the SYN 43 ms before that.
+    let (mut bench, seen) = {
+        let seen = Rc::new(RefCell::new(None));
+        let sink = seen.clone();
+        let bench = Bench::of(true, |peer| {
+            program(move |os, event| match event {
+                Event::Started => {
+                    os.connect(SocketAddr::new(peer, 9), from(7)).unwrap();
+                }
+                Event::Connected(socket) => *sink.borrow_mut() = os.round_trip(*socket),
+                _ => {}
+            })
+        });
+        (bench, seen)
+    };
+    let next = bench.sent_one().sequence.wrapping_add(1);
+    bench.pass(43 * MS);
+    bench.inject(7, Flags::SYN, 5000, 0, b"");
+    bench.pass(23 * MS);
+    bench.inject(7, Flags::ACK, 5001, next, b"");
+    assert_eq!(*seen.borrow(), Some(23 * MS));
+}
+
+#[test]
+fn closing_before_a_simultaneous_open_is_done_sends_a_fin_and_aborting_a_reset() {
+    for abort in [false, true] {
+        let mut bench = Bench::of(true, |peer| {
+            program(move |os, event| match event {
+                Event::Started => {
+                    os.connect(SocketAddr::new(peer, 9), from(7)).unwrap();
+                    os.wake_at(SECOND / 2);
+                }
+                Event::Woken if abort => os.abort(SocketId(0)),
+                Event::Woken => os.close(SocketId(0)),
+                _ => {}
+            })
+        });
+        let next = bench.sent_one().sequence.wrapping_add(1);
+        bench.inject(7, Flags::SYN, 5000, 0, b"");
+        bench.sent();
+        bench.pass(SECOND / 2);
+        let last = bench.sent_one();
+        assert_eq!((last.flags, last.sequence), (if abort { RST_ACK } else { FIN_ACK }, next));
+        bench.inject(7, Flags::ACK, 5001, next, b"");
+        if abort {
+            assert_eq!(bench.sent_one().flags, Flags::RST, "nothing is left");
+            continue;
+        }
+        assert_eq!(bench.sent(), []);
+        bench.pass(2 * SECOND);
+        assert_eq!(bench.sent()[0].1, last, "the FIN is repeated until it is acknowledged");
+        bench.inject(7, FIN_ACK, 5001, next.wrapping_add(1), b"");
+        assert_eq!(bench.sent_one().acknowledgement, 5002);
+        assert_eq!(bench.events().len(), 2, "nobody is told");
+    }
+}
+
+#[test]
+fn in_time_wait_what_is_old_is_acknowledged_and_a_syn_begins_anew_where_somebody_listens() {
+    for listens in [false, true] {
+        let (mut bench, next) = Bench::connected(move |os, event| match event {
+            Event::Connected(socket) => os.close(*socket),
+            Event::Started if listens => drop(os.listen(7)),
+            _ => {}
+        });
+        let next = next.wrapping_add(1);
+        bench.inject(7, FIN_ACK, 5001, next, b"");
+        bench.inject(7, FIN_ACK, 5001, next, b"");
+        bench.inject(7, Flags::SYN, 9000, 0, b"");
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 3, "{sent:?}");
+        assert_eq!((sent[1].1.flags, sent[1].1.acknowledgement), (Flags::ACK, 5002));
+        let expected = if listens { (SYN_ACK, 9001) } else { (Flags::ACK, 5002) };
+        assert_eq!((sent[2].1.flags, sent[2].1.acknowledgement), expected);
+    }
 }
 
 #[test]
@@ -516,9 +618,9 @@ fn who_lost_its_state_connects_anew_from_the_same_port() {
     let at_client = told(&sim, client);
     assert!(matches!(at_server[2], Event::Broken(_, SocketError::Reset)), "{at_server:?}");
     assert!(matches!(at_server[3], Event::Accepted { .. }), "{at_server:?}");
-    // SYN, challenge, reset, and the SYN again 8 ms after the challenge.
+    // SYN, challenge, reset, and the SYN again 10 ms after the challenge.
     assert!(
-        matches!(at_client[1], (at, Event::Connected(_)) if at == 200 * SECOND + 108 * MS),
+        matches!(at_client[1], (at, Event::Connected(_)) if at == 200 * SECOND + 110 * MS),
         "{at_client:?}"
     );
 }
@@ -600,6 +702,33 @@ fn what_comes_after_close_is_reset() {
     bench.inject(7, Flags::ACK, 5001, next.wrapping_add(1), b"too late");
     assert_eq!(bench.sent_one().flags, Flags::RST);
     assert_eq!(bench.events().len(), 2, "nobody is told");
+}
+
+#[test]
+fn what_was_written_before_close_is_sent_and_what_comes_meanwhile_is_reset() {
+    let (mut bench, next) = Bench::connected(|os, event| {
+        if let Event::Connected(socket) = event {
+            os.write(*socket, &[7; 100_000]);
+            os.close(*socket);
+            os.write(*socket, b"too late");
+        }
+    });
+    // The window is full, and the FIN has to wait.
+    bench.inject(7, Flags::ACK, 5001, next.wrapping_add(60_000), b"");
+    let sent = bench.sent();
+    let last = &sent.last().unwrap().1;
+    assert_eq!(
+        (last.flags.has(Flags::FIN), last.sequence.wrapping_sub(next)),
+        (true, 100_000 - last.payload.len() as u32)
+    );
+    let (mut bench, next) = Bench::connected(|os, event| {
+        if let Event::Connected(socket) = event {
+            os.write(*socket, &[7; 100_000]);
+            os.close(*socket);
+        }
+    });
+    bench.inject(7, Flags::ACK, 5001, next, b"x");
+    assert_eq!(bench.sent_one().flags, Flags::RST);
 }
 
 #[test]

@@ -132,15 +132,18 @@ fn rate(random: &mut ChaCha8Rng) -> Rate {
 
 /// Some as in the RFCs, some as Linux has them, some so short that an attempt outlives them.
 fn timeouts(random: &mut ChaCha8Rng) -> Timeouts {
-    let seconds = |random: &mut ChaCha8Rng, most: u64| Duration::from_secs(random.random_range(2..=most));
+    let seconds = |random: &mut ChaCha8Rng, least: u64, most: u64| {
+        Duration::from_secs(random.random_range(least..=most))
+    };
     match random.random_range(0..4) {
         0 => Timeouts::RFC,
         1 | 2 => Timeouts::LINUX,
         _ => Timeouts {
-            established: seconds(random, 60),
-            transitory: seconds(random, 30),
-            closing: seconds(random, 10),
-            unsolicited: seconds(random, 8),
+            // Longer than who waits is silent before the other side comes.
+            established: seconds(random, 5, 60),
+            transitory: seconds(random, 2, 30),
+            closing: seconds(random, 2, 10),
+            unsolicited: seconds(random, 2, 8),
             ..Timeouts::LINUX
         },
     }

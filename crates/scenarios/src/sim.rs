@@ -65,6 +65,8 @@ pub struct Insight {
     pub told: Vec<SocketAddr>,
     /// First SYNs by the puncher's own count.
     pub syns: u32,
+    /// When it had the connection, from the introduction on, whatever became of it then.
+    pub connected_after: Option<Duration>,
     /// How often its attempt ended.
     pub finishes: u32,
     /// Most sockets that its attempt had at once.
@@ -251,6 +253,10 @@ impl World {
             peer_observed: peer_observed.unwrap_or_default(),
             told: peer.told.clone(),
             syns: peer.syns,
+            connected_after: match &peer.ended {
+                Some((Outcome::Connected { elapsed, .. }, _)) => Some(*elapsed),
+                Some((Outcome::NoPath { .. } | Outcome::Broken(_), _)) | None => None,
+            },
             finishes: peer.finishes,
             most_sockets: peer.most_sockets,
         }

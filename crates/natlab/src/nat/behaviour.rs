@@ -50,7 +50,8 @@ pub enum Refusal {
     Reset,
     /// An ICMP error at once.
     Icmp(Unreachable),
-    /// An ICMP error when no SYN from inside came within [`Timeouts::unsolicited`]; silence until then (RFC 5382 REQ-4).
+    /// An ICMP error when no SYN from inside came within [`Timeouts::unsolicited`]; silence until then (RFC 5382 REQ-4), and
+    /// for what is not a SYN.
     IcmpLater(Unreachable),
 }
 
@@ -59,8 +60,8 @@ pub enum Refusal {
 pub enum Tracking {
     /// Flags only: any SYN may follow any SYN (RFC 7857 section 2).
     Flags,
-    /// As Linux' nf_conntrack: once SYNs have crossed, a SYN or SYN-ACK with another sequence number is invalid; what is
-    /// invalid is not translated, and dropped.
+    /// As Linux' nf_conntrack, with its table of states and its windows: once SYNs have crossed, a SYN or SYN-ACK with
+    /// another sequence number is invalid; what is invalid is not translated, and dropped.
     Linux,
 }
 
@@ -125,7 +126,8 @@ pub struct Timeouts {
     pub established: Duration,
     /// One that is being opened: RFC 5382 REQ-5 wants 4 min at least, Linux has 120 s.
     pub transitory: Duration,
-    /// One that is being closed, and after a reset where it [ends the session later](Ends::SessionLater).
+    /// One that is being closed, and after a reset where it [ends the session later](Ends::SessionLater). Under
+    /// [`Tracking::Linux`] that of its state CLOSE; the other closing states have 3 to 12 times that, as there.
     pub closing: Duration,
     /// How long an unsolicited SYN waits for one from inside: RFC 5382 REQ-4 wants 6 s.
     pub unsolicited: Duration,
@@ -164,7 +166,8 @@ pub struct Behaviour {
     pub translates: bool,
     /// What a mapping depends on.
     pub mapping: Dependence,
-    /// From whom packets are let in to a mapping.
+    /// From whom packets are let in to a mapping. What is not translated is mapped as it is: a firewall that lets everybody
+    /// in is a router that keeps no state.
     pub filtering: Dependence,
     /// How outside ports are chosen.
     pub allocation: Allocation,
@@ -194,7 +197,7 @@ pub struct Behaviour {
     pub counts_ttl: bool,
     /// When things are forgotten.
     pub timeouts: Timeouts,
-    /// Whether hosts inside reach each other at outside addresses.
+    /// Whether hosts inside reach each other at outside addresses; pings are answered by the NAT itself.
     pub hairpin: Hairpin,
     /// How it chooses among its outside addresses.
     pub pooling: Pooling,

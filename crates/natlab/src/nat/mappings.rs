@@ -24,6 +24,13 @@ pub(super) struct Mapping {
     sessions: Option<u32>,
 }
 
+#[cfg(test)]
+impl Mapping {
+    pub(super) fn scope(&self) -> SocketAddr {
+        self.scope
+    }
+}
+
 /// Numbered places.
 #[derive(Debug, Clone)]
 struct Slab<T> {
@@ -149,13 +156,13 @@ impl Table {
     }
 
     /// The live session of an inside endpoint with a remote one.
-    pub(super) fn from_inside(&mut self, now: Time, key: &Key) -> Option<u32> {
+    pub(super) fn find_inside(&mut self, now: Time, key: &Key) -> Option<u32> {
         let id = *self.inside.get(key)?;
         self.if_live(now, id)
     }
 
     /// The live session of an outside endpoint with a remote one.
-    pub(super) fn from_outside(&mut self, now: Time, key: &Key) -> Option<u32> {
+    pub(super) fn find_outside(&mut self, now: Time, key: &Key) -> Option<u32> {
         let id = *self.outside.get(key)?;
         self.if_live(now, id)
     }
@@ -180,7 +187,9 @@ impl Table {
         let mapping = self.mappings.get(id)?;
         let inside = Key::new(mapping.protocol, mapping.inside, remote);
         let outside = Key::new(mapping.protocol, mapping.outside, remote);
-        if self.from_inside(now, &inside).is_some() || self.from_outside(now, &outside).is_some() {
+        if self.find_inside(now, &inside).is_some() || self.find_outside(now, &outside).is_some() {
+            // A mapping that was made for nothing goes again.
+            self.alive(now, id);
             return None;
         }
         if self.sessions.len() >= self.sweep_at {
@@ -338,10 +347,39 @@ impl Table {
             }
     }
 
-    /// Whether an outside endpoint has a live mapping that is for everybody.
-    pub(super) fn has(&mut self, now: Time, protocol: Protocol, outside: SocketAddr) -> bool {
-        let id = self.taken.get(&Key::new(protocol, outside, Key::ANY)).copied();
-        id.is_some_and(|id| self.alive(now, id))
+    /// How much room it takes: sessions that are or were there.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.sessions.places.len()
+    }
+
+    /// That all parts agree with each other.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        assert_eq!(self.inside.len(), self.sessions.len());
+        assert_eq!(self.outside.len(), self.sessions.len());
+        for id in self.mappings.ids() {
+            let Some(mapping) = self.mappings.get(id) else { continue };
+            assert_eq!(
+                self.taken.get(&Key::new(mapping.protocol, mapping.outside, mapping.scope)),
+                Some(&id)
+            );
+            let mut previous = None;
+            let mut next = mapping.sessions;
+            while let Some(session) = next {
+                let it = self.sessions.get(session).unwrap();
+                assert_eq!((it.mapping, it.previous), (id, previous));
+                assert_eq!(
+                    self.inside.get(&Key::new(mapping.protocol, mapping.inside, it.remote)),
+                    next.as_ref()
+                );
+                assert_eq!(
+                    self.outside.get(&Key::new(mapping.protocol, mapping.outside, it.remote)),
+                    next.as_ref()
+                );
+                (previous, next) = (next, it.next);
+            }
+        }
     }
 
     /// Every live mapping.
@@ -470,7 +508,9 @@ impl Table {
                 let free = within && self.free(behaviour, now, key, at(wished));
                 match clash {
                     _ if free => Some(at(wished)),
-                    Clash::Overload if within => self.overload(behaviour, key, at(wished)),
+                    Clash::Overload if within && self.take_over(behaviour, key, at(wished)) => {
+                        Some(at(wished))
+                    }
                     Clash::Random | Clash::Overload => self.any_of(range, behaviour, now, key, address),
                     Clash::Next => {
                         let mut port = wished;
@@ -579,16 +619,16 @@ impl Table {
             return false;
         }
         // Who came in from outside without being asked has no mapping of its own.
-        self.from_outside(now, &key).is_none()
+        self.find_outside(now, &key).is_none()
     }
 
-    /// Takes an outside endpoint from whoever has it.
-    fn overload(&mut self, behaviour: &Behaviour, key: &Key, outside: SocketAddr) -> Option<SocketAddr> {
+    /// Takes an outside endpoint from whoever has it, unless that was made by hand.
+    fn take_over(&mut self, behaviour: &Behaviour, key: &Key, outside: SocketAddr) -> bool {
         let key = Key::new(key.protocol, outside, key.remote);
         for scoped in [key.scoped(Dependence::Endpoint), key.scoped(behaviour.mapping)] {
             if let Some(id) = self.taken.get(&scoped).copied() {
                 if self.mappings.get(id).is_some_and(|it| it.fixed) {
-                    return None;
+                    return false;
                 }
                 self.remove_mapping(id);
             }
@@ -596,7 +636,7 @@ impl Table {
         if let Some(id) = self.outside.get(&key).copied() {
             self.remove_session(id);
         }
-        Some(outside)
+        true
     }
 }
 

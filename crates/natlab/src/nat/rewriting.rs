@@ -107,8 +107,10 @@ fn rewrite(
     outward: bool,
     packet: &mut Packet,
 ) {
+    if from == to {
+        return;
+    }
     let replace = |payload: &[u8]| match rewriting {
-        _ if from == to => None,
         Rewriting::None => None,
         Rewriting::Binary => replaced(payload, &bytes(from), &bytes(to), |_| false),
         Rewriting::Text => {

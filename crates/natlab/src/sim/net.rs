@@ -46,25 +46,18 @@ impl Net {
         self.timers.push(Reverse(Timer { at, number: self.number, host, purpose }));
     }
 
-    /// When the next timer ends.
+    /// When the next timer ends, if it means anything still.
     pub(super) fn next_timer(&self) -> Option<Time> {
         self.timers.peek().map(|Reverse(timer)| timer.at)
     }
 
-    /// The next timer that has ended.
-    pub(super) fn ended(&mut self) -> Option<Timer> {
-        if self.next_timer()? > self.now {
-            return None;
-        }
+    pub(super) fn take_timer(&mut self) -> Option<Timer> {
         self.timers.pop().map(|Reverse(timer)| timer)
     }
 
-    /// When something happens next.
-    pub(super) fn next(&self) -> Option<Time> {
-        if !self.looped.is_empty() {
-            return Some(self.now);
-        }
-        self.internet.next().into_iter().chain(self.next_timer()).min()
+    /// When something happens to a packet next.
+    pub(super) fn next_packet(&self) -> Option<Time> {
+        if self.looped.is_empty() { self.internet.next().map(|at| at.max(self.now)) } else { Some(self.now) }
     }
 
     /// The next packet that reached a host.

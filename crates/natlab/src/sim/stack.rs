@@ -11,7 +11,7 @@ use super::net::Net;
 use super::tcp::{After, Context, Owner, Socket, State};
 use super::{ConnectOptions, Event, SocketError, SocketId};
 use crate::hash::{Map, Quick};
-use crate::packet::{Body, Echo, ErrorKind, IcmpError, Packet, Protocol, Segment, Unreachable};
+use crate::packet::{Body, Echo, ErrorKind, Flags, IcmpError, Packet, Protocol, Segment, Unreachable};
 use crate::{HostId, Time};
 
 /// net.ipv4.ip_local_port_range.
@@ -328,17 +328,18 @@ impl Stack {
         }
     }
 
-    pub(super) fn timer_ended(&mut self, net: &mut Net, id: u32, at: Time) {
-        let before = match self.entry(id) {
-            Some(Entry::Connection(socket)) if socket.state == State::SynSent => Some(socket.remote),
-            Some(_) | None => None,
-        };
-        let sent = self.with(net, id, |socket, cx| {
-            let retries = socket.retries();
-            (socket.timer_ended(cx, at), socket.retries() > retries)
+    /// Whether a socket's timer that ends then means anything still.
+    pub(super) fn due(&mut self, net: &mut Net, id: u32, at: Time) -> bool {
+        self.with(net, id, |socket, cx| socket.due(cx, at)).unwrap_or(false)
+    }
+
+    pub(super) fn timed_out(&mut self, net: &mut Net, id: u32) {
+        let acted = self.with(net, id, |socket, cx| {
+            let repeats = (socket.state == State::SynSent).then_some(socket.remote);
+            (socket.timed_out(cx), repeats)
         });
-        let Some((after, repeated)) = sent else { return };
-        if let Some(remote) = before.filter(|_| repeated) {
+        let Some((after, repeats)) = acted else { return };
+        if let (After::Stays, Some(remote)) = (&after, repeats) {
             self.syns.entry(remote).or_default().1 += 1;
         }
         self.follow(net, id, after);
@@ -375,7 +376,7 @@ impl Stack {
                         self.forget(id);
                         self.receive_unmatched(net, local, remote, segment);
                     } else {
-                        self.with(net, id, |socket, cx| socket.challenge(cx));
+                        self.with(net, id, |socket, cx| socket.acknowledge(cx));
                     }
                 }
             }
@@ -436,7 +437,7 @@ impl Stack {
     /// A segment for which there is no connection.
     fn receive_unmatched(&mut self, net: &mut Net, local: SocketAddr, remote: SocketAddr, segment: Segment) {
         match self.listeners.get(&local.port()).copied() {
-            Some(listener) if segment.opens() => {
+            Some(listener) if segment.opens() && !segment.flags.has(Flags::FIN) => {
                 let id = self.entries.len() as u32;
                 let first = self.first_sequence(net.now, &FourTuple::new(local, remote));
                 let own = self.owns(net, remote.ip());
@@ -447,7 +448,7 @@ impl Stack {
                 self.entries.push(Some(Entry::Connection(socket)));
                 self.tuples.insert(FourTuple::new(local, remote), id);
             }
-            Some(_) if !segment.flags.has(crate::packet::Flags::ACK) => {}
+            Some(_) if !segment.flags.has(Flags::ACK) => {}
             Some(_) | None => {
                 if let Some(reset) = Packet::tcp(remote.ip(), local.ip(), segment).reset() {
                     self.send(net, reset);

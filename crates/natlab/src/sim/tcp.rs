@@ -30,8 +30,8 @@ const ORPHAN_PATIENCE: Duration = Duration::from_millis(102_200);
 const LINGER: Duration = Duration::from_secs(60);
 /// tcp_invalid_ratelimit: a challenge is sent at most once in this time.
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
-/// TCP_TIMEOUT_MIN: two jiffies, of 4 ms as most distributions have them.
-const SHORTEST_TIMEOUT: Duration = Duration::from_millis(8);
+/// TCP_TIMEOUT_MIN, two jiffies and the rest of one: 10 and 12 ms measured with jiffies of 4 ms.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 /// Segments that wait for an earlier one.
 const MOST_EARLY: usize = 64;
 
@@ -205,11 +205,6 @@ impl Socket {
         std::mem::take(&mut self.incoming)
     }
 
-    /// How often what is under way was repeated.
-    pub(super) fn retries(&self) -> u32 {
-        self.retries
-    }
-
     /// The program has closed it.
     pub(super) fn close(&mut self, cx: &mut Context<'_>) -> After {
         self.owner = Owner::Nobody;
@@ -217,6 +212,13 @@ impl Socket {
             State::SynSent => return After::Gone,
             State::Established | State::SynReceived | State::CloseWait if !self.incoming.is_empty() => {
                 return self.abort(cx);
+            }
+            State::SynReceived if self.outgoing.is_empty() => {
+                // Linux does not wait for the acknowledgement of its SYN.
+                self.send(cx, Flags::FIN.with(Flags::ACK), self.next, Vec::new());
+                self.next = self.next.wrapping_add(1);
+                (self.fin_wanted, self.fin_sent) = (true, true);
+                self.state = State::FinWait1;
             }
             State::Established | State::SynReceived | State::CloseWait => {
                 self.fin_wanted = true;
@@ -310,12 +312,13 @@ impl Socket {
             self.heard_syn(segment);
             self.acknowledged(cx, segment.acknowledgement);
             self.establish(cx);
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
             self.flush(cx);
         } else if flags.has(Flags::SYN) && !flags.has(Flags::RST) {
             self.heard_syn(segment);
             self.state = State::SynReceived;
             if self.retries == 0 {
+                // Linux times the SYN-ACK from here, so that of crossing SYNs both sides measure less than a round trip.
                 self.timed = Some((self.next, cx.net.now));
             }
             self.send_syn(cx);
@@ -327,7 +330,7 @@ impl Socket {
     fn receive_as_request(&mut self, cx: &mut Context<'_>, mut segment: Segment) -> After {
         let flags = segment.flags;
         let syn_again = segment.sequence.wrapping_add(1) == self.expected;
-        if segment.opens() && !flags.has(Flags::ACK) && syn_again {
+        if segment.opens() && syn_again {
             if self.may_challenge(cx) {
                 self.timed = None;
                 self.send_syn(cx);
@@ -344,7 +347,7 @@ impl Socket {
             || flags.has(Flags::SYN) && syn_again;
         if !fits {
             if !flags.has(Flags::RST) && self.may_challenge(cx) {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
             }
             return After::Stays;
         }
@@ -375,7 +378,7 @@ impl Socket {
             return After::Reopened(segment);
         }
         if segment.length() > 0 || segment.sequence != self.expected {
-            self.challenge(cx);
+            self.acknowledge(cx);
         }
         After::Stays
     }
@@ -408,13 +411,13 @@ impl Socket {
             }
             self.acknowledged(cx, segment.acknowledgement);
             self.establish(cx);
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
             self.flush(cx);
             return After::Stays;
         }
         if !fits {
             if !segment.payload.is_empty() {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
             } else {
                 self.challenge(cx);
             }
@@ -482,8 +485,8 @@ impl Socket {
         let sequence = segment.sequence;
         let data_end = sequence.wrapping_add(length - u32::from(fin));
         match self.state {
-            State::Established => {}
-            State::FinWait1 | State::FinWait2 => {
+            State::Established if self.owner != Owner::Nobody => {}
+            State::Established | State::FinWait1 | State::FinWait2 => {
                 if after(data_end, self.expected) {
                     // Nobody is there to read it.
                     self.refuse(cx, &segment);
@@ -497,7 +500,7 @@ impl Socket {
             | State::Closing
             | State::LastAck
             | State::TimeWait => {
-                self.send(cx, Flags::ACK, self.next, Vec::new());
+                self.acknowledge(cx);
                 return After::Stays;
             }
         }
@@ -531,7 +534,7 @@ impl Socket {
             self.early.clear();
             self.expected = self.expected.wrapping_add(1);
         }
-        self.send(cx, Flags::ACK, self.next, Vec::new());
+        self.acknowledge(cx);
         if finished {
             match self.state {
                 State::Established => {
@@ -610,25 +613,26 @@ impl Socket {
         }
     }
 
-    /// A timer set for this socket has ended.
-    pub(super) fn timer_ended(&mut self, cx: &mut Context<'_>, at: Time) -> After {
+    /// Whether a timer set for this socket that ends then means anything still.
+    pub(super) fn due(&mut self, cx: &mut Context<'_>, at: Time) -> bool {
         if self.queued == Some(at) {
             self.queued = None;
         }
         match self.deadline {
-            None => After::Stays,
-            Some(deadline) if deadline > cx.net.now => {
+            None => false,
+            Some(deadline) if deadline > at => {
                 self.queue(cx, deadline);
-                After::Stays
+                false
             }
             Some(_) => {
                 self.deadline = None;
-                self.timed_out(cx)
+                true
             }
         }
     }
 
-    fn timed_out(&mut self, cx: &mut Context<'_>) -> After {
+    /// The time for an answer is over.
+    pub(super) fn timed_out(&mut self, cx: &mut Context<'_>) -> After {
         let given_up = match self.state {
             State::TimeWait | State::FinWait2 => return After::Gone,
             State::Request => self.retries >= SYN_ACK_RETRIES,
@@ -829,11 +833,16 @@ impl Socket {
         due
     }
 
-    /// Tells the other end where this one stands (RFC 5961).
-    pub(super) fn challenge(&mut self, cx: &mut Context<'_>) {
+    /// Acknowledges what does not fit (RFC 5961).
+    fn challenge(&mut self, cx: &mut Context<'_>) {
         if self.may_challenge(cx) {
-            self.send(cx, Flags::ACK, self.next, Vec::new());
+            self.acknowledge(cx);
         }
+    }
+
+    /// Tells the other end where this one stands.
+    pub(super) fn acknowledge(&self, cx: &mut Context<'_>) {
+        self.send(cx, Flags::ACK, self.next, Vec::new());
     }
 
     /// Answers a segment with a reset.

@@ -52,6 +52,7 @@ fn network(
         }
         let attachment = if depth == 0 { cable } else { Conditions::PERFECT.into() };
         let gateway = internet.gateway(place, site, attachment);
+        internet.name(Node::Gateway(gateway), &format!("NAT {number}.{}", depth + 1));
         gateways.push(gateway);
         place = Place::Behind(gateway);
     }
