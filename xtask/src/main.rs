@@ -9,6 +9,7 @@ mod abuse;
 mod bench;
 mod check;
 mod fuzz;
+mod lab;
 mod matrix;
 mod rules;
 
@@ -25,10 +26,13 @@ cargo xtask bench --quick   the same with less data and fewer repetitions
 cargo xtask bench sim       punches a second in virtual time
 cargo xtask abuse [FLOOD...]  floods against a broker while honest pairs are introduced (five minutes)
 cargo xtask abuse --quick   a second and a half of each flood; timing fails nothing
+cargo xtask lab --nat A,B [-- COMMAND]
+                            an internet of two networks and a broker's host, to try programs in by hand; as root
+cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine
 cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
-                            every network with every other: writes docs/matrix.md; as root (half an hour)
+                            every network with every other: writes docs/matrix.md; as root (a quarter of an hour)
 cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute";
 
 fn main() -> ExitCode {
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
         ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
+        ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
         _ => {

@@ -75,6 +75,9 @@ fn exists(command: &str) -> Result<(), String> {
             let tasks = std::fs::read_to_string(root().join("xtask/src/main.rs")).unwrap();
             let targets = std::fs::read_to_string(root().join("fuzz/targets/src/lib.rs")).unwrap();
             let task = words.next().unwrap_or_default();
+            if task == "lab" {
+                return exists_in_lab(words);
+            }
             let of_task = |line: &&str| line.split_whitespace().take(3).eq(["cargo", "xtask", task]);
             let lines: Vec<&str> = tasks.lines().filter(of_task).collect();
             there(task, !lines.is_empty())?;
@@ -84,7 +87,7 @@ fn exists(command: &str) -> Result<(), String> {
             }
             return Ok(());
         }
-        Some("run" | "test") => {}
+        Some("build" | "run" | "test") => {}
         other => return Err(format!("this test knows nothing of {other:?}")),
     }
     let mut package = root().join("crates/cli");
@@ -120,6 +123,27 @@ fn exists(command: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether `cargo xtask lab` knows its arguments, and the program what it is told there.
+fn exists_in_lab<'a>(words: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let lab = std::fs::read_to_string(root().join("crates/natlab/examples/lab.rs")).unwrap();
+    let mut words = words.peekable();
+    while let Some(word) = words.next_if(|word| *word != "--") {
+        for name in word.split([',', '+']).filter(|name| name.parse::<f64>().is_err()) {
+            if !lab.contains(&format!("\"{name}\"")) {
+                return Err(format!("no {name}"));
+            }
+        }
+    }
+    match (words.nth(1), words.next()) {
+        (None, _) => Ok(()),
+        (Some("target/release/tcpunch"), Some(name)) => {
+            let help = Command::new(PROGRAM).args([name, "--help"]).output().unwrap();
+            if help.status.success() { Ok(()) } else { Err(format!("no {name}")) }
+        }
+        (Some(other), _) => Err(format!("this test knows nothing of {other}")),
+    }
+}
+
 #[test]
 fn what_does_not_exist_is_found() {
     for command in [
@@ -131,6 +155,9 @@ fn what_does_not_exist_is_found() {
         "cargo xtask chek",
         "cargo xtask check --quik",
         "cargo xtask fuzz punchr",
+        "cargo xtask lab --nat openwrt,closedwrt",
+        "cargo xtask lab --in c",
+        "cargo xtask lab --in a -- target/release/tcpunch chaat",
         "cargo fly",
     ] {
         assert!(exists(command).is_err(), "{command}");

@@ -21,7 +21,8 @@ impl Unavailable {
     }
 }
 
-/// Whether a lab can run here: root, `ip`, `nft`, the kernel's NAT and TAP devices.
+/// Whether any lab can run here: what [`netns::availability`](crate::netns::availability) asks for, `nft`, the kernel's NAT,
+/// veth, bridge and TAP devices.
 ///
 /// Each is tried for real in a namespace that is removed again. The first call of a process takes some tens of
 /// milliseconds, later ones nothing.
@@ -30,25 +31,34 @@ impl Unavailable {
 /// The first thing that is missing.
 pub fn availability() -> Result<(), Unavailable> {
     static ANSWER: OnceLock<Result<(), Unavailable>> = OnceLock::new();
+    ANSWER.get_or_init(|| without_nat().and_then(|()| probe_nat())).clone()
+}
+
+/// Whether a lab can run here that leaves NATs to this process: root, `ip` and TUN devices.
+///
+/// Each is tried for real, once in a process.
+///
+/// # Errors
+/// The first thing that is missing.
+pub fn without_nat() -> Result<(), Unavailable> {
+    static ANSWER: OnceLock<Result<(), Unavailable>> = OnceLock::new();
     ANSWER.get_or_init(probe).clone()
 }
 
+fn missing(what: &str, error: &Error) -> Unavailable {
+    Unavailable { reason: format!("{what} ({error})") }
+}
+
 fn probe() -> Result<(), Unavailable> {
-    let missing = |what: &str, error: &Error| Unavailable { reason: format!("{what} ({error})") };
     if !nix::unistd::geteuid().is_root() {
         return Err(Unavailable { reason: "it needs root, to make network namespaces".into() });
     }
-    let name = full_name(&next_lab().to_string(), "probe");
-    let namespace = Namespace::create(name, true)
+    let namespace = Namespace::create(full_name(&next_lab().to_string(), "probe"), false)
         .map_err(|error| missing("no network namespaces with `ip` of iproute2", &error))?;
     namespace
-        .ip("link add veth0 type veth peer name veth1\nlink add lan type bridge\n")
-        .map_err(|error| missing("no veth or bridge devices", &error))?;
-    namespace.nft(&nft::everything()).map_err(|error| missing("no NAT with `nft` of nftables", &error))?;
-    namespace
-        .run(|| device::open("probe", Kind::Tap))
-        .and_then(|tap| tap)
-        .map_err(|error| missing("no TAP devices from /dev/net/tun", &error))?;
+        .run(|| device::open("probe", Kind::Tun))
+        .and_then(|tun| tun)
+        .map_err(|error| missing("no TUN devices from /dev/net/tun", &error))?;
     let status = namespace
         .command("true")
         .status()
@@ -58,5 +68,19 @@ fn probe() -> Result<(), Unavailable> {
             reason: "`ip netns exec` fails, perhaps for want of the right to mount /sys".into(),
         });
     }
+    Ok(())
+}
+
+fn probe_nat() -> Result<(), Unavailable> {
+    let namespace = Namespace::create(full_name(&next_lab().to_string(), "probe"), true)
+        .map_err(|error| missing("no network namespaces that forward", &error))?;
+    namespace
+        .ip("link add veth0 type veth peer name veth1\nlink add lan type bridge\n")
+        .map_err(|error| missing("no veth or bridge devices", &error))?;
+    namespace.nft(&nft::everything()).map_err(|error| missing("no NAT with `nft` of nftables", &error))?;
+    namespace
+        .run(|| device::open("probe", Kind::Tap))
+        .and_then(|tap| tap)
+        .map_err(|error| missing("no TAP devices from /dev/net/tun", &error))?;
     Ok(())
 }

@@ -33,3 +33,7 @@ pub use packet::Unreachable;
 
 /// A moment: the time since the lab began.
 pub type Time = Duration;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -40,10 +40,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+pub use crate::availability::without_nat as availability;
 use crate::device::{self, Kind};
 pub use crate::kernel::SentSyn;
 use crate::namespace::{Namespace, full_name, next_lab};
-use crate::{Error, HostId, Internet, availability};
+use crate::{Error, HostId, Internet};
 use wire::Wire;
 
 /// The interface of a host.
@@ -87,7 +88,7 @@ impl Lab {
             threads.into_iter().map(join).collect()
         });
         let (hosts, devices) = made.into_iter().collect::<Result<_, _>>()?;
-        let wire = Wire::start(internet, devices)?;
+        let wire = Wire::start(format!("natlab-{label}"), internet, devices)?;
         Ok(Self { hosts, wire })
     }
 

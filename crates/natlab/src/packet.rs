@@ -264,14 +264,7 @@ impl Packet {
     /// Its length on the wire in bytes, IP header included.
     pub fn length(&self) -> usize {
         let header = if self.source.is_ipv4() { 20 } else { 40 };
-        header
-            + match &self.body {
-                Body::Tcp(segment) => 20 + segment.options.len() + segment.payload.len(),
-                Body::Udp(datagram) => 8 + datagram.payload.len(),
-                Body::Echo(echo) => 8 + echo.payload.len(),
-                Body::Error(_) => 8 + header + 8,
-                Body::Other { bytes, .. } => bytes.len(),
-            }
+        header + self.body_length()
     }
 }
 

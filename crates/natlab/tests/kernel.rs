@@ -737,6 +737,14 @@ fn delays() {
 }
 
 fn nested_delay() {
+    // It can't be less; it may be more while the machine has no CPU to spare, so it is tried again, with neighbours who
+    // know nothing of each other again.
+    let late: Vec<Duration> = (0..5).map_while(|_| connect_over_nested_delay().err()).collect();
+    assert!(late.len() < 5, "{late:?} instead of 45 ms");
+}
+
+/// Whether connecting takes the ways that it has to; if not, how long it took.
+fn connect_over_nested_delay() -> Result<(), Duration> {
     let lab = Lab::new().unwrap();
     let broker = lab.public_host("broker").start().unwrap();
     let carrier = lab
@@ -763,10 +771,14 @@ fn nested_delay() {
             if to.name() == "broker" {
                 // Accepted after three ways; to ask for the Ethernet address first would take 20 ms more.
                 let ways = Duration::from_millis(expected * 3 / 2);
-                assert!(connected >= ways && connected < ways + Duration::from_millis(19));
+                assert!(connected >= ways, "{connected:?} < {ways:?}");
+                if connected >= ways + Duration::from_millis(19) {
+                    return Err(connected);
+                }
             }
         }
     }
+    Ok(())
 }
 
 fn losses() {

@@ -2,18 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stderr)]
 
 use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Completion, Trial};
 use natlab::link::Conditions;
+use natlab::nat::{Behaviour, presets};
 use natlab::netns::{Host, Lab};
 use natlab::testing::trial;
-use natlab::{Internet, Node, Place};
+use natlab::{GatewayId, Internet, Node, Place, Site};
 
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.
 const VARIABLE: &str = "TCPUNCH_LAB";
@@ -23,22 +25,56 @@ const SILENCE: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(8);
 const MEGABYTE: usize = 1_000_000;
 
-fn main() {
+fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let tests = vec![
         trial("connecting_takes_the_configured_round_trip", VARIABLE, round_trips),
-        trial("bytes_arrive_as_they_were_sent", VARIABLE, bytes),
-        trial("bytes_arrive_in_spite_of_losses", VARIABLE, losses),
+        trial("a_hundred_megabytes_cross_two_nats", VARIABLE, bytes),
+        trial("ten_megabytes_arrive_in_spite_of_losses", VARIABLE, losses),
         trial("ipv6_and_loopback", VARIABLE, families),
+        trial("hosts_of_one_lan_meet_in_it", VARIABLE, neighbours),
+        trial("nat_behind_nat_translates_twice", VARIABLE, nested),
+        trial("a_narrow_link_is_told_to_the_kernel", VARIABLE, narrow),
+        trial("a_host_may_lose_its_device", VARIABLE, lost_device),
         trial("a_cut_cable_carries_nothing", VARIABLE, cable),
+        trial("a_nat_that_restarts_forgets", VARIABLE, restart),
         trial("a_capture_has_the_syn", VARIABLE, capture),
         trial("syns_are_counted", VARIABLE, syns),
         trial("everything_is_cleaned_up", VARIABLE, cleanup),
         trial("a_panic_inside_goes_on_outside", VARIABLE, panics),
         trial("labs_are_made_quickly", VARIABLE, quickly),
+        with("ssh", "ssh_runs_in_it", ssh),
+        with("curl", "curl_runs_in_it", curl),
+        with("iperf3", "iperf3_runs_in_it", iperf3),
+        if has("ping") {
+            trial("ping_runs_in_it", VARIABLE, ping)
+        } else {
+            without("ping", "ping_runs_in_it")
+        },
     ];
-    libtest_mimic::run(&arguments, tests).exit();
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    let (namespaces, devices) = (natlab::leftovers(), devices());
+    if !namespaces.is_empty() || devices != 0 {
+        eprintln!("left: {devices} TUN devices, namespaces {namespaces:?}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
+}
+
+/// A test that needs this program too, where all tests have to run.
+fn with(program: &'static str, name: &str, test: fn()) -> Trial {
+    let required = std::env::var(VARIABLE).is_ok_and(|value| value == natlab::testing::REQUIRED);
+    if has(program) || required { trial(name, VARIABLE, test) } else { without(program, name) }
+}
+
+fn without(program: &'static str, name: &str) -> Trial {
+    Trial::ignorable_test(name, move || Ok(Completion::ignored_with(format!("there is no {program}"))))
 }
 
 /// Two public hosts, each with half of a round trip.
@@ -49,6 +85,29 @@ fn pair(round_trip: Duration, loss: f64) -> (Lab, Host, Host) {
     let lab = Lab::start(internet).unwrap();
     let (near, far) = (lab.host(near).clone(), lab.host(far).clone());
     (lab, near, far)
+}
+
+/// Two homes, each with a host: `near` behind the NAT of a carrier's, and `far`, to which a port is forwarded; with the
+/// outside address of each.
+struct Town {
+    lab: Lab,
+    near: Host,
+    far: Host,
+    near_gateway: GatewayId,
+    outside: [IpAddr; 2],
+}
+
+fn town(port: u16, round_trip: Duration) -> Town {
+    let mut internet = Internet::new(1);
+    let cable = Conditions::delay(round_trip / 4);
+    let homes = [presets::symmetric_random(), presets::linux_masquerade()]
+        .map(|nat| internet.gateway(Place::Core, Site::ipv4(nat), cable));
+    let hosts = homes.map(|home| internet.host(Place::Behind(home), Conditions::PERFECT));
+    internet.forward_port(homes[1], port, hosts[1]);
+    let outside = homes.map(|home| internet.outside(home)[0]);
+    let lab = Lab::start(internet).unwrap();
+    let [near, far] = hosts.map(|host| lab.host(host).clone());
+    Town { lab, near, far, near_gateway: homes[0], outside }
 }
 
 fn listen(host: &Host, v4: bool) -> (TcpListener, SocketAddr) {
@@ -134,8 +193,13 @@ fn send(mut from: TcpStream, mut to: TcpStream, length: usize) {
 }
 
 fn bytes() {
-    let (_lab, near, far) = pair(Duration::ZERO, 0.0);
-    transfer(&near, &far, 100 * MEGABYTE);
+    let town = town(7000, Duration::ZERO);
+    let listener = town.far.run(|| TcpListener::bind("0.0.0.0:7000")).unwrap().unwrap();
+    let near = dial(&town.near, (town.outside[1], 7000).into());
+    let (far, from) = listener.accept().unwrap();
+    assert_eq!(from.ip(), town.outside[0]);
+    assert_ne!(from.port(), near.local_addr().unwrap().port());
+    send(near, far, 100 * MEGABYTE);
 }
 
 fn losses() {
@@ -166,6 +230,106 @@ fn families() {
     // 198.51.100.254 as the kernel writes it.
     assert!(routes.contains("eth0\t00000000\tFE6433C6\t"), "{routes}");
     assert_eq!(lab.hosts().len(), 2);
+}
+
+fn neighbours() {
+    let mut internet = Internet::new(1);
+    let slow = Conditions::delay(Duration::from_millis(500));
+    let nat = Site::ipv4(presets::linux_masquerade()).and_ipv6(presets::firewall());
+    let home = internet.gateway(Place::Core, nat, slow);
+    let hosts = [(); 2].map(|()| internet.host(Place::Behind(home), Conditions::PERFECT));
+    let outside = internet.outside(home).to_vec();
+    let lab = Lab::start(internet).unwrap();
+    let [one, other] = hosts.map(|host| lab.host(host));
+    for v4 in [true, false] {
+        let (listener, address) = listen(other, v4);
+        let begin = Instant::now();
+        dial(one, address);
+        // The cable of the home is not on the way.
+        assert!(begin.elapsed() < Duration::from_millis(500));
+        assert_eq!(Some(listener.accept().unwrap().1.ip()), one.address(v4));
+        assert!(!outside.contains(&address.ip()));
+    }
+    // Nothing listens on the router.
+    assert_eq!(refused(one, ([192, 168, 1, 1], 80).into()), ErrorKind::ConnectionRefused);
+}
+
+fn nested() {
+    let mut internet = Internet::new(1);
+    let server = internet.host(Place::Core, Conditions::PERFECT);
+    let site = |nat: Behaviour| Site::ipv4(nat).and_ipv6(presets::router());
+    let carrier = site(presets::carrier_block(1024)).lan([100, 64, 0, 0].into(), 16);
+    let carrier = internet.gateway(Place::Core, carrier, Conditions::PERFECT);
+    let home =
+        internet.gateway(Place::Behind(carrier), site(presets::linux_masquerade()), Conditions::PERFECT);
+    let host = internet.host(Place::Behind(home), Conditions::PERFECT);
+    let (outer, inner) = (internet.outside(carrier).to_vec(), internet.outside(home).to_vec());
+    let lab = Lab::start(internet).unwrap();
+    let (server, host) = (lab.host(server), lab.host(host));
+    assert!(inner.contains(&[100, 64, 0, 2].into()));
+    for v4 in [true, false] {
+        let (listener, address) = listen(server, v4);
+        let stream = dial(host, address);
+        let (_, from) = listener.accept().unwrap();
+        if v4 {
+            assert!(outer.contains(&from.ip()));
+        } else {
+            assert_eq!(from, stream.local_addr().unwrap());
+        }
+    }
+}
+
+fn narrow() {
+    let mut internet = Internet::new(1);
+    let narrow = Conditions { mtu: 1280, ..Conditions::PERFECT };
+    let home = internet.gateway(Place::Core, Site::ipv4(presets::linux_masquerade()), narrow);
+    let near = internet.host(Place::Behind(home), Conditions::PERFECT);
+    let far = internet.host(Place::Core, Conditions::PERFECT);
+    let lab = Lab::start(internet).unwrap();
+    // Both believe in 1,500 bytes until a router tells them.
+    for outward in [true, false] {
+        let (listener, address) = listen(lab.host(far), true);
+        let (inside, outside) = (dial(lab.host(near), address), listener.accept().unwrap().0);
+        let (from, to) = if outward { (inside, outside) } else { (outside, inside) };
+        send(from, to, MEGABYTE);
+    }
+}
+
+fn restart() {
+    let town = town(7000, Duration::ZERO);
+    let listener = town.far.run(|| TcpListener::bind("0.0.0.0:7000")).unwrap().unwrap();
+    let mut near = dial(&town.near, (town.outside[1], 7000).into());
+    let (mut far, _) = listener.accept().unwrap();
+    town.lab.change(|internet| internet.restart(town.near_gateway));
+    // What comes from outside belongs to nothing any more.
+    far.write_all(b"x").unwrap();
+    near.set_read_timeout(Some(SILENCE)).unwrap();
+    assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+fn lost_device() {
+    let mut internet = Internet::new(1);
+    let hosts = [(); 3].map(|()| internet.host(Place::Core, Conditions::PERFECT));
+    let lab = Lab::start(internet).unwrap();
+    let [lost, near, far] = hosts.map(|host| lab.host(host));
+    let mut ip = lost.command("ip");
+    ip.args(["link", "del", "eth0"]);
+    output(ip);
+    // The others are served as before, and the lab's thread waits where it has nothing to do.
+    transfer(near, far, MEGABYTE);
+    let number = lost.namespace().split('-').nth(2).unwrap();
+    let thread =
+        fs::read_dir("/proc/self/task").unwrap().flatten().map(|thread| thread.path()).find(|thread| {
+            fs::read_to_string(thread.join("comm"))
+                .is_ok_and(|name| name.trim() == format!("natlab-{number}"))
+        });
+    let thread = thread.unwrap().join("schedstat");
+    let spent =
+        || -> u64 { fs::read_to_string(&thread).unwrap().split(' ').next().unwrap().parse().unwrap() };
+    let before = spent();
+    thread::sleep(Duration::from_millis(200));
+    let spent = Duration::from_nanos(spent() - before);
+    assert!(spent < Duration::from_millis(100), "{spent:?}");
 }
 
 fn cable() {
@@ -301,8 +465,7 @@ fn panics() {
 }
 
 fn quickly() {
-    let mut took = Vec::new();
-    for _ in 0..5 {
+    let lab = || {
         let mut internet = Internet::new(1);
         for _ in 0..4 {
             internet.host(Place::Core, Conditions::PERFECT);
@@ -310,9 +473,125 @@ fn quickly() {
         let begin = Instant::now();
         let lab = Lab::start(internet).unwrap();
         let made = begin.elapsed();
+        let [near, .., far] = lab.hosts() else { panic!("four hosts") };
+        transfer(near, far, 1000);
+        let begin = Instant::now();
         drop(lab);
-        took.push((made, begin.elapsed() - made));
+        (made, begin.elapsed())
+    };
+    let mut alone: Vec<(Duration, Duration)> = (0..5).map(|_| lab()).collect();
+    alone.sort_unstable();
+    eprintln!("four hosts: made in {:.1?}, removed in {:.1?}", alone[2].0, alone[2].1);
+    assert!(alone[0].0 < Duration::from_secs(1), "{alone:?}");
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5).for_each(|_| drop(lab())));
+        }
+    });
+    eprintln!("twenty labs of four hosts, four at a time: {:.1?}", begin.elapsed());
+}
+
+/// Runs it to its end; what it wrote.
+fn output(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until a child says that; keeps the rest of what it says away from the terminal.
+fn until_it_says(output: impl Read + Send + 'static, word: &str) {
+    let mut lines = BufReader::new(output).lines();
+    let mut said = Vec::new();
+    for line in lines.by_ref().map_while(Result::ok) {
+        if line.contains(word) {
+            thread::spawn(move || lines.for_each(drop));
+            return;
+        }
+        said.push(line);
     }
-    eprintln!("four hosts: made and removed in {took:.1?}");
-    let _ = devices();
+    panic!("it ended without a word of {word}: {said:?}");
+}
+
+fn ssh() {
+    let town = town(22, Duration::from_millis(4));
+    let directory = std::env::temp_dir().join(format!("natlab-ssh-{}", std::process::id()));
+    fs::create_dir(&directory).unwrap();
+    let here = |name: &str| directory.join(name).display().to_string();
+    for key in ["host", "user"] {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &here(key)]);
+        output(keygen);
+    }
+    // Where it drops its privileges.
+    fs::create_dir_all("/run/sshd").unwrap();
+    let config = format!(
+        "Port 22\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
+         PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n",
+        here("host"),
+        here("user.pub"),
+    );
+    fs::write(here("config"), config).unwrap();
+    let mut server = town.far.command("sh");
+    // It insists on an absolute path of its own.
+    server.args(["-c", "exec \"$(PATH=$PATH:/usr/sbin command -v sshd)\" -D -e -f \"$0\"", &here("config")]);
+    let mut server = server.stderr(Stdio::piped()).spawn().unwrap();
+    until_it_says(server.stderr.take().unwrap(), "listening");
+    let mut client = town.near.command("ssh");
+    client.args(["-F", "none", "-i", &here("user"), "-l", "root", "-o", "BatchMode=yes"]);
+    client.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+    client.args(["-o", "LogLevel=ERROR", &town.outside[1].to_string(), "echo $SSH_CONNECTION"]);
+    let said = output(client);
+    fs::remove_dir_all(&directory).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    // From where the server sees it come, and where it is itself.
+    assert_eq!(words[0], town.outside[0].to_string());
+    assert_eq!(words[2], town.far.address(true).unwrap().to_string());
+}
+
+fn curl() {
+    let town = town(80, Duration::from_millis(4));
+    let page: Vec<u8> =
+        (0..MEGABYTE as u32).map(|number| b'a' + (number.wrapping_mul(2_654_435_761) >> 28) as u8).collect();
+    let answer = page.clone();
+    let listener = town.far.run(|| TcpListener::bind("0.0.0.0:80")).unwrap().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let request = BufReader::new(&stream).lines().next().unwrap().unwrap();
+        write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len()).unwrap();
+        stream.write_all(&answer).unwrap();
+        request
+    });
+    let mut client = town.near.command("curl");
+    client.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
+    client.arg(format!("http://{}/page", town.outside[1]));
+    assert!(output(client).into_bytes() == page);
+    assert_eq!(server.join().unwrap(), "GET /page HTTP/1.1");
+}
+
+fn iperf3() {
+    let town = town(5201, Duration::from_millis(1));
+    let mut server = town.far.command("iperf3");
+    server.args(["--server", "--one-off", "--forceflush"]);
+    let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
+    until_it_says(server.stdout.take().unwrap(), "listening");
+    let mut client = town.near.command("iperf3");
+    client.args(["--json", "--time", "1", "--client", &town.outside[1].to_string()]);
+    let report: serde_json::Value = serde_json::from_str(&output(client)).unwrap();
+    let bits = report.pointer("/end/sum_received/bits_per_second").unwrap().as_f64().unwrap();
+    eprintln!("iperf3: {:.0} Mbit/s", bits / 1e6);
+    assert!(bits > 1e6);
+    assert!(server.wait().unwrap().success());
+}
+
+fn ping() {
+    let town = town(7000, Duration::from_millis(40));
+    let server = town.outside[1].to_string();
+    let mut client = town.near.command("ping");
+    client.args(["-c", "3", "-i", "0.2", &server]);
+    let said = output(client);
+    assert!(said.contains("3 received") || said.contains("3 packets received"), "{said}");
 }

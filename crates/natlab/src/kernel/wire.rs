@@ -143,11 +143,10 @@ impl Carrier {
             if stop {
                 return;
             }
-            if near {
-                self.outward.collect(&self.near, cut);
-            }
-            if far {
-                self.inward.collect(&self.far, cut);
+            let there = (!near || self.outward.collect(&self.near, cut))
+                && (!far || self.inward.collect(&self.far, cut));
+            if !there {
+                return;
             }
         }
     }
@@ -176,13 +175,14 @@ impl Direction {
         self.in_flight.front().map(|(due, _)| *due)
     }
 
-    fn collect(&mut self, mut from: &File, cut: bool) {
+    /// Takes frames from a device. Whether it is still there: what is gone would be ready for ever.
+    fn collect(&mut self, mut from: &File, cut: bool) -> bool {
         let mut frame = [0; MAX_FRAME];
         for _ in 0..READ_BURST {
             let frame = match from.read(&mut frame) {
                 Ok(length) => frame.get(..length).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return,
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
             };
             if cut || self.bytes + frame.len() > MAX_IN_FLIGHT {
                 continue;
@@ -196,6 +196,7 @@ impl Direction {
                 Fate::Lost | Fate::TooBig => {}
             }
         }
+        true
     }
 
     fn deliver(&mut self, mut to: &File, cut: bool) {

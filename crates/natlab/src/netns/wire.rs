@@ -24,6 +24,9 @@ use crate::{Error, HostId, Internet, Time};
 
 /// Packets read from one host before others and the clock are looked at again.
 const READ_BURST: usize = 32;
+/// The least time between two looks at the clock where nothing moves: a thread that comes first must never keep a CPU for
+/// itself.
+const PAUSE: Duration = Duration::from_micros(20);
 /// No IP packet is longer.
 const MAX_PACKET: usize = 65_535;
 
@@ -83,8 +86,8 @@ impl Syns {
 }
 
 impl Wire {
-    /// Lets packets flow between these devices, one a host.
-    pub(super) fn start(internet: Internet, devices: Vec<File>) -> Result<Self, Error> {
+    /// Lets packets flow between these devices, one a host, on a thread of this name.
+    pub(super) fn start(name: String, internet: Internet, devices: Vec<File>) -> Result<Self, Error> {
         let (woken, waker) = io::pipe().map_err(|source| Error::io("make a pipe for a lab", source))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State { internet, syns: HashMap::new() }),
@@ -94,7 +97,7 @@ impl Wire {
         });
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let carrier = Carrier {
-            devices,
+            devices: devices.into_iter().map(Some).collect(),
             woken,
             shared: shared.clone(),
             begin: Instant::now(),
@@ -104,7 +107,7 @@ impl Wire {
             arrived: Vec::new(),
         };
         let thread = thread::Builder::new()
-            .name("natlab-wire".into())
+            .name(name)
             .spawn(move || carrier.run())
             .map_err(|source| Error::io("start the thread of a lab", source))?;
         Ok(Self { shared, waker, thread: Some(thread) })
@@ -158,7 +161,8 @@ impl Drop for Wire {
 }
 
 struct Carrier {
-    devices: Vec<File>,
+    /// One a host; `None` where the host has removed it.
+    devices: Vec<Option<File>>,
     woken: PipeReader,
     shared: Arc<Shared>,
     begin: Instant,
@@ -178,7 +182,7 @@ impl Carrier {
             next = self.move_on();
             self.deliver();
         }
-        self.devices
+        self.devices.into_iter().flatten().collect()
     }
 
     fn now(&self) -> Time {
@@ -188,8 +192,10 @@ impl Carrier {
     /// Waits for packets, until this time, and takes them from the devices. Whether it can be done again.
     fn wait_and_read(&mut self, until: Option<Time>) -> bool {
         let timeout = until.map(|until| TimeSpec::from(until.saturating_sub(self.now())));
-        let mut polled: Vec<PollFd<'_>> =
-            self.devices.iter().map(|device| PollFd::new(device.as_fd(), PollFlags::POLLIN)).collect();
+        let there = self.devices.iter().enumerate();
+        let there = there.filter_map(|(number, device)| Some((number, device.as_ref()?.as_fd())));
+        let (numbers, mut polled): (Vec<usize>, Vec<PollFd<'_>>) =
+            there.map(|(number, device)| (number, PollFd::new(device, PollFlags::POLLIN))).unzip();
         polled.push(PollFd::new(self.woken.as_fd(), PollFlags::POLLIN));
         match ppoll(&mut polled, timeout, None) {
             Ok(_) => {}
@@ -201,30 +207,41 @@ impl Carrier {
             // How often it was woken does not matter.
             let _ = self.woken.read(&mut self.buffer);
         }
-        let capturing = self.shared.capturing.load(Ordering::Acquire);
-        for (number, (mut device, _)) in
-            self.devices.iter().zip(&readable).enumerate().filter(|(_, (_, readable))| **readable)
-        {
-            let host = HostId(number);
-            for _ in 0..READ_BURST {
-                let bytes = match device.read(&mut self.buffer) {
-                    Ok(length) => self.buffer.get(..length).unwrap_or_default(),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(_) => break,
-                };
-                if capturing {
-                    keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), bytes);
-                }
-                self.sent.extend(Packet::parse(bytes).filter(routed).map(|packet| (host, packet)));
-            }
+        for (number, _) in numbers.into_iter().zip(readable).filter(|(_, readable)| *readable) {
+            self.read(number);
         }
         true
+    }
+
+    /// Takes packets from one device.
+    fn read(&mut self, number: usize) {
+        let Some(place) = self.devices.get_mut(number) else { return };
+        let capturing = self.shared.capturing.load(Ordering::Acquire);
+        let host = HostId(number);
+        for _ in 0..READ_BURST {
+            let Some(device) = place else { return };
+            let bytes = match device.read(&mut self.buffer) {
+                Ok(length) => self.buffer.get(..length).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // It would be ready for ever.
+                    *place = None;
+                    return;
+                }
+            };
+            if capturing {
+                keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), bytes);
+            }
+            self.sent.extend(Packet::parse(bytes).filter(routed).map(|packet| (host, packet)));
+        }
     }
 
     /// Hands over what was sent, and takes what has arrived. Tells when to be back.
     fn move_on(&mut self) -> Option<Time> {
         let mut state = locked(&self.shared.state);
         let now = self.now();
+        let idle = self.sent.is_empty();
         for (host, packet) in self.sent.drain(..) {
             if packet.segment().is_some_and(|segment| segment.opens()) {
                 state.syns.entry(host).or_default().count(&packet);
@@ -234,7 +251,8 @@ impl Carrier {
         while let Some(arrived) = state.internet.poll(now) {
             self.arrived.push(arrived);
         }
-        state.internet.next()
+        let soonest = if idle && self.arrived.is_empty() { now + PAUSE } else { now };
+        state.internet.next().map(|next| next.max(soonest))
     }
 
     fn deliver(&mut self) {
@@ -245,7 +263,7 @@ impl Carrier {
             if capturing {
                 keep(&self.shared, host, self.begin_of_day + self.begin.elapsed(), &self.buffer);
             }
-            if let Some(mut device) = self.devices.get(host.0) {
+            if let Some(Some(device)) = self.devices.get_mut(host.0) {
                 // A device that is down takes no packets: they are lost, as on a real cable.
                 let _ = device.write(&self.buffer);
             }

@@ -385,7 +385,7 @@ impl Packet {
     }
 
     /// How many bytes follow the IP header.
-    fn body_length(&self) -> usize {
+    pub(super) fn body_length(&self) -> usize {
         match &self.body {
             Body::Tcp(segment) => TCP_HEADER + segment.padded_options() + segment.payload.len(),
             Body::Udp(datagram) => UDP_HEADER + datagram.payload.len(),
