@@ -32,7 +32,7 @@ cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine
 cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
-                            every network with every other: writes docs/matrix.md; as root (half an hour)
+                            every network with every other: writes docs/matrix.md; as root (a quarter of an hour)
 cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute";
 
 fn main() -> ExitCode {
@@ -48,8 +48,8 @@ fn main() -> ExitCode {
         ["check", "--quick"] => root().and_then(|root| check::run(&root, true)),
         ["bench"] => root().and_then(|root| bench::run(&root, false)),
         ["bench", "--quick"] => root().and_then(|root| bench::run(&root, true)),
-        ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["bench", "sim"] => root().and_then(|root| bench::simulation(&root)),
+        ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
         _ => {

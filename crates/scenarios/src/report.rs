@@ -138,8 +138,8 @@ impl Page<'_> {
             "# Who connects with whom\n\n\
              Each cell is a pair of networks: the row waits with a code, the column comes with it. Its colour is the share of\n\
              runs in which both had the same authenticated connection; the number is the median time from the claim of the code\n\
-             to that connection, as a multiple of the least that the network allows (the injected skew counts as allowed).\n\
-             Red is what does not connect yet.\n",
+             to that connection, as a multiple of the least that the network allows. The injected skew counts as allowed, so it\n\
+             can be less than 1 where the late side only had to listen. Red is what does not connect yet.\n",
         );
         let _ = write!(
             page,
@@ -155,14 +155,20 @@ impl Page<'_> {
                 "the kernel's TCP stack on every host, through NATs in user space",
             ),
         ];
+        page.push_str(
+            "\nEvery pair is run at round trips of 1, 50 and 200 ms (between the two, and between each and the broker), losses of\n\
+             0 and 2 % and skews of 0 and 100 ms (who waits hears Go so much later). At 200 ms with that skew an ICMP error that\n\
+             answers the first SYN comes back in the same moment as the other side's SYN. Where the error is first, the two do\n\
+             not connect: the listener answers the SYN before the next one is fired. In simulation it always is.\n",
+        );
         for (title, picture, grid, what) in parts {
             let (connect, pairs) = grid.pairs();
             let summary = Summary::of(&grid.runs);
             let _ = write!(
                 page,
-                "\n## {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs \
-                 that should connect did, {} ended wrong (one side connected, the other not).\n",
-                summary.runs,
+                "\n## {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs\n\
+                 that should connect did, {} ended wrong (one side connected and the other not, or it broke before).\n",
+                thousands(summary.runs),
                 grid.runs.iter().filter(|run| [run.expected, run.verdict] == [Verdict::Connected; 2]).count(),
                 summary.expected,
                 summary.wrong,
@@ -188,7 +194,7 @@ fn tables(grid: &Grid) -> String {
             let _ = writeln!(
                 table,
                 "| {name} | {} | {} | {} | {} |",
-                summary.runs,
+                thousands(summary.runs),
                 percent(summary.share()),
                 times(summary.median),
                 times(summary.late)
@@ -202,6 +208,19 @@ fn tables(grid: &Grid) -> String {
         by("Skew", &|run| (run.skew.as_micros() as u64, milliseconds(run.skew))),
     ]
     .concat()
+}
+
+/// A count for people.
+pub fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A share for people; 100 % only where it is all.
@@ -290,6 +309,10 @@ mod tests {
         assert_eq!(percent(Some(0.9999)), "99.9 %");
         assert_eq!(percent(Some(0.0001)), "0.1 %");
         assert_eq!(percent(Some(0.0)), "0 %");
+        assert_eq!(
+            [0, 999, 1000, 86_700, 1_234_567].map(thousands).join(" "),
+            "0 999 1,000 86,700 1,234,567"
+        );
         assert_eq!(times(Some(1.04)), "1.0 ×");
         assert_eq!(times(Some(9.96)), "10 ×");
     }
@@ -303,7 +326,7 @@ mod tests {
             "(matrix-sim.svg)",
             "(matrix-kernels.svg)",
             "`cargo xtask matrix`",
-            "3 of 4 pairs connect; 5 of 6 runs that should connect did, 1 ended wrong",
+            "3 of 4 pairs connect; 5 of 6 runs\nthat should connect did, 1 ended wrong",
             "| 1 ms | 2 | 100 % | 2.0 × | 3.0 × |",
             "| 2 % | 4 | 75.0 % | 1.0 × | 12 × |",
             "| 0 ms | 6 | 83.3 % | 2.0 × | 12 × |",

@@ -14,16 +14,16 @@ use std::{fs, io};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
-use tcpunch_scenarios::report::{Condition, Grid, Page, Run, Summary, heat_map};
+use tcpunch_scenarios::report::{Condition, Grid, Page, Run, Summary, heat_map, thousands};
 use tcpunch_scenarios::table::{self, Entry};
 use tcpunch_scenarios::{Verdict, each, sim, userspace};
 
 /// Labs at a time: more, and two processors let packets wait.
-const LABS: usize = 8;
+const LABS: usize = 10;
 /// Simulated runs of each pair on each link: 25 times 12 links are 300 a cell.
 const SIMULATED: usize = 25;
 /// Runs of each pair on real kernels, each on another link.
-const ON_KERNELS: usize = 6;
+const ON_KERNELS: usize = 3;
 /// When the quick form begins no more runs on real kernels; the last ones take up to 15 s.
 const QUICK_WITHIN: Duration = Duration::from_secs(35);
 /// How often progress is told.
@@ -86,7 +86,7 @@ fn fully(simulated: usize, kernels: usize) -> io::Result<()> {
         let summary = Summary::of(&grid.runs);
         let subtitle = format!(
             "{} runs, {what}; round trips of 1, 50 and 200 ms, losses of 0 and 2 %, skews of 0 and 100 ms",
-            summary.runs
+            thousands(summary.runs)
         );
         fs::write(docs.join(file), heat_map(title, &subtitle, grid))?;
     }

@@ -123,7 +123,7 @@ fn cell(x: usize, y: usize, names: [&str; 2], summary: &Summary) -> String {
 fn legend(left: usize, top: usize) -> String {
     let mut legend = format!("<text x=\"{MARGIN}\" y=\"{}\" fill=\"#1c1c1c\">Connected</text>\n", top + 14);
     for (at, (_, fill, word)) in SHARES.iter().enumerate() {
-        let x = left + at * 104;
+        let x = left + at * 112;
         let _ = writeln!(
             legend,
             "<rect x=\"{x}\" y=\"{top}\" width=\"20\" height=\"20\" rx=\"4\" fill=\"{fill}\"/>\
