@@ -163,14 +163,15 @@ impl Page<'_> {
         );
         for (title, picture, grid, what) in parts {
             let (connect, pairs) = grid.pairs();
+            let kept = |run: &&Run| [run.expected, run.verdict] == [Verdict::Connected; 2];
             let summary = Summary::of(&grid.runs);
             let _ = write!(
                 page,
                 "\n## {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs\n\
                  that should connect did, {} ended wrong (one side connected and the other not, or it broke before).\n",
                 thousands(summary.runs),
-                grid.runs.iter().filter(|run| [run.expected, run.verdict] == [Verdict::Connected; 2]).count(),
-                summary.expected,
+                thousands(grid.runs.iter().filter(kept).count()),
+                thousands(summary.expected),
                 summary.wrong,
             );
             page.push_str(&tables(grid));

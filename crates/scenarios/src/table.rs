@@ -85,14 +85,18 @@ impl Entry {
         }
     }
 
-    /// Whether chance decides it: packets are lost, or who arrives hears an ICMP error in the same moment as the SYN of who
-    /// waits. Where the error is first, the listener answers that SYN before the next one is fired, and the NATs know other
-    /// sequence numbers than the listener's.
+    /// Whether chance decides it: packets are lost, or it [ties](Self::ties).
     pub fn by_chance(&self) -> bool {
-        let Condition { round_trip, loss, skew } = self.condition;
+        self.condition.loss > 0.0 || self.ties()
+    }
+
+    /// Whether who arrives hears an ICMP error in the same moment as the SYN of who waits. Where the error is first, the
+    /// listener answers that SYN before the next one is fired, and the NATs know other sequence numbers than the listener's.
+    pub fn ties(&self) -> bool {
+        let Condition { round_trip, loss: _, skew } = self.condition;
         let [waits, _] = &self.scenario.sides;
         let refuses = |layer: &Behaviour| matches!(layer.refusal, Refusal::Icmp(_));
-        loss > 0.0 || (skew == round_trip / 2 && waits.network.layers.iter().any(refuses))
+        skew == round_trip / 2 && waits.network.layers.iter().any(refuses)
     }
 
     /// Its networks' names and its link.
