@@ -41,7 +41,9 @@ fn is_link_local(ip: IpAddr) -> bool {
 /// The routers of the default routes, as far as the system tells.
 #[cfg(target_os = "linux")]
 pub(crate) fn gateways() -> Vec<IpAddr> {
-    std::fs::read_to_string("/proc/net/route").map(|table| parse_routes(&table)).unwrap_or_default()
+    std::fs::read_to_string("/proc/thread-self/net/route")
+        .map(|table| parse_routes(&table))
+        .unwrap_or_default()
 }
 
 /// Other systems do not tell without a privilege or a program.
