@@ -393,8 +393,8 @@ pub const UNKNOWN_ACCEPTED_PER_ADDRESS: usize = 4;
 /// Connections with a known tag that one attempt authenticates at once: each lane has one, and a
 /// tag seen on the way can be copied.
 pub const ARRIVALS: usize = 32;
-/// Added to the deadline of the connection that this side has nominated: the peer may be using it
-/// already, and two lost segments cost 0.6 s (200 ms and twice that).
+/// Added to two bounds of the round trip, for a connection that one side may have nominated: the
+/// other side may be using it already, and two lost segments cost 0.6 s (200 ms and twice that).
 pub const NOMINATED_WITHIN: Duration = Duration::from_millis(1200);
 /// An accepted socket without a tag is dropped after this: two round trips of a satellite link.
 pub const TAG_WITHIN: Duration = Duration::from_millis(2500);

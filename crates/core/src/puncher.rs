@@ -482,7 +482,8 @@ impl<R: RngCore> Puncher<R> {
         cautious: bool,
     ) {
         let nominate = may_nominate && self.config.controlling && self.nominated.is_none();
-        let patience = if nominate { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
+        // Who is nominated does not know it before the record that says so has come.
+        let patience = if may_nominate { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
         let until = now + 2 * self.round_trip + patience;
         self.open.push(Open { socket, remote, verified: false, until });
         if nominate {

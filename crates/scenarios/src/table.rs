@@ -113,12 +113,14 @@ impl Entry {
     }
 }
 
-/// Every pair of the table on this link, with this seed.
-pub fn entries(condition: Condition, seed: u64) -> Vec<Entry> {
+/// Every pair of the table on this link; what is random differs from pair to pair, and from one `round` to the next.
+pub fn entries(condition: Condition, round: u64) -> Vec<Entry> {
     let networks = networks();
     let mut entries = Vec::new();
+    let mut seed = round << 32;
     for (waits, first) in networks.iter().enumerate() {
         for (arrives, second) in networks.iter().enumerate() {
+            seed += 1;
             entries.push(Entry {
                 pair: [waits, arrives],
                 condition,

@@ -367,9 +367,16 @@ fn if_the_nominated_one_dies_a_verified_one_takes_its_place() {
 
 #[test]
 fn who_does_not_show_that_it_is_the_peer_is_given_up_in_time() {
-    for (controlling, patience) in [(true, NOMINATED_WITHIN), (false, AUTHENTICATE_WITHIN)] {
+    let cases = [
+        (true, Kind::Reflexive, NOMINATED_WITHIN),
+        (true, Kind::Host, AUTHENTICATE_WITHIN),
+        // The record that nominates it may be the one that is lost.
+        (false, Kind::Reflexive, NOMINATED_WITHIN),
+        (false, Kind::Host, AUTHENTICATE_WITHIN),
+    ];
+    for (controlling, kind, patience) in cases {
         let mut rig = Rig::new(controlling, 50 * MS);
-        rig.lane(1);
+        rig.input(Input::Candidate(Candidate { address: remote(1), kind }));
         rig.input(Input::Go);
         let socket = rig.dials()[0];
         rig.dialled(socket, Dialled::Connected);
