@@ -46,6 +46,17 @@ impl Path {
     }
 }
 
+/// Whether a NAT stands between a side and the broker, as far as known, for [`Path::of`].
+///
+/// None does where the public address at one end of the connection is also among `others`: for the own side, its
+/// interface's address among those that the broker observed; for the peer, the address that it is seen at among its host
+/// candidates. Else what the profile says: a broker on this side of the NAT sees no NAT either.
+pub fn translated(profile: NatProfile, at: SocketAddr, others: &[SocketAddr]) -> Option<bool> {
+    let ip = at.ip().to_canonical();
+    let same = others.iter().any(|other| other.ip().to_canonical() == ip);
+    if same && scope(ip) == Scope::Global { Some(false) } else { profile.translated }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
@@ -257,6 +268,18 @@ mod tests {
         assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(b, address("198.51.100.2:9"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
+    }
+
+    #[test]
+    fn an_address_that_is_its_own_is_not_translated_whatever_the_profile_knows() {
+        let unknown = NatProfile::default();
+        let public = address("198.51.100.2:2");
+        assert_eq!(translated(unknown, public, &[address("198.51.100.2:9")]), Some(false));
+        assert_eq!(translated(unknown, public, &[address("192.168.1.5:2")]), None);
+        let behind = NatProfile { translated: Some(true), ..unknown };
+        assert_eq!(translated(behind, public, &[]), Some(true));
+        // The broker is in the same LAN.
+        assert_eq!(translated(behind, address("192.168.1.5:2"), &[address("192.168.1.5:2")]), Some(true));
     }
 
     #[test]

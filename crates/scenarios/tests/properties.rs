@@ -288,10 +288,7 @@ fn most_are_introduced() {
     assert!(introduced.count() >= 297);
 }
 
-/// The first link of a host with IPv6 tells that nothing is translated, and that stands for IPv4 as well until the
-/// observations of IPv4 have ended. So a connection through an IPv4 NAT is called direct by who has not heard of them yet.
 #[test]
-#[ignore = "a fault of what is known of the other side: the profile does not tell the families apart"]
 fn both_call_the_path_alike() {
     for seed in 0..2000 {
         let scenario = draw(seed);

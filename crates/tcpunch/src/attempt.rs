@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
-use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates};
+use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates, translated};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Output, Puncher, SocketId};
 use tcpunch_core::secure::{
@@ -128,6 +128,8 @@ struct Attempt {
     peer_tag: Tag,
     puncher: Puncher<StdRng>,
     peer_profile: NatProfile,
+    /// The peer's addresses by its own account.
+    told: Vec<SocketAddr>,
     opening: Option<Box<Opening>>,
     answer: Arc<[u8]>,
     keys: watch::Sender<Option<LaneKeys>>,
@@ -172,6 +174,7 @@ impl Attempt {
             peer_tag,
             puncher: Puncher::new(config, StdRng::from_os_rng()),
             peer_profile: reach.introduction.profile,
+            told: Vec::new(),
             opening,
             answer: answer.into(),
             keys,
@@ -209,6 +212,7 @@ impl Attempt {
     fn hosts(&mut self, hosts: &[SocketAddr]) {
         let addresses = &self.reach.introduction.addresses;
         let candidates = host_candidates(hosts, addresses, &self.reach.here);
+        self.told.extend(hosts);
         self.candidates(candidates);
     }
 
@@ -426,8 +430,12 @@ impl Attempt {
                 && !self.reach.here.observed.iter().any(near);
             return Err(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }));
         };
+        let ends = [
+            translated(own, lane.local, &self.reach.here.observed),
+            translated(self.peer_profile, lane.remote, &self.told),
+        ];
         let info = PathInfo {
-            path: Path::of(lane.local, lane.remote, [own.translated, self.peer_profile.translated]),
+            path: Path::of(lane.local, lane.remote, ends),
             local: lane.local,
             remote: lane.remote,
             tries: 1,

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
-use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates};
+use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates, translated};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Output, Puncher};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, parse_preamble, preamble, tags};
@@ -97,6 +97,8 @@ pub(super) struct Attempt {
     puncher: Puncher<ChaCha8Rng>,
     random: ChaCha8Rng,
     peer_profile: NatProfile,
+    /// The peer's addresses by its own account.
+    told: Vec<SocketAddr>,
     budget: SynBudget,
     lanes: Vec<Lane>,
     salts: Vec<[u8; SALT]>,
@@ -127,6 +129,7 @@ impl Attempt {
             puncher: Puncher::new(config, random.0),
             random: random.1,
             peer_profile: reach.introduction.profile,
+            told: Vec::new(),
             budget: SynBudget::default(),
             lanes: Vec::new(),
             salts: Vec::new(),
@@ -147,8 +150,8 @@ impl Attempt {
         let first = first_candidates(addresses, public, &self.reach.here);
         let now = self.reach.introduced;
         self.candidates(now, first);
-        let hosts = std::mem::take(&mut self.reach.hosts);
-        let hosts = host_candidates(&hosts, &self.reach.introduction.addresses, &self.reach.here);
+        self.told = std::mem::take(&mut self.reach.hosts);
+        let hosts = host_candidates(&self.told, &self.reach.introduction.addresses, &self.reach.here);
         self.candidates(now, hosts);
         self.judge();
     }
@@ -497,7 +500,11 @@ impl Attempt {
         if let Some(lane) = won
             && let (Some(local), Some(peer_salt)) = (os.local(lane.socket), lane.peer_salt)
         {
-            let path = Path::of(local, lane.remote, [own.translated, self.peer_profile.translated]);
+            let ends = [
+                translated(own, local, &self.reach.here.observed),
+                translated(self.peer_profile, lane.remote, &self.told),
+            ];
+            let path = Path::of(local, lane.remote, ends);
             let salts = (lane.own_salt, peer_salt);
             return Ended::Connected { path, salts, socket: lane.socket, inbox: lane.inbox };
         }
