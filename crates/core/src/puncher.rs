@@ -470,7 +470,7 @@ impl<R: RngCore> Puncher<R> {
                 }
             }
         }
-        self.authenticate(now, socket, remote, !cautious, cautious);
+        self.authenticate(now, socket, remote, true, cautious);
     }
 
     fn authenticate(
@@ -478,12 +478,12 @@ impl<R: RngCore> Puncher<R> {
         now: Instant,
         socket: SocketId,
         remote: SocketAddr,
-        may_nominate: bool,
+        known: bool,
         cautious: bool,
     ) {
-        let nominate = may_nominate && self.config.controlling && self.nominated.is_none();
-        // Who is nominated does not know it before the record that says so has come.
-        let patience = if may_nominate { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
+        let nominate = known && !cautious && self.config.controlling && self.nominated.is_none();
+        // Who is nominated does not know it before the record that says so has come, and the other side may be less cautious.
+        let patience = if known { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
         let until = now + 2 * self.round_trip + patience;
         self.open.push(Open { socket, remote, verified: false, until });
         if nominate {

@@ -485,7 +485,9 @@ fn what_is_dialled_after_a_refusal_must_be_acknowledged_too() {
         rig.until(rig.start + 200 * MS);
         let socket = rig.dials()[1];
         rig.dialled(socket, Dialled::Connected);
-        assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: true, cautious: true }));
+        assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: false, cautious: true }));
+        rig.input(Input::Verified { socket, nominated: false });
+        assert!(rig.outputs.contains(&Output::Nominate { socket }));
     }
 }
 
