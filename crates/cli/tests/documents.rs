@@ -60,14 +60,15 @@ fn exists(command: &str) -> Result<(), String> {
             std::fs::read_to_string(path.join("Cargo.toml")).is_ok_and(|text| text.contains(&name))
         })
     };
-    let lab: String = std::fs::read_dir(root().join("crates/cli/tests/lab"))
-        .unwrap()
+    let tests: String = ["crates/cli/tests/lab", "crates/scenarios/tests"]
+        .into_iter()
+        .flat_map(|directory| std::fs::read_dir(root().join(directory)).unwrap())
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
     let behind = without_variables(command);
     for variable in command[..command.len() - behind.len()].split_whitespace() {
         let (name, _) = variable.split_once('=').unwrap();
-        there(name, lab.contains(&format!("\"{name}\"")))?;
+        there(name, tests.contains(&format!("\"{name}\"")))?;
     }
     let mut words = behind.split_whitespace().skip(1);
     match words.next() {
@@ -106,6 +107,10 @@ fn exists(command: &str) -> Result<(), String> {
             }
             "--example" => {
                 let name = value();
+                if package.join(format!("examples/{name}.rs")).exists() {
+                    // What follows belongs to the example.
+                    return Ok(());
+                }
                 let text = std::fs::read_to_string(package.join("Cargo.toml")).unwrap();
                 there(name, text.contains(&format!("examples/{name}.rs\"")))?;
                 // What follows belongs to the example.
