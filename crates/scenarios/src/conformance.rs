@@ -75,7 +75,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-fn same(one: &Report, other: &Report) -> bool {
+pub(crate) fn same(one: &Report, other: &Report) -> bool {
     let paths = |report: &Report| {
         report.sides.each_ref().map(|outcome| match outcome {
             Outcome::Connected { path, .. } => Some(*path),

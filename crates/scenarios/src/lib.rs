@@ -4,6 +4,7 @@
 //! plan and the rendezvous of `tcpunch-core` on simulated hosts; on real kernels through user-space NATs; and through the
 //! kernel's own NATs, where these have the knobs.
 
+pub mod chance;
 pub mod conformance;
 pub mod draw;
 mod least;

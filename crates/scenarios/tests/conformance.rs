@@ -2,7 +2,8 @@
 //!
 //! A trial a seed, so that one can be run alone: `cargo test -p tcpunch-scenarios --test conformance -- drawn_17`. The
 //! seeds are 0 to 23 over all knobs and 0 to 11 over those that nftables has as well; others with `TCPUNCH_SEEDS=0..200` and
-//! `TCPUNCH_KERNEL_SEEDS=0..60`.
+//! `TCPUNCH_KERNEL_SEEDS=0..60`. Where a seed's scenario ends by chance, as `chance` tells, the next one that does not is
+//! taken instead, and a trial `chance_drawn_17` demands of the first that it ends in one of the ways that the simulation knows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use std::ops::Range;
@@ -10,7 +11,9 @@ use std::path::PathBuf;
 
 use libtest_mimic::{Arguments, Trial};
 use natlab::testing::trial;
-use tcpunch_scenarios::{Scenario, conformance, draw};
+use tcpunch_scenarios::chance::{decided, is_decided, may_end_like};
+use tcpunch_scenarios::draw::{draw, draw_kernel};
+use tcpunch_scenarios::{Scenario, conformance};
 
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.
 const VARIABLE: &str = "TCPUNCH_LAB";
@@ -20,16 +23,23 @@ const LABS: usize = 6;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(LABS));
+    let mut all = trials("TCPUNCH_SEEDS", 0..24, draw, false);
+    all.extend(trials("TCPUNCH_KERNEL_SEEDS", 0..12, draw_kernel, true));
+    libtest_mimic::run(&arguments, all).exit();
+}
+
+/// The trials of a kind of draw, for the seeds that a variable names.
+fn trials(variable: &str, default: Range<u64>, draw: fn(u64) -> Scenario, kernel: bool) -> Vec<Trial> {
     let mut trials: Vec<Trial> = Vec::new();
-    for seed in seeds("TCPUNCH_SEEDS", 0..24) {
-        let name = format!("drawn_{seed}");
-        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, draw::draw(seed), false)));
+    for seed in seeds(variable, default) {
+        let name = format!("{}_{seed}", if kernel { "kernel" } else { "drawn" });
+        let chance = format!("chance_{name}");
+        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, decided(draw, seed), kernel)));
+        if !is_decided(&draw(seed)) {
+            trials.push(trial(chance.clone(), VARIABLE, move || possible(&chance, draw(seed), kernel)));
+        }
     }
-    for seed in seeds("TCPUNCH_KERNEL_SEEDS", 0..12) {
-        let name = format!("kernel_{seed}");
-        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, draw::draw_kernel(seed), true)));
-    }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }
 
 /// A range as Rust writes it.
@@ -45,4 +55,13 @@ fn agree(name: &str, scenario: Scenario, kernel: bool) {
     eprintln!("{name}: {comparison}");
     assert!(!kernel || comparison.nftables.is_some(), "nftables can't be this:\n{}", comparison.story());
     assert!(comparison.agrees(), "{}", comparison.story());
+}
+
+fn possible(name: &str, scenario: Scenario, kernel: bool) {
+    let captured = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("conformance").join(name);
+    let comparison = conformance::compare(scenario, kernel, &captured).unwrap();
+    eprintln!("{name}: {comparison}");
+    for real in [Some(&comparison.userspace), comparison.nftables.as_ref()].into_iter().flatten() {
+        assert!(may_end_like(&comparison.scenario, real), "{}", comparison.story());
+    }
 }
