@@ -6,18 +6,19 @@ use crate::conformance::same;
 use crate::{Report, Scenario, sim};
 
 /// How often what is random in peers and NATs is drawn anew, with each [delay](DELAYS), to see whether a scenario is
-/// decided. Who chooses the connection is one of two by the keys of a session: 15 draws all alike come once in 2^14.
-const DRAWS: u64 = 3;
+/// decided: what happens once in 30 runs is missed in one scenario of ten.
+const DRAWS: u64 = 10;
 
 /// The same to see how one may end that is not decided: some ends are rare.
 const MANY_DRAWS: u64 = 40;
 
-/// What a busy machine may delay the one side or the other by.
-const DELAYS: [[Duration; 2]; 5] = {
+/// What a busy machine may delay the one side or the other by: with six labs on two processors a side was seen to fire
+/// 20 ms late.
+const DELAYS: [[Duration; 2]; 7] = {
     const fn ms(one: u64, other: u64) -> [Duration; 2] {
         [Duration::from_millis(one), Duration::from_millis(other)]
     }
-    [ms(0, 0), ms(1, 0), ms(0, 1), ms(5, 0), ms(0, 5)]
+    [ms(0, 0), ms(1, 0), ms(0, 1), ms(5, 0), ms(0, 5), ms(20, 0), ms(0, 20)]
 };
 
 /// The same scenario in simulation as chance may have it, so many times with each delay.
@@ -27,7 +28,8 @@ fn simulated(scenario: &Scenario, draws: u64) -> impl Iterator<Item = Report> {
         .flat_map(move |(nth, delays)| (0..draws).map(move |draw| (nth as u64 * draws + draw + 1, delays)));
     all.map(|(number, delays)| {
         let mut varied = scenario.clone();
-        varied.seed ^= number << 40;
+        // Far from the bits that tell seeds, and that agents of one run, apart.
+        varied.seed ^= number << 20;
         for (side, delay) in varied.sides.iter_mut().zip(delays) {
             side.late += delay;
         }
@@ -90,8 +92,8 @@ mod tests {
 
     #[test]
     fn little_is_left_to_chance() {
-        let undecided = (0..300).filter(|seed| !is_decided(&draw(*seed))).count();
-        assert!(undecided <= 15, "{undecided} of 300 end by chance");
+        let undecided = (0..400).filter(|seed| !is_decided(&draw(*seed))).count();
+        assert!(undecided <= 24, "{undecided} of 400 end by chance");
         let undecided = (0..100).filter(|seed| !is_decided(&draw_kernel(*seed))).count();
         assert!(undecided <= 5, "{undecided} of 100 end by chance");
     }

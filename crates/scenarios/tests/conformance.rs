@@ -3,7 +3,7 @@
 //! A trial a seed, so that one can be run alone: `cargo test -p tcpunch-scenarios --test conformance -- drawn_17`. The
 //! seeds are 0 to 23 over all knobs and 0 to 11 over those that nftables has as well; others with `TCPUNCH_SEEDS=0..200` and
 //! `TCPUNCH_KERNEL_SEEDS=0..60`. Where a seed's scenario ends by chance, as `chance` tells, the next one that does not is
-//! taken instead, and a trial `chance_17` demands of the first that it ends in one of the ways that the simulation knows.
+//! taken instead, and a trial `chance_drawn_17` demands of the first that it ends in one of the ways that the simulation knows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use std::ops::Range;
@@ -23,20 +23,23 @@ const LABS: usize = 6;
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(LABS));
+    let mut all = trials("TCPUNCH_SEEDS", 0..24, draw, false);
+    all.extend(trials("TCPUNCH_KERNEL_SEEDS", 0..12, draw_kernel, true));
+    libtest_mimic::run(&arguments, all).exit();
+}
+
+/// The trials of a kind of draw, for the seeds that a variable names.
+fn trials(variable: &str, default: Range<u64>, draw: fn(u64) -> Scenario, kernel: bool) -> Vec<Trial> {
     let mut trials: Vec<Trial> = Vec::new();
-    for seed in seeds("TCPUNCH_SEEDS", 0..24) {
-        let name = format!("drawn_{seed}");
-        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, decided(draw, seed), false)));
+    for seed in seeds(variable, default) {
+        let name = format!("{}_{seed}", if kernel { "kernel" } else { "drawn" });
+        let chance = format!("chance_{name}");
+        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, decided(draw, seed), kernel)));
         if !is_decided(&draw(seed)) {
-            let name = format!("chance_{seed}");
-            trials.push(trial(name.clone(), VARIABLE, move || possible(&name, draw(seed))));
+            trials.push(trial(chance.clone(), VARIABLE, move || possible(&chance, draw(seed), kernel)));
         }
     }
-    for seed in seeds("TCPUNCH_KERNEL_SEEDS", 0..12) {
-        let name = format!("kernel_{seed}");
-        trials.push(trial(name.clone(), VARIABLE, move || agree(&name, decided(draw_kernel, seed), true)));
-    }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }
 
 /// A range as Rust writes it.
@@ -54,9 +57,11 @@ fn agree(name: &str, scenario: Scenario, kernel: bool) {
     assert!(comparison.agrees(), "{}", comparison.story());
 }
 
-fn possible(name: &str, scenario: Scenario) {
+fn possible(name: &str, scenario: Scenario, kernel: bool) {
     let captured = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("conformance").join(name);
-    let comparison = conformance::compare(scenario, false, &captured).unwrap();
+    let comparison = conformance::compare(scenario, kernel, &captured).unwrap();
     eprintln!("{name}: {comparison}");
-    assert!(may_end_like(&comparison.scenario, &comparison.userspace), "{}", comparison.story());
+    for real in [Some(&comparison.userspace), comparison.nftables.as_ref()].into_iter().flatten() {
+        assert!(may_end_like(&comparison.scenario, real), "{}", comparison.story());
+    }
 }
