@@ -12,8 +12,8 @@ const DRAWS: u64 = 10;
 /// The same to see how one may end that is not decided: some ends are rare.
 const MANY_DRAWS: u64 = 40;
 
-/// What a busy machine may delay the one side or the other by: with six labs on two processors a side was seen to fire
-/// 20 ms late.
+/// What a busy machine may delay the one side or the other by: with six labs on two processors a
+/// scenario ended otherwise that takes 16 ms for that.
 const DELAYS: [[Duration; 2]; 7] = {
     const fn ms(one: u64, other: u64) -> [Duration; 2] {
         [Duration::from_millis(one), Duration::from_millis(other)]
@@ -22,7 +22,7 @@ const DELAYS: [[Duration; 2]; 7] = {
 };
 
 /// How late programs on a busy machine may get round to what happened, in half of the draws: between an ICMP error and
-/// the next SYN more than 4 ms were seen.
+/// the next SYN more than 3.8 ms were seen.
 const REACTION: Duration = Duration::from_millis(5);
 
 /// The same scenario in simulation as chance may have it, so many times with each delay.
