@@ -8,7 +8,8 @@ mod tcp;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use rand::Rng as _;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::{HostId, Internet, Passage, Time};
 use net::{Net, Purpose};
@@ -196,6 +197,10 @@ pub struct Sim<A> {
     agents: Vec<Option<A>>,
     placed: u32,
     passages: Vec<Passage>,
+    reaction: Duration,
+    /// Of each host, whether its program will get round to what happened.
+    reacting: Vec<bool>,
+    random: SmallRng,
 }
 
 impl<A: Agent> Sim<A> {
@@ -208,6 +213,9 @@ impl<A: Agent> Sim<A> {
             agents: Vec::new(),
             placed: 0,
             passages: Vec::new(),
+            reaction: Duration::ZERO,
+            reacting: Vec::new(),
+            random: SmallRng::seed_from_u64(!seed),
         };
         sim.know_hosts();
         sim
@@ -220,7 +228,14 @@ impl<A: Agent> Sim<A> {
             let seed = self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.stacks.push(Stack::new(HostId(number), seed));
             self.agents.push(None);
+            self.reacting.push(false);
         }
+    }
+
+    /// Makes the machines busy: a program gets round to what happened only after a random time, up to this; zero without
+    /// it. The stacks answer at once, as kernels do.
+    pub fn react_within(&mut self, reaction: Duration) {
+        self.reaction = reaction;
     }
 
     /// Puts a program on a host; it starts at this time. One that was there is killed.
@@ -329,6 +344,11 @@ impl<A: Agent> Sim<A> {
                 stack.events.push_back(Event::Woken);
             }
             Purpose::Start(_) | Purpose::Wake => {}
+            Purpose::React => {
+                self.net.now = at;
+                self.react(timer.host);
+                return None;
+            }
             Purpose::Socket(id) => {
                 if stack.due(&mut self.net, id, timer.at) {
                     self.net.now = at;
@@ -339,18 +359,36 @@ impl<A: Agent> Sim<A> {
         Some(timer.host)
     }
 
-    /// Tells the program on a host what happened.
+    /// Tells the program on a host what happened, now or when it gets round to it.
     fn tell(&mut self, host: HostId) {
         let (Some(stack), Some(place)) = (self.stacks.get_mut(host.0), self.agents.get_mut(host.0)) else {
             return;
         };
-        match place {
-            Some(agent) => {
-                while let Some(event) = stack.events.pop_front() {
-                    agent.handle(&mut Os { stack, net: &mut self.net }, event);
-                }
+        let Some(agent) = place else { return stack.events.clear() };
+        if !self.reaction.is_zero() {
+            if let Some(reacting @ false) = self.reacting.get_mut(host.0)
+                && !stack.events.is_empty()
+            {
+                *reacting = true;
+                let after = self.reaction.mul_f64(self.random.random());
+                self.net.set(self.net.now + after, host, Purpose::React);
             }
-            None => stack.events.clear(),
+            return;
+        }
+        while let Some(event) = stack.events.pop_front() {
+            agent.handle(&mut Os { stack, net: &mut self.net }, event);
+        }
+    }
+
+    /// Tells the program on a host what happened so far.
+    fn react(&mut self, host: HostId) {
+        if let Some(reacting) = self.reacting.get_mut(host.0) {
+            *reacting = false;
+        }
+        if let (Some(stack), Some(Some(agent))) = (self.stacks.get_mut(host.0), self.agents.get_mut(host.0)) {
+            while let Some(event) = stack.events.pop_front() {
+                agent.handle(&mut Os { stack, net: &mut self.net }, event);
+            }
         }
     }
 

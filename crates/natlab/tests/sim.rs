@@ -289,6 +289,27 @@ fn crossing(one_way: Duration, later: Duration) -> [Vec<(Time, Event)>; 2] {
 }
 
 #[test]
+fn a_busy_program_hears_late_and_its_kernel_answers_at_once() {
+    let (internet, [near, far]) = pair(10 * MS);
+    let remote = address(&internet, far, 7000);
+    let mut sim = Sim::new(internet, 1);
+    sim.react_within(5 * MS);
+    sim.place(far, Time::ZERO, echo(7000));
+    sim.place(near, 20 * MS, dial(remote, 6000));
+    sim.run(SECOND, |_| false);
+    let at = |host, wanted: fn(&Event) -> bool| {
+        told(&sim, host).iter().find(|(_, event)| wanted(event)).map(|(at, _)| *at).unwrap()
+    };
+    let started = at(near, |event| *event == Event::Started);
+    let connected = at(near, |event| matches!(event, Event::Connected(_))) - started;
+    let accepted = at(far, |event| matches!(event, Event::Accepted { .. })) - started;
+    assert!(started > 20 * MS && started <= 25 * MS, "{started:?}");
+    assert!(connected > 20 * MS && connected <= 25 * MS, "{connected:?}");
+    // Of the three segments none waited for a program.
+    assert!(accepted > 30 * MS && accepted <= 35 * MS, "{accepted:?}");
+}
+
+#[test]
 fn crossing_syns_make_one_connection_of_both_sockets() {
     for later in [0, 1, 20, 24] {
         let later = later * MS;

@@ -12,14 +12,18 @@ const DRAWS: u64 = 10;
 /// The same to see how one may end that is not decided: some ends are rare.
 const MANY_DRAWS: u64 = 40;
 
-/// What a busy machine may delay the one side or the other by: with six labs on two processors a side was seen to fire
-/// 20 ms late.
+/// What a busy machine may delay the one side or the other by: with six labs on two processors a
+/// scenario ended otherwise that takes 16 ms for that.
 const DELAYS: [[Duration; 2]; 7] = {
     const fn ms(one: u64, other: u64) -> [Duration; 2] {
         [Duration::from_millis(one), Duration::from_millis(other)]
     }
     [ms(0, 0), ms(1, 0), ms(0, 1), ms(5, 0), ms(0, 5), ms(20, 0), ms(0, 20)]
 };
+
+/// How late programs on a busy machine may get round to what happened, in half of the draws: between an ICMP error and
+/// the next SYN more than 3.8 ms were seen.
+const REACTION: Duration = Duration::from_millis(5);
 
 /// The same scenario in simulation as chance may have it, so many times with each delay.
 fn simulated(scenario: &Scenario, draws: u64) -> impl Iterator<Item = Report> {
@@ -33,16 +37,18 @@ fn simulated(scenario: &Scenario, draws: u64) -> impl Iterator<Item = Report> {
         for (side, delay) in varied.sides.iter_mut().zip(delays) {
             side.late += delay;
         }
-        sim::run(&varied)
+        let reaction = if number % 2 == 0 { Duration::ZERO } else { REACTION };
+        sim::run_closely(&varied, sim::Options { reaction, ..sim::Options::default() }).report
     })
 }
 
-/// Whether it ends the same way whatever is drawn, and where one side is a little later.
+/// Whether it ends the same way whatever is drawn, and where the machines are busy.
 ///
 /// Where it does not, real kernels do not agree with themselves from run to run, and one simulated run says nothing of
 /// them. Seen were: two paths that are equally good, and the peer with the greater session key chooses; a SYN that has
-/// to meet one of the moments without a socket between a refusal and the next SYN; refusals where the two fire within
-/// less than what a scheduler takes.
+/// to meet one of the moments without a socket between a refusal and the next SYN; one that meets such a moment only if
+/// the program is slow, and is then answered by the listener; refusals where the two fire within less than what a
+/// scheduler takes.
 pub fn is_decided(scenario: &Scenario) -> bool {
     let report = sim::run(scenario);
     simulated(scenario, DRAWS).all(|other| same(&report, &other))
@@ -93,9 +99,9 @@ mod tests {
     #[test]
     fn little_is_left_to_chance() {
         let undecided = (0..400).filter(|seed| !is_decided(&draw(*seed))).count();
-        assert!(undecided <= 24, "{undecided} of 400 end by chance");
+        assert!(undecided <= 32, "{undecided} of 400 end by chance");
         let undecided = (0..100).filter(|seed| !is_decided(&draw_kernel(*seed))).count();
-        assert!(undecided <= 5, "{undecided} of 100 end by chance");
+        assert!(undecided <= 15, "{undecided} of 100 end by chance");
     }
 
     #[test]

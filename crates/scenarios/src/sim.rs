@@ -102,6 +102,8 @@ pub struct Options {
     pub until_empty: bool,
     /// Count packets, each on each cable; not together with a diagram.
     pub count: bool,
+    /// How late programs may get round to what happened, from when the waiter has its code.
+    pub reaction: Duration,
 }
 
 /// Runs a scenario.
@@ -149,6 +151,8 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
     });
+    // Not before: who dials a broker that does not listen yet is refused.
+    world.sim.react_within(options.reaction);
     if let Some(number) = peer(&world.sim, waiter).and_then(|it| it.number) {
         let starts = world.sim.now() + settling(scenario);
         world.sim.place(arriver, starts, program(setup(comes, Part::Arriver(number), far, v6[1], 3)));

@@ -18,7 +18,7 @@ use tcpunch_scenarios::{Scenario, conformance};
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.
 const VARIABLE: &str = "TCPUNCH_LAB";
 /// Labs at a time. They mostly wait.
-const LABS: usize = 6;
+const LABS: usize = 4;
 
 fn main() {
     let mut arguments = Arguments::from_args();

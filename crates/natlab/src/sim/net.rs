@@ -13,6 +13,8 @@ pub(super) enum Purpose {
     Start(u32),
     /// A program asked for it.
     Wake,
+    /// A program gets round to what happened.
+    React,
     /// A socket's own.
     Socket(u32),
 }
