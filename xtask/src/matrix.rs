@@ -6,15 +6,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Builds it as it is released, and runs it at the root; what follows `matrix` on the command line goes to it.
+/// Builds it, and runs it at the root; what follows `matrix` on the command line goes to it. Its quick form is built as tests
+/// are, so that it costs no build after them.
 ///
 /// # Errors
 /// It could not be built, or it found a pair that does not connect though it should; it says which.
 pub(crate) fn run(root: &Path, arguments: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let profile = if arguments.contains(&"--quick") { "dev" } else { "release" };
     let status = Command::new(cargo)
         .current_dir(root)
-        .args(["run", "--release", "--package", "tcpunch-scenarios", "--bin", "matrix", "--"])
+        .args(["run", "--profile", profile, "--package", "tcpunch-scenarios", "--bin", "matrix", "--"])
         .args(arguments)
         .status()
         .context("cannot run cargo")?;
