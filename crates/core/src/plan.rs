@@ -126,6 +126,22 @@ pub fn may_tell_hosts(own: &[SocketAddr], peer: &[SocketAddr]) -> bool {
         .any(|side| !side.is_empty() && side.iter().all(|address| scope(address.ip()) <= Scope::Private))
 }
 
+/// The source address of a connect, from that of the link to the broker in the same family: the same, so that the NAT's mapping
+/// is the same. Not on this side of the NAT, where the kernel's routes know better.
+pub fn source(link: Option<IpAddr>, remote: SocketAddr) -> Option<IpAddr> {
+    link.filter(|ip| scope(remote.ip()) == Scope::Global && scope(*ip) != Scope::Loopback)
+}
+
+/// Whether a peer that was observed at these addresses sits beside the broker, while this side does not, and the broker named
+/// no `public` address for it: then nobody knows where it is from outside.
+pub fn hidden_beside_broker(addresses: &[SocketAddr], public: &[IpAddr], here: &Surroundings) -> bool {
+    let near = |address: &SocketAddr| scope(address.ip()) <= Scope::Private;
+    !addresses.is_empty()
+        && addresses.iter().all(near)
+        && public.is_empty()
+        && !here.observed.iter().any(near)
+}
+
 /// Counts SYNs toward each subscriber, over all attempts of a peer.
 #[derive(Debug, Default)]
 pub struct SynBudget(HashMap<IpAddr, (Instant, u32)>);
@@ -268,6 +284,25 @@ mod tests {
         assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(b, address("198.51.100.2:9"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
+    }
+
+    #[test]
+    fn what_goes_through_the_nat_leaves_from_where_the_link_does() {
+        let link: Option<IpAddr> = Some("192.168.1.5".parse().unwrap());
+        assert_eq!(source(link, address("198.51.100.9:1")), link);
+        assert_eq!(source(link, address("192.168.1.9:1")), None);
+        assert_eq!(source(Some("127.0.0.1".parse().unwrap()), address("198.51.100.9:1")), None);
+    }
+
+    #[test]
+    fn a_peer_beside_the_broker_is_hidden_from_others_unless_the_broker_knows_its_own_address() {
+        let lan = [address("192.168.7.2:1")];
+        assert!(hidden_beside_broker(&lan, &[], &here()));
+        assert!(!hidden_beside_broker(&lan, &["203.0.113.7".parse().unwrap()], &here()));
+        assert!(!hidden_beside_broker(&[address("198.51.100.9:1")], &[], &here()));
+        assert!(!hidden_beside_broker(&[], &[], &here()), "nothing is known of it");
+        let beside_too = Surroundings { observed: lan.to_vec(), ..here() };
+        assert!(!hidden_beside_broker(&lan, &[], &beside_too));
     }
 
     #[test]

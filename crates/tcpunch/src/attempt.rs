@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
+use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
-use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates, translated};
+use tcpunch_core::plan::{
+    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
+};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Output, Puncher, SocketId};
 use tcpunch_core::secure::{
@@ -411,23 +413,17 @@ impl Attempt {
         }
     }
 
-    /// The address that the link to the broker has, so that the NAT's mapping is the same; not on
-    /// this side of it, where the kernel's routes know better.
     fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
-        let source = if remote.is_ipv4() { self.reach.sources.v4 } else { self.reach.sources.v6 };
-        source.filter(|ip| scope(remote.ip()) == Scope::Global && scope(*ip) != Scope::Loopback)
+        let Sources { v4, v6 } = self.reach.sources;
+        plan::source(if remote.is_ipv4() { v4 } else { v6 }, remote)
     }
 
     fn finish(mut self, finished: Finished) -> Result<Connection, Box<Obstacle>> {
         let own = *self.reach.profile.borrow();
         let winner = finished.winner.and_then(|winner| self.verified.remove(&winner.socket));
         let Some(lane) = winner else {
-            let addresses = &self.reach.introduction.addresses;
-            let near = |address: &SocketAddr| scope(address.ip()) <= Scope::Private;
-            let beside_broker = !addresses.is_empty()
-                && addresses.iter().all(near)
-                && self.reach.introduction.public.is_empty()
-                && !self.reach.here.observed.iter().any(near);
+            let Introduction { addresses, public, .. } = &self.reach.introduction;
+            let beside_broker = hidden_beside_broker(addresses, public, &self.reach.here);
             return Err(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }));
         };
         let ends = [

@@ -6,10 +6,12 @@ use std::time::Duration;
 use natlab::Time;
 use natlab::sim::{ConnectOptions, Os, SocketError, SocketId};
 use rand_chacha::ChaCha8Rng;
-use tcpunch_core::candidate::{Candidate, Scope, Surroundings, scope};
+use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
-use tcpunch_core::plan::{Obstacle, Path, SynBudget, first_candidates, host_candidates, translated};
+use tcpunch_core::plan::{
+    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
+};
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Output, Puncher};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, parse_preamble, preamble, tags};
@@ -462,11 +464,9 @@ impl Attempt {
         }
     }
 
-    /// The address that the link to the broker has, so that the NAT's mapping is the same; not on this side of it.
     fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
         let [v4, v6] = self.reach.sources;
-        let source = if remote.is_ipv4() { v4 } else { v6 };
-        source.filter(|ip| scope(remote.ip()) == Scope::Global && scope(*ip) != Scope::Loopback)
+        plan::source(if remote.is_ipv4() { v4 } else { v6 }, remote)
     }
 
     fn authenticate(&mut self, os: &mut Os<'_>, id: puncher::SocketId, nominate: bool, cautious: bool) {
@@ -508,12 +508,8 @@ impl Attempt {
             let salts = (lane.own_salt, peer_salt);
             return Ended::Connected { path, salts, socket: lane.socket, inbox: lane.inbox };
         }
-        let near = |address: &SocketAddr| scope(address.ip()) <= Scope::Private;
-        let addresses = &self.reach.introduction.addresses;
-        let beside_broker = !addresses.is_empty()
-            && addresses.iter().all(near)
-            && self.reach.introduction.public.is_empty()
-            && !self.reach.here.observed.iter().any(near);
+        let Introduction { addresses, public, .. } = &self.reach.introduction;
+        let beside_broker = hidden_beside_broker(addresses, public, &self.reach.here);
         Ended::NoPath(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }))
     }
 }
