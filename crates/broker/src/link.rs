@@ -216,7 +216,7 @@ async fn begin(
         writer.write_all(&Preface::Link(Pattern::Xx).encode()).await?;
     }
     match (preface_of?, door) {
-        (Preface::Observe, Door::Main | Door::Probe) => {
+        (Preface::Observe | Preface::Knock, Door::Main | Door::Probe) => {
             let mut token = ObservationToken::default();
             reader.read_exact(&mut token).await?;
             Ok(Begun::Observation(token))

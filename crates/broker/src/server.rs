@@ -20,6 +20,7 @@ use tcpunch_core::limits::{
     LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
 };
 use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
+use tcpunch_core::wire::Probe;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -188,7 +189,7 @@ impl Server {
                 lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
                 advertised,
                 public,
-                probe_ports,
+                probes: probe_ports.iter().map(|port| Probe { ip: None, port: *port }).collect(),
                 ..Config::default()
             },
             doors,
@@ -204,8 +205,8 @@ impl Server {
     }
 
     /// Ports that answer observations and that peers are told of.
-    pub fn probe_ports(&self) -> &[u16] {
-        &self.config.probe_ports
+    pub fn probe_ports(&self) -> Vec<u16> {
+        self.config.probes.iter().map(|probe| probe.port).collect()
     }
 
     /// The broker's public key.

@@ -172,7 +172,9 @@ impl Client {
 
     async fn welcome(&mut self) -> (SocketAddr, [u8; 8], Vec<u16>) {
         match self.hear().await {
-            FromBroker::Welcome { observed, token, probe_ports, .. } => (observed, token, probe_ports),
+            FromBroker::Welcome { observed, token, probes, .. } => {
+                (observed, token, probes.iter().map(|probe| probe.port).collect())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -581,7 +583,7 @@ async fn a_taken_probe_port_is_only_a_note() {
         "{:?}",
         server.notes()
     );
-    assert_eq!(server.probe_ports(), []);
+    assert_eq!(server.probe_ports(), Vec::<u16>::new());
 }
 
 #[tokio::test]

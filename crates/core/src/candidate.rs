@@ -15,6 +15,8 @@ pub enum Kind {
     Reflexive,
     /// Not observed, but concluded: where a peer on the broker's side appears from outside.
     Predicted,
+    /// A port that the peer had its router forward (UPnP IGD, PCP, NAT-PMP).
+    Mapped,
 }
 
 /// An address of a peer with its kind.

@@ -129,6 +129,8 @@ pub const LINK_RETRY_SOON_FOR: Duration = Duration::from_secs(180);
 pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 /// Silence of an observation is final after this.
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
+/// Silence after a broker's knock is final after this: the kernel sends the SYN again after a second.
+pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
 
 // --- Changes of the own network ---
 

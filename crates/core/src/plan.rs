@@ -142,6 +142,42 @@ pub fn hidden_beside_broker(addresses: &[SocketAddr], public: &[IpAddr], here: &
         && !here.observed.iter().any(near)
 }
 
+/// Rules of firing, each of which a measurement can turn off to see what it is worth. The program has them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A refused SYN is fired again from a new socket, at the pace of the refusals and with jitter.
+    pub refire: bool,
+    /// After an ICMP answer at once, so that an open hole always has a live socket.
+    pub icmp_at_once: bool,
+    /// Where the first ports led to nothing, further rounds from fresh ones.
+    pub rounds: bool,
+    /// Ports of a NAT that steps, or has a block, are predicted.
+    pub prediction: bool,
+    /// Many ports against many where one side's NAT chooses them at random (TCP birthday).
+    pub birthday: bool,
+    /// Where one side's NAT refuses, that side opens its ports first.
+    pub order: bool,
+    /// A side whose NAT maps by destination and lets everybody in only listens.
+    pub listening: bool,
+    /// A lane whose SYNs were refused must be acknowledged before it counts.
+    pub caution: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            refire: true,
+            icmp_at_once: true,
+            rounds: true,
+            prediction: true,
+            birthday: true,
+            order: true,
+            listening: true,
+            caution: true,
+        }
+    }
+}
+
 /// Counts SYNs toward each subscriber, over all attempts of a peer.
 #[derive(Debug, Default)]
 pub struct SynBudget(HashMap<IpAddr, (Instant, u32)>);
@@ -230,6 +266,7 @@ impl fmt::Display for Obstacle {
                 Kind::Host => "its own address",
                 Kind::Reflexive => "as the broker saw it",
                 Kind::Predicted => "beside the broker",
+                Kind::Mapped => "a port that its router forwards",
             };
             write!(f, "  tried       {address} ({kind}): ")?;
             if lane.no_route {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::candidate::{Scope, scope};
 
 /// How a NAT's mapping or filtering depends on the other end (RFC 4787 sections 4.1 and 5, RFC
-/// 5382 REQ-1 and REQ-3).
+/// 5382 REQ-1 and REQ-3). One enum for both axes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Behaviour {
     /// Not observed.
@@ -16,10 +16,13 @@ pub enum Behaviour {
     Unknown,
     /// The same for all destinations.
     EndpointIndependent,
-    /// Differs by address, or by address and port: one observer can't tell which.
-    EndpointDependent,
+    /// The same for all ports of one address: endpoint-independent or address-dependent, one
+    /// observer can't tell which.
+    PortIndependent,
     /// Differs by address only.
     AddressDependent,
+    /// Differs by address, or by address and port: observers at one port each can't tell which.
+    EndpointDependent,
     /// Differs by address and port: "symmetric" where it is the mapping.
     AddressAndPortDependent,
 }
@@ -32,8 +35,33 @@ pub enum Allocation {
     Unknown,
     /// The same as inside.
     Preserving,
-    /// Another one.
+    /// Another one; too little was seen to say more.
     Changing,
+    /// Each new mapping gets the port so many above the last one's; less than 0: below.
+    Stepping(i16),
+    /// Any of these consecutive ports, the last included.
+    Block {
+        /// The lowest.
+        first: u16,
+        /// The highest.
+        last: u16,
+    },
+    /// Any.
+    Random,
+}
+
+/// What a NAT or firewall answers to a SYN that nobody asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Not observed.
+    #[default]
+    Unknown,
+    /// Nothing.
+    Drop,
+    /// A TCP reset.
+    Reset,
+    /// An ICMP error.
+    Icmp,
 }
 
 /// What the peer's own side looks like.
@@ -46,6 +74,12 @@ pub struct NatProfile {
     pub mapping: Behaviour,
     /// How outside ports are chosen.
     pub allocation: Allocation,
+    /// From whom SYNs come in that nobody asked for, to a port that has a mapping.
+    pub filtering: Behaviour,
+    /// What the others are answered.
+    pub refusal: Refusal,
+    /// Whether a bare SYN comes in where one went out before (RFC 5382 REQ-2); `None`: not observed.
+    pub simultaneous_open: Option<bool>,
 }
 
 /// One observation: a local address as the other end saw it.
@@ -93,7 +127,7 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
             };
         }
     }
-    NatProfile { translated, mapping, allocation }
+    NatProfile { translated, mapping, allocation, ..NatProfile::default() }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -17,10 +17,20 @@ use crate::limits::{
     REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
     SYNS_PER_LANE,
 };
+use crate::plan::Rules;
 
 /// Names a socket within one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u32);
+
+/// Where a dial begins on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// The local port of this round, on which a listener stands; round 0 is the door.
+    Round(u8),
+    /// Any other port of its own.
+    Scratch,
+}
 
 /// What an attempt is about.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +43,8 @@ pub struct Config {
     pub introduced: Instant,
     /// When to give up.
     pub deadline: Instant,
+    /// The rules of firing.
+    pub rules: Rules,
 }
 
 /// What became of a dial.
@@ -99,6 +111,8 @@ pub enum Output {
     Dial {
         /// The new socket's name.
         socket: SocketId,
+        /// Wherefrom.
+        origin: Origin,
         /// Whereto.
         remote: SocketAddr,
     },
@@ -374,7 +388,7 @@ impl<R: RngCore> Puncher<R> {
         };
         let budget = match lane.report.candidate.kind {
             Kind::Host => SYNS_PER_HOST_LANE,
-            Kind::Reflexive | Kind::Predicted => SYNS_PER_LANE,
+            Kind::Reflexive | Kind::Predicted | Kind::Mapped => SYNS_PER_LANE,
         };
         if spent || lane.report.syns >= budget {
             lane.state = LaneState::Dead;
@@ -386,7 +400,7 @@ impl<R: RngCore> Puncher<R> {
         lane.last_fire = now;
         lane.state = LaneState::Connecting(socket);
         let remote = lane.report.candidate.address;
-        self.outputs.push_back(Output::Dial { socket, remote });
+        self.outputs.push_back(Output::Dial { socket, origin: Origin::Round(0), remote });
     }
 
     fn dialled(&mut self, now: Instant, socket: SocketId, outcome: Dialled) {

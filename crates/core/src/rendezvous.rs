@@ -23,7 +23,7 @@ use crate::limits::{
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Refusal, Signal,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Probe, Refusal, Signal,
     ToBroker,
 };
 
@@ -46,8 +46,8 @@ pub struct Config {
     pub advertised: Vec<String>,
     /// Addresses under which peers beside this broker appear from outside.
     pub public: Vec<IpAddr>,
-    /// Ports that answer observations, beside the one of the link.
-    pub probe_ports: Vec<u16>,
+    /// Where observations are answered too, beside the address and port of the link.
+    pub probes: Vec<Probe>,
 }
 
 impl Default for Config {
@@ -57,7 +57,7 @@ impl Default for Config {
             links: BROKER_LINKS,
             advertised: Vec::new(),
             public: Vec::new(),
-            probe_ports: Vec::new(),
+            probes: Vec::new(),
         }
     }
 }
@@ -485,7 +485,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             observed,
             token,
             advertised: self.config.advertised.clone(),
-            probe_ports: self.config.probe_ports.clone(),
+            probes: self.config.probes.clone(),
         };
         self.send(link, welcome);
         // A peer that comes back begins anew, perhaps from another port: what still runs toward where it was before must
@@ -612,6 +612,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             ToBroker::Accept { claim, handshake } => self.accept(now, link, peer, claim, handshake),
             ToBroker::Reject { claim, left } => self.reject(peer, claim, left),
             ToBroker::Relay { introduction, signal } => self.relay(now, link, peer, introduction, signal),
+            ToBroker::Round { .. } => {}
             ToBroker::Ping(number) => self.send(link, FromBroker::Pong(number)),
             ToBroker::Pong(_) => {}
         }
@@ -1008,6 +1009,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn relay(&mut self, now: Instant, link: LinkId, peer: PublicKey, id: IntroductionId, signal: Signal) {
         let length = match &signal {
             Signal::Answer(bytes) | Signal::Sealed(bytes) => bytes.len(),
+            Signal::Fired { .. } => 1,
         };
         let Some((other, sent)) = self.introductions.get_mut(&id).and_then(|found| found.sent_by(peer))
         else {
@@ -1072,6 +1074,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             (waiter, waiter_met, arriver, &seen_arriver, &seen_waiter),
         ];
         let mut messages = Vec::new();
+        let profile =
+            |of: &PublicKey| self.sessions.get(of).map(|session| session.profile).unwrap_or_default();
         for (to, meeting, peer, addresses, own) in sides {
             let beside =
                 |seen: &[SocketAddr]| seen.iter().all(|address| scope(address.ip()) != Scope::Global);
@@ -1083,7 +1087,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 meeting,
                 peer,
                 addresses: addresses.clone(),
-                profile: self.sessions.get(&peer).map(|session| session.profile).unwrap_or_default(),
+                profile: profile(&peer),
+                own_profile: profile(&to),
                 public,
                 round_trip_bound_us: bound,
             };

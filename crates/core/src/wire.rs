@@ -26,6 +26,10 @@ pub enum Preface {
     Link(Pattern),
     /// An observation: an [`ObservationToken`] follows, and nothing comes back.
     Observe,
+    /// An observation after which the broker knocks: it connects to the address that it saw, once from
+    /// the address that was dialled and once from its second one, if it has one, each time from a port
+    /// that the peer never contacted.
+    Knock,
 }
 
 /// Names a session and one of its questions in an observation, 16 bytes: eight that the broker
@@ -50,6 +54,7 @@ impl Preface {
             Preface::Link(Pattern::Xx) => 1,
             Preface::Link(Pattern::Ik) => 2,
             Preface::Observe => 3,
+            Preface::Knock => 4,
         };
         let [a, b, c, d, e, f, g] = *MAGIC;
         [a, b, c, d, e, f, g, VERSION, kind]
@@ -69,6 +74,7 @@ impl Preface {
             (VERSION, 1) => Ok(Preface::Link(Pattern::Xx)),
             (VERSION, 2) => Ok(Preface::Link(Pattern::Ik)),
             (VERSION, 3) => Ok(Preface::Observe),
+            (VERSION, 4) => Ok(Preface::Knock),
             (VERSION, _) => Err(BadPreface::Foreign),
             (other, _) => Err(BadPreface::Version(other)),
         }
@@ -156,6 +162,15 @@ pub enum ToBroker {
         /// What to pass on.
         signal: Signal,
     },
+    /// The own fresh port for a further round of an introduction is observed under this question.
+    Round {
+        /// Which introduction.
+        introduction: IntroductionId,
+        /// Which round, from 1 on; the doors are round 0.
+        round: u8,
+        /// The peer's half of the observation's token.
+        question: [u8; 8],
+    },
     /// Is anybody there?
     Ping(u32),
     /// Answers a ping.
@@ -169,6 +184,11 @@ pub enum Signal {
     Answer(Vec<u8>),
     /// A sealed record with host candidates.
     Sealed(Vec<u8>),
+    /// All SYNs of this round that are to leave before the other side's are out.
+    Fired {
+        /// Which round.
+        round: u8,
+    },
 }
 
 /// What a broker says.
@@ -182,8 +202,8 @@ pub enum FromBroker {
         token: [u8; 8],
         /// Where other peers reach this broker, best first; for codes.
         advertised: Vec<String>,
-        /// Ports of this broker, beside the one of the link, that answer observations.
-        probe_ports: Vec<u16>,
+        /// Where this broker answers observations too, beside the link's own address and port.
+        probes: Vec<Probe>,
     },
     /// An observation came in.
     Observed {
@@ -191,6 +211,15 @@ pub enum FromBroker {
         question: [u8; 8],
         /// Where it came from.
         from: SocketAddr,
+    },
+    /// The broker knocked where an observation came from.
+    Knocked {
+        /// The peer's half of its token.
+        question: [u8; 8],
+        /// Whether from the broker's second address; else from the address that was dialled.
+        elsewhere: bool,
+        /// What came of it.
+        answer: KnockAnswer,
     },
     /// The code is open.
     Opened {
@@ -261,6 +290,22 @@ pub enum FromBroker {
         /// Which introduction.
         introduction: IntroductionId,
     },
+    /// The other side begins a further round.
+    RoundWanted {
+        /// Of which introduction.
+        introduction: IntroductionId,
+        /// Which round.
+        round: u8,
+    },
+    /// Both have a fresh port for this round: fire.
+    Round {
+        /// Of which introduction.
+        introduction: IntroductionId,
+        /// Which round.
+        round: u8,
+        /// Where the other side's fresh port was seen.
+        peer: SocketAddr,
+    },
     /// What the other side of an introduction says.
     Relayed {
         /// Which introduction.
@@ -295,6 +340,28 @@ pub enum FromBroker {
     Pong(u32),
 }
 
+/// A further place of a broker that answers observations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Its address; `None`: that of the link.
+    pub ip: Option<std::net::IpAddr>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What came of a broker's knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KnockAnswer {
+    /// A connection.
+    Accepted,
+    /// A reset.
+    Refused,
+    /// An ICMP error.
+    Unreachable,
+    /// Nothing within [`crate::limits::KNOCK_WITHIN`].
+    Silent,
+}
+
 /// One side's half of an introduction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introduction {
@@ -310,6 +377,8 @@ pub struct Introduction {
     pub addresses: Vec<SocketAddr>,
     /// What is known of the other side's network.
     pub profile: NatProfile,
+    /// What the other side is told of this side's.
+    pub own_profile: NatProfile,
     /// Address of the broker as others see it, for a peer on the broker's own side.
     pub public: Vec<std::net::IpAddr>,
     /// Both round trips to the broker together, in microseconds: an upper bound of the round trip
@@ -439,6 +508,7 @@ mod tests {
             peer: PublicKey([1; 32]),
             addresses: vec!["[2001:db8::1]:65535".parse().unwrap(); MAX_OBSERVED],
             profile: NatProfile::default(),
+            own_profile: NatProfile::default(),
             public: vec!["2001:db8::1".parse().unwrap(); MAX_HOST_CANDIDATES],
             round_trip_bound_us: u32::MAX,
         });

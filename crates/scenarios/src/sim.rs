@@ -15,6 +15,7 @@ use natlab::sim::{Agent, Event, Os, Sim};
 use natlab::{Attachment, HostId, Time};
 use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
+use tcpunch_core::plan::Rules;
 
 pub use attempt::Dial;
 use broker::BrokerAgent;
@@ -104,6 +105,8 @@ pub struct Options {
     pub count: bool,
     /// How late programs may get round to what happened, from when the waiter has its code.
     pub reaction: Duration,
+    /// The rules that the waiter and the arriver follow.
+    pub rules: [Rules; 2],
 }
 
 /// Runs a scenario.
@@ -137,17 +140,22 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
     let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).collect();
     let [near, far] = brokers;
-    let setup = |side: &Side, part, brokers, v6, number| Setup {
+    let setup = |side: &Side, part, brokers, v6, number, rules| Setup {
         clock,
         part,
         brokers,
         v6,
         late: side.late,
         timeout: scenario.timeout,
+        rules,
         seed: seed(number),
     };
     let program = |setup| Program { role: Role::Peer(Box::new(PeerAgent::new(setup))), events: 0 };
-    world.sim.place(waiter, Time::ZERO, program(setup(waits, Part::Waiter, near, v6[0], 2)));
+    world.sim.place(
+        waiter,
+        Time::ZERO,
+        program(setup(waits, Part::Waiter, near, v6[0], 2, options.rules[0])),
+    );
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
     });
@@ -155,7 +163,11 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     world.sim.react_within(options.reaction);
     if let Some(number) = peer(&world.sim, waiter).and_then(|it| it.number) {
         let starts = world.sim.now() + settling(scenario);
-        world.sim.place(arriver, starts, program(setup(comes, Part::Arriver(number), far, v6[1], 3)));
+        world.sim.place(
+            arriver,
+            starts,
+            program(setup(comes, Part::Arriver(number), far, v6[1], 3, options.rules[1])),
+        );
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
     world.sim.run(until, |sim| peers.iter().all(|it| peer(sim, *it).is_some_and(|it| it.ended.is_some())));

@@ -157,6 +157,7 @@ impl Attempt {
             round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
             introduced: reach.introduced,
             deadline: reach.introduced + reach.timeout,
+            rules: plan::Rules::default(),
         };
         let (keys, _) = watch::channel(None);
         let mut opening = None;
@@ -261,6 +262,7 @@ impl Attempt {
             Message::Go => self.puncher.handle(Instant::now(), Input::Go),
             Message::Signal(Signal::Answer(answer)) => self.answer(&answer),
             Message::Signal(Signal::Sealed(record)) => self.sealed(record),
+            Message::Signal(Signal::Fired { .. }) => {}
             Message::SeenAt(address) => {
                 if self.reach.introduction.addresses.len() < MAX_OBSERVED {
                     self.reach.introduction.addresses.push(address);
@@ -357,7 +359,7 @@ impl Attempt {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Dial { socket, remote } => {
+            Output::Dial { socket, origin: _, remote } => {
                 let mut syns = self.reach.syns.lock().unwrap_or_else(PoisonError::into_inner);
                 let allowed = syns.allow(Instant::now(), remote.ip());
                 drop(syns);

@@ -17,7 +17,7 @@ use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
 use tcpunch_core::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Refusal, Signal, ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Probe, Refusal, Signal, ToBroker,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -457,11 +457,11 @@ impl Hub {
         // Who asked may have stopped waiting.
         self.claims.retain(|claim| !claim.reply.is_closed());
         match message {
-            FromBroker::Welcome { observed, token, advertised, probe_ports } => {
+            FromBroker::Welcome { observed, token, advertised, probes } => {
                 // They come to stand in commands that people copy: only what is an address.
                 let addresses = advertised.iter().filter_map(|text| text.parse::<BrokerAddress>().ok());
                 self.advertised = addresses.map(|address| address.in_code()).collect();
-                self.welcome(remote, local, observed, token, probe_ports);
+                self.welcome(remote, local, observed, token, &probes);
             }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &self.observations {
@@ -516,7 +516,11 @@ impl Hub {
                 }
             }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
-            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
+            FromBroker::Knocked { .. }
+            | FromBroker::RoundWanted { .. }
+            | FromBroker::Round { .. }
+            | FromBroker::Ping(_)
+            | FromBroker::Pong(_) => {}
         }
     }
 
@@ -549,7 +553,7 @@ impl Hub {
         local: SocketAddr,
         observed: SocketAddr,
         token: [u8; 8],
-        probe_ports: Vec<u16>,
+        probes: &[Probe],
     ) {
         if let Some((_, key)) = &self.broker {
             let event = Event::Registered { broker: remote, key: *key, local, observed };
@@ -575,7 +579,8 @@ impl Hub {
         if translated == Some(true) && self.profiles.is_empty() {
             let (sender, observations) = mpsc::channel(16);
             self.observations = Some(sender);
-            let ports = std::iter::once(remote.port()).chain(probe_ports).take(4).collect();
+            let ports =
+                std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4).collect();
             self.profiles.spawn(diagnose::mapping(door, local.ip(), remote.ip(), ports, token, observations));
         }
     }

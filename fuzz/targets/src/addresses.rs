@@ -26,7 +26,7 @@ pub(crate) fn run(bytes: &[u8]) {
         match candidate.kind {
             Kind::Reflexive => assert!(observed, "only where the broker saw the peer"),
             Kind::Predicted => assert!(at_the_broker, "only beside the broker"),
-            Kind::Host => panic!("nobody told a host"),
+            Kind::Host | Kind::Mapped => panic!("nobody told one"),
         }
     }
     let told = host_candidates(&hosts, &seen, &here);

@@ -130,7 +130,8 @@ fn code_keys() -> (CodeKey, CodeKey) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let payload = |features, hosts| Payload { features: Features(features), hosts }.encode().unwrap();
+    let payload =
+        |features, hosts| Payload { features: Features(features), hosts, mapped: None }.encode().unwrap();
     let (_, lobby) = Opening::open(&A).unwrap();
     let (waiter, arriver) = code_keys();
     let (_, coded) = Opening::with_code(&A, &arriver, hosts()).unwrap();

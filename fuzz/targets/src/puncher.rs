@@ -73,6 +73,7 @@ impl Attempt {
             round_trip_bound: Duration::from_millis(input.u16().into()),
             introduced: *START,
             deadline: *START + Duration::from_secs((input.u8() % 20).into()),
+            rules: Default::default(),
         };
         Attempt {
             puncher: Puncher::new(config, ChaCha8Rng::seed_from_u64(input.u8().into())),
@@ -232,7 +233,7 @@ impl Attempt {
     fn carry_out(&mut self, output: Output) {
         assert!(self.finished.is_none(), "nothing comes after the end: {output:?}");
         match output {
-            Output::Dial { socket, remote } => {
+            Output::Dial { socket, origin: _, remote } => {
                 assert!(self.lanes.contains_key(&remote), "{remote} is no candidate");
                 let same = Socket::Dialling { remote };
                 assert!(!self.sockets.values().any(|socket| *socket == same), "one socket a lane");

@@ -384,6 +384,7 @@ impl World {
                 assert_eq!(by, Some(from));
                 let length = match &signal {
                     Signal::Answer(bytes) | Signal::Sealed(bytes) => bytes.len(),
+                    Signal::Fired { .. } => 1,
                 };
                 assert!(length <= MAX_HANDSHAKE);
                 let introduced = self.introductions.get_mut(&introduction).unwrap();
@@ -399,6 +400,7 @@ impl World {
                 self.lobby.insert(to);
                 assert!(self.lobby.len() <= self.lobby_size);
             }
+            FromBroker::Knocked { .. } | FromBroker::RoundWanted { .. } | FromBroker::Round { .. } => {}
             FromBroker::Left { peer } => {
                 assert!(self.lobby.contains(&to) && !self.lobby.contains(&peer));
             }

@@ -10,7 +10,7 @@ use tcpunch_core::limits::MAX_MESSAGE;
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{Pattern, SHARE};
 use tcpunch_core::wire::{
-    About, FromBroker, Introduction, Met, PREFACE, Preface, Refusal, Signal, ToBroker, decode, encode,
+    About, FromBroker, Introduction, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker, decode, encode,
 };
 
 use crate::within;
@@ -75,6 +75,7 @@ fn from_broker() -> Vec<FromBroker> {
         peer: PublicKey([2; 32]),
         addresses: vec![address, "[2001:db8::7]:23456".parse().unwrap()],
         profile: NatProfile::default(),
+        own_profile: NatProfile::default(),
         public: vec!["203.0.113.9".parse().unwrap()],
         round_trip_bound_us: 40_000,
     };
@@ -84,7 +85,7 @@ fn from_broker() -> Vec<FromBroker> {
             observed: address,
             token: [1; 8],
             advertised: vec!["broker.example".to_owned(), "[2001:db8::1]:99".to_owned()],
-            probe_ports: vec![7767],
+            probes: vec![Probe { ip: None, port: 7767 }],
         },
         FromBroker::Observed { question: [2; 8], from: address },
         FromBroker::Opened { number: 412, expires_s: 600 },

@@ -24,6 +24,7 @@ impl Rig {
             round_trip_bound: round_trip,
             introduced: now,
             deadline: now + Duration::from_secs(15),
+            rules: crate::plan::Rules::default(),
         };
         Rig { puncher: Puncher::new(config, ChaCha20Rng::seed_from_u64(5)), start: now, now, outputs: vec![] }
     }

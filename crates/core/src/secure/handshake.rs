@@ -37,6 +37,8 @@ pub struct Payload {
     pub features: Features,
     /// Host candidates of the sender, where the message is sealed and they may be told.
     pub hosts: Vec<SocketAddr>,
+    /// Where the sender's router forwards a port to it, if it does.
+    pub mapped: Option<SocketAddr>,
 }
 
 impl Payload {
@@ -131,7 +133,7 @@ impl Opening {
         hosts: Vec<SocketAddr>,
     ) -> Result<(Self, Vec<u8>), SecureError> {
         let features = Features::of_this_machine();
-        let message = write(&mut state, &Payload { features, hosts })?;
+        let message = write(&mut state, &Payload { features, hosts, mapped: None })?;
         Ok((Opening { state, features, own: *own }, message))
     }
 
@@ -169,7 +171,7 @@ pub fn respond(
     let mut state = start(name, key, prologue)?.build_responder().map_err(|_| SecureError::Malformed)?;
     let theirs = read(&mut state, message)?;
     let features = Features::of_this_machine();
-    let answer = write(&mut state, &Payload { features, hosts })?;
+    let answer = write(&mut state, &Payload { features, hosts, mapped: None })?;
     let suite = features.suite(theirs.features);
     Ok((split(&mut state, own, peer, suite), answer, theirs))
 }

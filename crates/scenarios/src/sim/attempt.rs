@@ -51,6 +51,7 @@ pub(super) struct Reach {
     pub(super) sources: [Option<IpAddr>; 2],
     pub(super) v6: bool,
     pub(super) profile: NatProfile,
+    pub(super) rules: plan::Rules,
 }
 
 /// A connection that came in with this attempt's tag.
@@ -124,6 +125,7 @@ impl Attempt {
             round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
             introduced,
             deadline: introduced + reach.timeout,
+            rules: reach.rules,
         };
         let mut attempt = Self {
             own_tag,
@@ -418,7 +420,7 @@ impl Attempt {
                     self.finishes += 1;
                     return Some(self.finish(os, *finished));
                 }
-                Output::Dial { socket, remote } => self.dial(os, socket, remote),
+                Output::Dial { socket, origin: _, remote } => self.dial(os, socket, remote),
                 Output::Authenticate { socket, nominate, cautious } => {
                     self.authenticate(os, socket, nominate, cautious);
                 }

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
 use tcpunch_core::rendezvous::{self, Config, Input, LinkId, Output, Rendezvous};
-use tcpunch_core::wire::{ObservationToken, PREFACE, Preface, ToBroker};
+use tcpunch_core::wire::{ObservationToken, PREFACE, Preface, Probe, ToBroker};
 
 use super::clock::Clock;
 use super::wire::{self, Inbox, Malformed};
@@ -50,7 +50,8 @@ pub(super) struct BrokerAgent {
 impl BrokerAgent {
     pub(super) fn new(clock: Clock, public: Option<IpAddr>, seed: u64) -> Self {
         let public = public.into_iter().collect();
-        let config = Config { probe_ports: vec![PROBE_PORT], public, ..Config::default() };
+        let config =
+            Config { probes: vec![Probe { ip: None, port: PROBE_PORT }], public, ..Config::default() };
         Self {
             clock,
             rendezvous: Rendezvous::new(config, ChaCha8Rng::seed_from_u64(seed)),
@@ -128,7 +129,7 @@ impl BrokerAgent {
                 let Some(preface) = inbox.take_array::<PREFACE>() else { return Ok(false) };
                 *stage = match Preface::decode(preface) {
                     Ok(Preface::Link(_)) if !*probe => Stage::Hello,
-                    Ok(Preface::Observe) => Stage::Token,
+                    Ok(Preface::Observe | Preface::Knock) => Stage::Token,
                     Ok(Preface::Link(_)) | Err(_) => return Err(Malformed),
                 };
             }

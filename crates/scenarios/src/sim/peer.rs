@@ -15,10 +15,11 @@ use tcpunch_core::limits::{
     LINK_PING_EVERY, LINK_WITHIN, MAX_HOST_CANDIDATES, MAX_OBSERVED, NEXT_ADDRESS_AFTER, PORT_FIRST,
     PORT_LAST, PORT_TRIES, TAG_WITHIN, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS,
 };
+use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, parse_preamble};
-use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, ToBroker};
+use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, ToBroker};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
@@ -43,6 +44,7 @@ pub(super) struct Setup {
     pub(super) v6: bool,
     pub(super) late: Duration,
     pub(super) timeout: Duration,
+    pub(super) rules: Rules,
     pub(super) seed: u64,
 }
 
@@ -366,8 +368,8 @@ impl PeerAgent {
 
     fn message(&mut self, os: &mut Os<'_>, link: usize, message: FromBroker) {
         match message {
-            FromBroker::Welcome { observed, token, probe_ports, .. } => {
-                self.welcome(os, link, observed, token, &probe_ports);
+            FromBroker::Welcome { observed, token, probes, .. } => {
+                self.welcome(os, link, observed, token, &probes);
             }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &mut self.observations {
@@ -426,6 +428,9 @@ impl PeerAgent {
             FromBroker::Relayed { .. }
             | FromBroker::Joined { .. }
             | FromBroker::Left { .. }
+            | FromBroker::Knocked { .. }
+            | FromBroker::RoundWanted { .. }
+            | FromBroker::Round { .. }
             | FromBroker::Pong(_) => {}
         }
     }
@@ -444,7 +449,7 @@ impl PeerAgent {
         link: usize,
         observed: SocketAddr,
         token: [u8; 8],
-        probe_ports: &[u16],
+        probes: &[Probe],
     ) {
         let Some(link) = self.links.get_mut(link) else { return };
         let (remote, local) = (link.remote, link.local);
@@ -458,7 +463,7 @@ impl PeerAgent {
             self.learnt(os, NatProfile { translated, ..self.profile });
         }
         if translated == Some(true) && self.observations.is_none() {
-            let ports = std::iter::once(remote.port()).chain(probe_ports.iter().copied()).take(4);
+            let ports = std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4);
             self.observations = Some(Observations::begin(os, door, ports.collect(), token));
         }
     }
@@ -529,6 +534,7 @@ impl PeerAgent {
             sources: [source(true), source(false)],
             v6: self.setup.v6,
             profile: self.profile,
+            rules: self.setup.rules,
         };
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
         let random = (random(), random());

@@ -475,7 +475,7 @@ impl RawBroker {
             match Preface::decode(preface).unwrap() {
                 Preface::Link(pattern) => break (stream, preface, pattern),
                 // It looks at its NAT.
-                Preface::Observe => {}
+                Preface::Observe | Preface::Knock => {}
             }
         };
         let handshake = LinkHandshake::broker(&self.secret, pattern, &preface).unwrap();
@@ -506,8 +506,7 @@ impl Served {
     }
 
     pub async fn welcome_as(&mut self, observed: SocketAddr) {
-        self.say(FromBroker::Welcome { observed, token: [7; 8], advertised: vec![], probe_ports: vec![] })
-            .await;
+        self.say(FromBroker::Welcome { observed, token: [7; 8], advertised: vec![], probes: vec![] }).await;
     }
 
     /// Reads until a message that is wanted.
@@ -580,6 +579,7 @@ pub fn introduction(id: IntroductionId, peer: PublicKey, at: &[SocketAddr], meet
         peer,
         addresses: at.to_vec(),
         profile: NatProfile::default(),
+        own_profile: NatProfile::default(),
         public: vec![],
         round_trip_bound_us: 1000,
     }
