@@ -137,10 +137,7 @@ enum Fault {
 }
 
 enum Begun {
-    Observation {
-        token: ObservationToken,
-        knocks: bool,
-    },
+    Observation { token: ObservationToken, knocks: bool },
     Link(Box<Established>),
 }
 

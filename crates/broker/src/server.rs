@@ -16,9 +16,8 @@ use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
     ACCEPT_PAUSE, BROKER_ACCEPTS_AT_ONCE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED,
     BROKER_GATES_SWEPT, BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_KNOCKS, BROKER_LINKS,
-    BROKER_OBSERVERS,
-    BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS,
-    LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
+    BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN,
+    LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
 };
 use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
 use tcpunch_core::wire::{KnockAnswer, Probe};
@@ -250,9 +249,7 @@ impl Server {
         let rng = ChaCha20Rng::try_from_rng(&mut OsRng).map_err(ServerError::Randomness)?;
         let descriptors = most_descriptors().saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len());
         let knocks = BROKER_KNOCKS.min(descriptors / 16);
-        let most_connections = descriptors
-            .saturating_sub(knocks)
-            .max(BROKER_CONNECTIONS_LEAST);
+        let most_connections = descriptors.saturating_sub(knocks).max(BROKER_CONNECTIONS_LEAST);
         // Where descriptors are few, all kinds of connections get fewer: none takes another's.
         let links = BROKER_LINKS.min(most_connections / 4 * 3);
         let handshakes = BROKER_HANDSHAKES.min(most_connections / 8);

@@ -14,18 +14,18 @@ use crate::identity::PublicKey;
 use crate::limits::{
     BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_KNOCKS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
     CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION, GO_DELAY_MOST,
-    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS,
-    KNOCK_WITHIN, KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION,
-    LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
-    MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
-    NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
-    SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
+    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS, KNOCK_WITHIN,
+    KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION, LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS,
+    LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES,
+    MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS,
+    PROFILES_PER_SESSION, PROOFS_PER_ADDRESS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION,
+    UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, ObservationToken, Probe, Refusal, Signal,
-    ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, ObservationToken, Probe,
+    Refusal, Signal, ToBroker,
 };
 
 pub mod fence;
@@ -639,14 +639,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
 
     /// Knocks where an observation came from, and nowhere else: nobody can name another's address. From elsewhere first,
     /// as far as two connects can be in an order: that tells more.
-    fn knock(
-        &mut self,
-        now: Instant,
-        peer: PublicKey,
-        question: [u8; 8],
-        to: SocketAddr,
-        dialled: IpAddr,
-    ) {
+    fn knock(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], to: SocketAddr, dialled: IpAddr) {
         let alike = |ip: &IpAddr| ip.is_ipv4() == to.is_ipv4() && *ip != dialled;
         let second = self.config.probes.iter().filter_map(|probe| probe.ip).find(alike);
         let sources: Vec<(bool, IpAddr)> =

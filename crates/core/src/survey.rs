@@ -118,8 +118,9 @@ impl Survey {
             let ip = probe.ip.map_or(broker.ip(), |ip| ip.to_canonical());
             SocketAddr::new(ip, probe.port)
         });
-        let allowed =
-            |at: &SocketAddr| at.ip() == broker.ip() || is_elsewhere(at.ip()) && at.port() >= LOWEST_DIALLED_PORT;
+        let allowed = |at: &SocketAddr| {
+            at.ip() == broker.ip() || is_elsewhere(at.ip()) && at.port() >= LOWEST_DIALLED_PORT
+        };
         let mut places = vec![broker];
         for place in others.filter(allowed) {
             if places.len() < SURVEY_PLACES && !places.contains(&place) {

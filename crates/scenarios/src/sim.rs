@@ -137,7 +137,8 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let mut world = World { sim: Sim::new(internet, scenario.seed), broker, peers };
     // Further seeds that differ from those that the internet draws from its own.
     let seed = |number: u64| scenario.seed.rotate_left(17) ^ (number << 56);
-    let agent = Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, second, seed(1)))), events: 0 };
+    let agent =
+        Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, second, seed(1)))), events: 0 };
     world.sim.place(broker, Time::ZERO, agent);
     let [waits, comes] = &scenario.sides;
     let [waiter, arriver] = peers;

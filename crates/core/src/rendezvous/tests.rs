@@ -5,12 +5,14 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 mod bounds;
+mod knocks;
 
 struct World {
     broker: Rendezvous<ChaCha20Rng>,
     now: Instant,
     inbox: HashMap<LinkId, VecDeque<FromBroker>>,
     closed: Vec<LinkId>,
+    knocks: Vec<(KnockId, IpAddr, SocketAddr)>,
 }
 
 fn key(n: u8) -> PublicKey {
@@ -28,6 +30,7 @@ impl World {
             now: Instant::now(),
             inbox: HashMap::new(),
             closed: Vec::new(),
+            knocks: Vec::new(),
         }
     }
 
@@ -41,6 +44,7 @@ impl World {
             match self.broker.poll(self.now) {
                 Output::Send { link, message } => self.inbox.entry(link).or_default().push_back(*message),
                 Output::Close { link } => self.closed.push(link),
+                Output::Knock { knock, from, to } => self.knocks.push((knock, from, to)),
                 Output::Event(_) => {}
                 Output::Wait(_) => return,
             }
@@ -55,6 +59,7 @@ impl World {
                 Output::Wait(_) => break,
                 Output::Send { link, message } => self.inbox.entry(link).or_default().push_back(*message),
                 Output::Close { link } => self.closed.push(link),
+                Output::Knock { knock, from, to } => self.knocks.push((knock, from, to)),
                 Output::Event(_) => {}
             }
         }
@@ -621,7 +626,7 @@ fn observations_with_a_token_that_others_saw_are_limited() {
     let observe = |token: [u8; 8]| {
         let mut full = [5; 16];
         full[..8].copy_from_slice(&token);
-        Input::Observation { token: full, from }
+        Input::Observation { token: full, from, knock_from: None }
     };
     for _ in 0..500 {
         world.input(observe(first));
@@ -679,10 +684,10 @@ fn observations_reach_only_the_session_they_name() {
     let mut full = [0; 16];
     full[..8].copy_from_slice(&token);
     full[8..].copy_from_slice(&[5; 8]);
-    world.input(Input::Observation { token: full, from });
+    world.input(Input::Observation { token: full, from, knock_from: None });
     assert_eq!(world.next(1), Some(FromBroker::Observed { question: [5; 8], from }));
     full[0] ^= 1;
-    world.input(Input::Observation { token: full, from });
+    world.input(Input::Observation { token: full, from, knock_from: None });
     assert_eq!(world.next(1), None);
 }
 

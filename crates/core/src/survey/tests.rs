@@ -202,7 +202,10 @@ fn an_answer_that_comes_late_counts_more_than_the_silence_before_it() {
     world.after(KNOCK_WITHIN, Happens::Knocked(question, false, KnockAnswer::Accepted));
     let world = world.run();
     assert!(world.learnt.iter().any(|(_, profile)| profile.refusal == Refusal::Drop));
-    assert_eq!((world.last().filtering, world.last().refusal), (Behaviour::PortIndependent, Refusal::Unknown));
+    assert_eq!(
+        (world.last().filtering, world.last().refusal),
+        (Behaviour::PortIndependent, Refusal::Unknown)
+    );
 }
 
 #[test]
@@ -262,11 +265,8 @@ fn a_broker_makes_nobody_knock_in_the_own_network() {
 #[test]
 fn where_the_broker_is_on_this_side_there_is_nothing_to_learn() {
     let begin = |local: &str, destination: &str, observed: &str| {
-        let door = Sample {
-            local: address(local),
-            destination: address(destination),
-            observed: address(observed),
-        };
+        let door =
+            Sample { local: address(local), destination: address(destination), observed: address(observed) };
         Survey::begin(Instant::now(), door, &[], &mut ChaCha20Rng::seed_from_u64(1)).is_some()
     };
     assert!(!begin("127.0.0.1:5000", "127.0.0.1:7766", "127.0.0.1:5000"));
