@@ -53,10 +53,9 @@ pub const MAX_FRAME: usize = MAX_MESSAGE + 16;
 /// Largest handshake message between two peers: a key, a sealed payload with
 /// [`MAX_HOST_CANDIDATES`] addresses, and tags.
 pub const MAX_HANDSHAKE: usize = 384;
-/// Sealed messages that one side of an introduction may relay through the broker: the second
-/// handshake message and its host candidates, and room for one correction. More would be a data
-/// channel.
-pub const MAX_RELAYED: u8 = 3;
+/// Messages that one side of an introduction may relay through the broker: the second handshake message, its host
+/// candidates, room for one correction, and a word in each round. More would be a data channel.
+pub const MAX_RELAYED: u8 = 3 + ROUNDS;
 /// Bytes of these messages together: two of the longest.
 pub const MAX_RELAYED_BYTES: usize = 2 * MAX_HANDSHAKE;
 /// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
