@@ -377,6 +377,8 @@ pub const ROUNDS: u8 = 4;
 /// A further round begins when one has led to nothing for two bounds of the round trip and this: before the
 /// kernel sends a lost SYN again, after the slowest refusals were answered.
 pub const ROUND_AFTER: Duration = Duration::from_millis(400);
+/// The same where a NAT may be symmetric and nobody could tell: the first round is half in vain.
+pub const ROUND_AFTER_DOUBT: Duration = Duration::from_millis(100);
 /// The same after a round of many ports.
 pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
 /// Own ports of a side whose NAT chooses them at random, and ports that the other side dials: 99.84 % meet, 99.45 % where
