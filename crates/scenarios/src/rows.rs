@@ -405,6 +405,9 @@ pub struct Plan {
 /// Bits of a seed that count the trials of a row on a link.
 const NTH: u32 = 24;
 
+/// From one trial's pair to the next one's.
+const PAIR_STRIDE: u64 = 7919;
+
 impl Plan {
     /// All of it.
     pub fn whole() -> Self {
@@ -415,8 +418,8 @@ impl Plan {
     pub fn trial(&self, row: usize, condition: usize, nth: u64) -> Option<Trial> {
         let pairs = &self.rows.get(row)?.pairs;
         let link = *self.conditions.get(condition)?;
-        // Another pair first on each link, so that a few trials do not always meet the same ones.
-        let at = (nth + condition as u64 * 7) % pairs.len().max(1) as u64;
+        // Few trials are spread over all pairs, and others on each link: a prime that no number of pairs has as a factor.
+        let at = (nth + condition as u64).wrapping_mul(PAIR_STRIDE) % pairs.len().max(1) as u64;
         let pair = usize::try_from(at).ok()?;
         let Pair { networks: [waits, arrives], arrangement } = pairs.get(pair)?;
         let cell = (row * self.conditions.len() + condition) as u64;

@@ -20,8 +20,10 @@ use tcpunch_scenarios::{each, sim, userspace};
 const LABS: usize = 10;
 /// How often progress is told.
 const TOLD_EVERY: usize = 200;
-/// Failing seeds that are told, of each row on each link.
-const TOLD_SEEDS: usize = 3;
+/// Failing pairs that are told, of each row.
+const TOLD_PAIRS: usize = 12;
+/// Links on which they fail, of each.
+const TOLD_LINKS: usize = 3;
 
 const USAGE: &str = "rows [--simulated RUNS] [--kernels RUNS] [--row NAME]... [--details] | rows --replay SEED";
 
@@ -101,10 +103,11 @@ fn replay(plan: &Plan, seed: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Tells which pairs failed on which links, with seeds; whether none did.
+/// Tells what failed of each row: which pairs on which links, with a seed of each; whether nothing did.
 fn failures(plan: &Plan, done: &[Done]) -> bool {
     let mut good = true;
     for (at, row) in plan.rows.iter().enumerate() {
+        let mut failed: BTreeMap<usize, Vec<&Done>> = BTreeMap::new();
         for (nth, condition) in plan.conditions.iter().enumerate() {
             let here = done.iter().filter(|it| it.row == at && it.condition == nth);
             let all = figures(plan, row, here.clone());
@@ -114,27 +117,39 @@ fn failures(plan: &Plan, done: &[Done]) -> bool {
             good = false;
             let word = |it: &Promise| format!("{it:?}").to_lowercase();
             println!(
-                "{}, {condition}: share {} ({} of {}), time {}, SYNs {} ({} at most, {} on the wire)",
+                "{}, {condition}: share {} ({} of {}, {} wrong), time {} ({:?} s), SYNs {} ({} at most, {} on the wire)",
                 row.name,
                 word(&all.share),
                 all.kept,
                 all.runs,
+                all.wrong,
                 word(&all.time),
+                all.seconds,
                 word(&all.politeness),
                 all.syns[2],
                 all.wire_syns
             );
-            let mut pairs: BTreeMap<usize, Vec<&Done>> = BTreeMap::new();
             for one in here.filter(|it| all.failures.contains(&it.seed)) {
-                pairs.entry(one.pair).or_default().push(one);
+                failed.entry(one.pair).or_default().push(one);
             }
-            for (pair, failed) in pairs {
-                let name = row.pairs.get(pair).map_or_else(String::new, |pair| pair.name());
-                let seeds: Vec<String> = failed.iter().take(TOLD_SEEDS).map(|it| it.seed.to_string()).collect();
-                let took = failed.first().and_then(|it| it.took);
-                let end = failed.first().map(|it| it.verdict);
-                println!("    {} × {name}: {end:?} {took:?} seeds {}", failed.len(), seeds.join(" "));
+        }
+        let mut failed: Vec<(usize, Vec<&Done>)> = failed.into_iter().collect();
+        failed.sort_by_key(|(_, runs)| std::cmp::Reverse(runs.len()));
+        for (pair, runs) in failed.iter().take(TOLD_PAIRS) {
+            let name = row.pairs.get(*pair).map_or_else(String::new, |pair| pair.name());
+            println!("    {} × {name}", runs.len());
+            let mut links: BTreeMap<usize, Vec<&Done>> = BTreeMap::new();
+            for one in runs {
+                links.entry(one.condition).or_default().push(one);
             }
+            for (condition, runs) in links.iter().take(TOLD_LINKS) {
+                let Some((link, first)) = plan.conditions.get(*condition).zip(runs.first()) else { continue };
+                let took = first.took.unwrap_or_default();
+                println!("        {} × {link}: {:?} {took:?} seed {}", runs.len(), first.verdict, first.seed);
+            }
+        }
+        if failed.len() > TOLD_PAIRS {
+            println!("    and {} more pairs", failed.len() - TOLD_PAIRS);
         }
     }
     good

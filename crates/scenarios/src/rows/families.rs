@@ -1,7 +1,7 @@
 //! The networks that the rows pair: each family is all that a row's words allow.
 
 use natlab::Unreachable;
-use natlab::nat::{Allocation, Behaviour, Clash, Dependence, Refusal, presets};
+use natlab::nat::{Behaviour, Dependence, Refusal, presets};
 
 use crate::Network;
 
@@ -134,13 +134,4 @@ pub(super) fn resets(network: &Network) -> bool {
         // The outermost sees it.
         None => network.layers.first().is_some_and(|it| it.refusal == Refusal::Reset),
     }
-}
-
-/// Whether every port is kept wherever it is free.
-#[cfg(test)]
-pub(super) fn preserves(network: &Network) -> bool {
-    network.layers.iter().all(|it| {
-        !it.translates
-            || matches!(it.allocation, Allocation::Preserving(Clash::Random | Clash::Next | Clash::Overload))
-    })
 }
