@@ -73,19 +73,13 @@ impl Attempt {
             round_trip_bound: Duration::from_millis(input.u16().into()),
             introduced: *START,
             deadline: *START + Duration::from_secs((input.u8() % 20).into()),
-            own: Default::default(),
-            peer: Default::default(),
-            strangers: false,
-            sockets: 2000,
-            avoid: Vec::new(),
-            rules: tcpunch_core::plan::Rules { rounds: false, ..Default::default() },
+            rules: Default::default(),
         };
-        let deadline = config.deadline;
         Attempt {
             puncher: Puncher::new(config, ChaCha8Rng::seed_from_u64(input.u8().into())),
             controlling,
             now: *START,
-            deadline,
+            deadline: config.deadline,
             sockets: BTreeMap::new(),
             lanes: BTreeMap::new(),
             dialled: BTreeMap::new(),
@@ -154,7 +148,9 @@ impl Attempt {
                 }
             }
             _ => {
-                let _ = input.u8();
+                let deadline = self.now + Duration::from_millis(100 * u64::from(input.u8()));
+                self.deadline = self.deadline.min(deadline);
+                self.puncher.give_up_at(deadline);
             }
         }
     }
@@ -237,7 +233,7 @@ impl Attempt {
     fn carry_out(&mut self, output: Output) {
         assert!(self.finished.is_none(), "nothing comes after the end: {output:?}");
         match output {
-            Output::Dial { socket, origin: _, remote, many: _ } => {
+            Output::Dial { socket, origin: _, remote } => {
                 assert!(self.lanes.contains_key(&remote), "{remote} is no candidate");
                 let same = Socket::Dialling { remote };
                 assert!(!self.sockets.values().any(|socket| *socket == same), "one socket a lane");
@@ -265,7 +261,7 @@ impl Attempt {
                 self.gone(socket);
             }
             Output::Finished(finished) => self.finished = Some(*finished),
-            Output::Open { .. } | Output::Tell { .. } | Output::Wait(_) => {}
+            Output::Wait(_) => {}
         }
     }
 

@@ -117,9 +117,12 @@ pub(crate) fn ablate(wanted: &Wanted, writes: bool) -> io::Result<()> {
 /// connect do.
 pub(crate) fn quickly(labs: usize, until: Instant) -> bool {
     let plan = Plan::whole();
-    let mut trials = plan.trials(|row, condition| {
-        if row.is_certain() && condition.loss <= 0.0 { row.pairs.len() as u64 } else { 0 }
-    });
+    let mut trials =
+        plan.trials(
+            |row, condition| {
+                if row.is_certain() && condition.loss <= 0.0 { row.pairs.len() as u64 } else { 0 }
+            },
+        );
     let mut good = judge(&plan, "in simulation", &simulate(&trials));
     if let Err(missing) = natlab::availability() {
         println!("rows, on real kernels: not run, {}", missing.reason());
