@@ -236,3 +236,6 @@ fn sizes(first: u16, last: u16) -> (u16, u16) {
         BIRTHDAY_SPREAD
     }
 }
+
+#[cfg(test)]
+mod tests;
