@@ -147,6 +147,19 @@ fn a_doubt_about_the_mapping_shortens_the_first_round() {
 }
 
 #[test]
+fn a_lane_that_icmp_spoiled_is_no_reason_to_wait() {
+    let mut rig = plain();
+    rig.until(rig.start + 30 * MS);
+    rig.dialled(rig.dials()[0], Dialled::Unreachable);
+    assert_eq!(rig.opened(), [], "the hole is open still");
+    rig.dialled(rig.dials()[1], Dialled::InUse);
+    assert_eq!(rig.opened(), [(1, false)]);
+    let mut accepted = plain();
+    accepted.dialled(accepted.dials()[0], Dialled::InUse);
+    assert_eq!(accepted.opened(), [], "what comes in is good");
+}
+
+#[test]
 fn many_ports_get_longer_than_one_before_the_next_round() {
     let mut rig =
         Rig::between(true, 50 * MS, easy(Refusal::Drop), symmetric(Allocation::Random, Refusal::Drop));
