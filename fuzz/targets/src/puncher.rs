@@ -60,13 +60,6 @@ struct Lane {
     syns: u32,
 }
 
-/// A dial, and its lane unless it is one of many.
-#[derive(Clone, Copy)]
-struct Dial {
-    remote: SocketAddr,
-    lane: Option<usize>,
-}
-
 struct Attempt {
     puncher: Puncher<ChaCha8Rng>,
     controlling: bool,
@@ -78,7 +71,8 @@ struct Attempt {
     rounds: u8,
     opened: u8,
     told: BTreeSet<u8>,
-    dialled: BTreeMap<SocketId, Dial>,
+    /// The lane of each dial, unless it is one of many.
+    dialled: BTreeMap<SocketId, Option<usize>>,
     /// Dials whose end has not been reported.
     pending: BTreeSet<SocketId>,
     /// SYNs of volleys, as those of lanes.
@@ -238,13 +232,13 @@ impl Attempt {
 
     fn dialled(&mut self, socket: SocketId, outcome: Dialled) {
         self.pending.remove(&socket);
-        let dial = self.dialled[&socket];
+        let lane = self.dialled[&socket];
         let current = self.sockets[&socket] == Socket::Dialling;
         match outcome {
             Dialled::Connected => {
                 self.sockets.insert(socket, Socket::Connected);
             }
-            Dialled::InUse | Dialled::NoRoute if current && self.finished.is_none() => self.no_syn(dial.lane),
+            Dialled::InUse | Dialled::NoRoute if current && self.finished.is_none() => self.no_syn(lane),
             _ => {}
         }
         self.handle(Input::Dialled { socket, outcome });
@@ -260,7 +254,7 @@ impl Attempt {
     fn taken_back(&mut self, remote: SocketAddr) {
         let Some(lane) = self.lanes.iter().position(|lane| lane.address == remote) else { return };
         let dialling =
-            |(id, dial): (&SocketId, &Dial)| dial.lane == Some(lane) && self.sockets[id] == Socket::Dialling;
+            |(id, of): (&SocketId, &Option<usize>)| *of == Some(lane) && self.sockets[id] == Socket::Dialling;
         if self.dialled.iter().any(dialling) {
             self.no_syn(Some(lane));
         }
@@ -320,7 +314,7 @@ impl Attempt {
             Output::Dial { socket, origin, remote, many } => {
                 let lane = if many { self.shot(origin, remote) } else { Some(self.lane(origin, remote)) };
                 assert!(self.sockets.insert(socket, Socket::Dialling).is_none(), "names are used once");
-                self.dialled.insert(socket, Dial { remote, lane });
+                self.dialled.insert(socket, lane);
                 self.pending.insert(socket);
             }
             Output::Authenticate { socket, nominate, cautious } => {
@@ -328,8 +322,8 @@ impl Attempt {
                 assert!(before == Some(Socket::Connected), "there is a connection");
                 if nominate {
                     assert!(!cautious, "what may be alive in one direction only is not nominated");
-                    if let Some(dial) = self.dialled.get(&socket) {
-                        let kind = dial.lane.map(|lane| self.lanes[lane].kind);
+                    if let Some(of) = self.dialled.get(&socket) {
+                        let kind = of.map(|lane| self.lanes[lane].kind);
                         assert!(kind.is_some(), "who is found at one of many ports is not nominated");
                         assert!(
                             kind != Some(Kind::Host),
@@ -366,7 +360,7 @@ impl Attempt {
             let dials = self.pending.iter().map(|id| (id, self.dialled[id]));
             dials
                 .into_iter()
-                .any(|(id, dial)| dial.lane == Some(lane) && self.sockets[id] == Socket::Dialling)
+                .any(|(id, of)| of == Some(lane) && self.sockets[id] == Socket::Dialling)
         };
         assert!(!lanes.is_empty(), "{remote} is no candidate of {origin:?}");
         let free = lanes.into_iter().find(|lane| !busy(*lane));

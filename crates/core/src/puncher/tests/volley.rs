@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::limits::{
     BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, MISS_LEAST, MISS_MOST, REFIRES_OF_VOLLEY, SECOND_WITHIN,
-    SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, VOLLEY_BATCH, VOLLEY_PACE,
+    SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH, VOLLEY_PACE,
 };
 
 fn random(refusal: Refusal) -> NatProfile {
@@ -201,7 +201,7 @@ fn a_stranger_at_one_of_so_many_ports_ends_nothing() {
 }
 
 #[test]
-fn whose_nat_refuses_fires_first_and_says_so_when_all_is_out() {
+fn whose_nat_resets_fires_first_and_says_so_when_all_is_out() {
     let mut rig = between(easy(Refusal::Reset), random(Refusal::Drop));
     assert!(!rig.shots().is_empty(), "at once");
     rig.until(rig.start + 200 * MS);
@@ -220,7 +220,7 @@ fn whose_nat_refuses_fires_first_and_says_so_when_all_is_out() {
 #[test]
 fn the_other_side_fires_at_that_word_and_not_never_without_it() {
     for (own, peer) in
-        [(easy(Refusal::Drop), random(Refusal::Reset)), (random(Refusal::Drop), easy(Refusal::Icmp))]
+        [(easy(Refusal::Drop), random(Refusal::Reset)), (random(Refusal::Drop), easy(Refusal::Unknown))]
     {
         let mut rig = between(own, peer);
         rig.until(rig.start + 77 * MS);
@@ -259,11 +259,11 @@ fn a_word_that_comes_before_its_round_is_kept() {
 }
 
 #[test]
-fn where_both_refuse_both_begin_when_the_later_has_heard_go() {
+fn where_both_reset_both_begin_when_the_later_has_heard_go() {
     // The word takes half a bound of the round trip; whoever heard Go later hears it sooner after.
     for (word, begins) in [(10 * MS, 50 * MS), (49 * MS, 50 * MS), (80 * MS, 80 * MS)] {
         for (own, peer) in
-            [(easy(Refusal::Reset), random(Refusal::Reset)), (random(Refusal::Icmp), easy(Refusal::Reset))]
+            [(easy(Refusal::Reset), random(Refusal::Reset)), (random(Refusal::Unknown), easy(Refusal::Reset))]
         {
             let mut rig = begun(config(true, 100 * MS, own, peer));
             assert_eq!(rig.told(), [0], "said at once");
@@ -412,4 +412,61 @@ fn many_ports_are_given_up_in_time() {
     assert!(rig.finished().is_none());
     rig.until(rig.start + VOLLEY_WITHIN);
     assert!(rig.finished().is_some());
+}
+
+#[test]
+fn what_needs_no_luck_goes_first() {
+    for other in [
+        Candidate { address: "[2001:db8::1]:40000".parse().unwrap(), kind: Kind::Reflexive },
+        Candidate { address: remote(2), kind: Kind::Mapped },
+    ] {
+        let mut rig = Rig::of(config(true, 50 * MS, easy(Refusal::Drop), random(Refusal::Drop)));
+        rig.lane(1);
+        rig.input(Input::Candidate(other));
+        rig.input(Input::Go);
+        assert_eq!((rig.dials().len(), rig.shots().len()), (1, 0), "{other:?}");
+        rig.until(rig.start + 75 * MS - MS / 10);
+        assert!(rig.shots().is_empty());
+        rig.until(rig.start + 75 * MS);
+        assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+        rig.until(rig.start + VOLLEY_WITHIN);
+        assert!(rig.finished().is_none(), "it gets the whole time");
+    }
+}
+
+#[test]
+fn many_ports_wait_for_what_is_measured_of_the_other_network() {
+    let unmeasured =
+        NatProfile { mapping: Behaviour::Unknown, allocation: Allocation::Unknown, ..easy(Refusal::Unknown) };
+    let mut rig = between(random(Refusal::Drop), unmeasured);
+    rig.until(rig.start + 100 * MS);
+    assert!(rig.shots().is_empty() && rig.dials().len() == 1);
+    rig.input(Input::Profiles { own: random(Refusal::Drop), peer: easy(Refusal::Drop) });
+    assert!(rig.outputs.contains(&Output::Open { round: 1, v6: false }), "known now");
+    rig.input(round(1, 40_000));
+    assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+}
+
+#[test]
+fn where_a_symmetric_side_was_seen_a_few_syns_are_enough() {
+    let peer = NatProfile { filtering: Behaviour::Unknown, ..random(Refusal::Drop) };
+    let mut rig = between(easy(Refusal::Drop), peer);
+    while let Some(lane) = rig.dials().into_iter().find(|socket| {
+        rig.shots().iter().all(|shot| shot.0 != *socket) && !rig.closed().contains(socket)
+    }) {
+        rig.dialled(lane, Dialled::Refused);
+        rig.until(rig.now + 60 * MS);
+    }
+    let lanes = rig.dials().len() - rig.shots().len();
+    assert_eq!(lanes, SYNS_BESIDE_VOLLEY as usize);
+}
+
+#[test]
+fn a_volley_ends_what_rested_on_less_knowledge() {
+    let mut rig = between(easy(Refusal::Drop), easy(Refusal::Drop));
+    rig.dialled(rig.dials()[0], Dialled::Refused);
+    rig.input(Input::Profiles { own: easy(Refusal::Drop), peer: random(Refusal::Drop) });
+    rig.input(round(1, 40_000));
+    rig.until(rig.now + 400 * MS);
+    assert_eq!(rig.dials().len(), 1 + rig.shots().len(), "not fired again where the door was seen");
 }
