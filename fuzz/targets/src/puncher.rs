@@ -358,9 +358,7 @@ impl Attempt {
         let lanes: Vec<usize> = (0..self.lanes.len()).filter(|lane| fits(&self.lanes[*lane])).collect();
         let busy = |lane: usize| {
             let dials = self.pending.iter().map(|id| (id, self.dialled[id]));
-            dials
-                .into_iter()
-                .any(|(id, of)| of == Some(lane) && self.sockets[id] == Socket::Dialling)
+            dials.into_iter().any(|(id, of)| of == Some(lane) && self.sockets[id] == Socket::Dialling)
         };
         assert!(!lanes.is_empty(), "{remote} is no candidate of {origin:?}");
         let free = lanes.into_iter().find(|lane| !busy(*lane));

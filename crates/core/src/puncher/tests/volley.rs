@@ -451,9 +451,11 @@ fn many_ports_wait_for_what_is_measured_of_the_other_network() {
 fn where_a_symmetric_side_was_seen_a_few_syns_are_enough() {
     let peer = NatProfile { filtering: Behaviour::Unknown, ..random(Refusal::Drop) };
     let mut rig = between(easy(Refusal::Drop), peer);
-    while let Some(lane) = rig.dials().into_iter().find(|socket| {
-        rig.shots().iter().all(|shot| shot.0 != *socket) && !rig.closed().contains(socket)
-    }) {
+    while let Some(lane) = rig
+        .dials()
+        .into_iter()
+        .find(|socket| rig.shots().iter().all(|shot| shot.0 != *socket) && !rig.closed().contains(socket))
+    {
         rig.dialled(lane, Dialled::Refused);
         rig.until(rig.now + 60 * MS);
     }
@@ -464,9 +466,12 @@ fn where_a_symmetric_side_was_seen_a_few_syns_are_enough() {
 #[test]
 fn a_volley_ends_what_rested_on_less_knowledge() {
     let mut rig = between(easy(Refusal::Drop), easy(Refusal::Drop));
+    rig.until(rig.start + REFIRE_FAST_FOR);
     rig.dialled(rig.dials()[0], Dialled::Refused);
+    rig.until(rig.now + 2 * MS);
+    rig.dialled(rig.dials()[1], Dialled::Refused);
     rig.input(Input::Profiles { own: easy(Refusal::Drop), peer: random(Refusal::Drop) });
     rig.input(round(1, 40_000));
     rig.until(rig.now + 400 * MS);
-    assert_eq!(rig.dials().len(), 1 + rig.shots().len(), "not fired again where the door was seen");
+    assert_eq!(rig.dials().len(), 2 + rig.shots().len(), "not fired again where the door was seen");
 }
