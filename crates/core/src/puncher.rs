@@ -787,7 +787,7 @@ impl<R: RngCore> Puncher<R> {
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
         let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
-        let many = volleys.clone().last().map(|volley| volley.round);
+        let many = volleys.clone().next_back().map(|volley| volley.round);
         let mut cautious = volleys.into_iter().any(Volley::was_refused);
         let mut many = many;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
@@ -861,8 +861,11 @@ impl<R: RngCore> Puncher<R> {
         let jitter: f64 = self.rng.random_range(0.5..1.5);
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
             lane.report.impostors += 1;
-            let pause = REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
-            lane.state = if self.went { LaneState::Ready(now + pause) } else { LaneState::Waiting };
+            let at = now + REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
+            lane.state = match self.rounds.get(usize::from(lane.round)) {
+                Some(round) if self.went => begins(&lane.report.candidate, &round.strategy, at),
+                Some(_) | None => LaneState::Waiting,
+            };
         }
         if self.nominated == Some(socket) {
             self.nominated = None;
