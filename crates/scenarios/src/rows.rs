@@ -444,6 +444,21 @@ impl Plan {
         self.trial(cell / conditions, cell % conditions, seed & ((1 << NTH) - 1))
     }
 
+    /// Each pair of these rows once, their pairs spread over these links.
+    pub fn each_pair(&self, rows: impl Fn(&Row) -> bool, links: impl Fn(Condition) -> bool) -> Vec<Trial> {
+        let chosen = self.conditions.iter().enumerate().filter(|(_, link)| links(**link));
+        let chosen: Vec<usize> = chosen.map(|(at, _)| at).collect();
+        let mut trials = Vec::new();
+        for (row, what) in self.rows.iter().enumerate().filter(|(_, row)| rows(row)) {
+            let of_each = what.pairs.len().div_ceil(chosen.len().max(1)) as u64;
+            for (nth, condition) in chosen.iter().enumerate() {
+                let first = nth as u64 * of_each;
+                trials.extend((first..first + of_each).filter_map(|nth| self.trial(row, *condition, nth)));
+            }
+        }
+        trials
+    }
+
     /// So many trials of each row on each link.
     pub fn trials(&self, count: impl Fn(&Row, Condition) -> u64) -> Vec<Trial> {
         let mut trials = Vec::new();
