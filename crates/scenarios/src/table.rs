@@ -212,7 +212,15 @@ mod tests {
         };
         let symmetric = ["symmetric-stepping", "symmetric-block-1024", "symmetric-random"];
         for one in symmetric {
-            for other in ["public", "full-cone", "rfc-compliant", "firewall", "openwrt", "carrier", "home-behind-carrier"] {
+            for other in [
+                "public",
+                "full-cone",
+                "rfc-compliant",
+                "firewall",
+                "openwrt",
+                "carrier",
+                "home-behind-carrier",
+            ] {
                 expect(one, other, Verdict::Connected);
             }
             for other in symmetric.into_iter().filter(|other| *other != "symmetric-stepping") {

@@ -147,7 +147,9 @@ mod tests {
     fn one_part_is_written_anew_and_the_others_stay() {
         let page = rewrite(&rewrite("# Title\n", "one", "1\n"), "two", "2\n");
         let page = rewrite(&page, "one", "another\n");
-        assert!(page.starts_with("# Title\n") && page.contains("<!-- one -->\nanother\n<!-- end of one -->\n"));
+        assert!(
+            page.starts_with("# Title\n") && page.contains("<!-- one -->\nanother\n<!-- end of one -->\n")
+        );
         assert!(page.contains("<!-- two -->\n2\n") && !page.contains("\n1\n"));
     }
 }

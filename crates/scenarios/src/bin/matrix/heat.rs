@@ -25,9 +25,8 @@ const COMMAND: &str = "cargo xtask matrix --heat";
 
 /// All of it, into `docs`.
 pub(crate) fn fully(wanted: &Wanted) -> io::Result<()> {
-    let runs = |asked: Option<u64>, otherwise| {
-        asked.and_then(|it| usize::try_from(it).ok()).unwrap_or(otherwise)
-    };
+    let runs =
+        |asked: Option<u64>, otherwise| asked.and_then(|it| usize::try_from(it).ok()).unwrap_or(otherwise);
     let (simulated, kernels) = (runs(wanted.simulated, SIMULATED), runs(wanted.kernels, ON_KERNELS));
     let conditions = table::conditions();
     let simulation = grid(simulate(&conditions, simulated));
