@@ -40,6 +40,8 @@ pub struct Figures {
     pub runs: usize,
     /// How many ended as promised, and each in time where each has to.
     pub kept: usize,
+    /// The same, in time or not.
+    pub ended: usize,
     /// How many ended [wrong](Verdict::Wrong).
     pub wrong: usize,
     /// Seconds, of those that ended as promised: the median and the 95th percentile.
@@ -118,6 +120,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     let mean_syns = runs.clone().map(|done| done.syns as f64).sum::<f64>() / f64::max(count as f64, 1.0);
     let wire_syns = runs.map(|done| done.wire_syns).max().unwrap_or(0);
     let kept = count - failures.len();
+    let ended_well = ended.clone().count();
     let share = if kept as f64 >= promised * count as f64 {
         Promise::Holds
     } else if promised < 1.0 && wilson(kept, count)[1] >= promised {
@@ -142,6 +145,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     Figures {
         runs: count,
         kept,
+        ended: ended_well,
         wrong,
         seconds: spread(seconds, [50, 95]),
         multiples: spread(ended.filter_map(multiple).collect(), [50, 95]),
