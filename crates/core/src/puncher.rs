@@ -384,7 +384,7 @@ impl<R: RngCore> Puncher<R> {
             Input::Candidate(candidate) => self.candidate(now, candidate),
             Input::Profiles { own, peer } => {
                 (self.config.own, self.config.peer) = (own, peer);
-                self.plan_again();
+                self.plan_again(now);
             }
             Input::RoundWanted { round } => {
                 if round == self.opened + 1 {
@@ -538,16 +538,30 @@ impl<R: RngCore> Puncher<R> {
     }
 
     /// The networks are known better: a round that goes by what was known before is not the last.
-    fn plan_again(&mut self) {
+    fn plan_again(&mut self, now: Instant) {
         let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
-        let Some(last) = self.rounds.last() else { return };
+        let Some(last) = self.rounds.last_mut() else { return };
         let Config { own, peer, strangers, rules, .. } = &self.config;
         let known = strategy(own, peer, round.saturating_sub(1), *strangers, rules);
         let same = (known.dial, known.volley, known.fresh) == {
             let Strategy { dial, volley, fresh, .. } = last.strategy;
             (dial, volley, fresh)
         };
-        if !same && !known.hopeless && self.opened < round {
+        let waits = last.volley.as_mut().filter(|volley| volley.has_not_begun());
+        if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
+            && (before.aim, before.shots) == (wanted.aim, wanted.shots)
+        {
+            volley.order_anew(
+                now,
+                known.order,
+                wanted.crossing,
+                (self.round_trip, self.config.round_trip_bound),
+            );
+            if self.peer_fired == Some(round.saturating_sub(1)) {
+                volley.peer_fired(now);
+            }
+            last.strategy = known;
+        } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);
         }
     }

@@ -188,10 +188,11 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         let budget = shots.saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false }
     };
-    // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open.
+    // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open: one observer can't tell
+    // an open one from one that lets in by address.
+    let may_be_open = matches!(peer.filtering, Behaviour::Unknown | Behaviour::PortIndependent);
     let with = |volley: Volley| Strategy {
-        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..))
-            && peer.filtering == Behaviour::Unknown,
+        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open,
         volley: Some(volley),
         ..plain
     };
