@@ -132,6 +132,19 @@ pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
 /// Silence after a broker's knock is final after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
 
+// --- STUN ---
+
+/// Longest STUN message that is read, in bytes: one that fits into the smallest path of IPv6 (RFC 8489 section 6.1). Those of
+/// the Binding method have under two hundred.
+pub const STUN_MESSAGE: usize = 1280;
+/// Characters of a STUN server's reason that are shown: RFC 8489 section 14.8 allows fewer than 128.
+pub const STUN_REASON: usize = 127;
+/// Messages that the broker reads on one STUN connection: a client asks once or twice, and once more for each of the kernel's
+/// retransmissions that it imitates.
+pub const STUN_REQUESTS: usize = 16;
+/// STUN servers that are asked at once: two tell how a NAT maps, and each costs it a mapping.
+pub const STUN_SERVERS: usize = 8;
+
 // --- Changes of the own network ---
 
 /// The own addresses are looked at this often: promised is that everything stands again 5 s after

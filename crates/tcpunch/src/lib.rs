@@ -34,6 +34,7 @@ mod network;
 mod port;
 mod registration;
 pub mod store;
+pub mod stun;
 
 pub use connection::{Connection, ConnectionHandle, Lost, PathInfo, Unencrypted};
 pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};
