@@ -146,6 +146,8 @@ struct Link {
     remote: SocketAddr,
     local: SocketAddr,
     observed: Option<SocketAddr>,
+    /// What an observation begins with.
+    token: Option<[u8; 8]>,
 }
 
 struct Running {
@@ -386,14 +388,16 @@ impl Hub {
             Notice::Up { broker, key, remote, local } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
-                self.links = vec![Link { remote, local, observed: None }];
+                self.links = vec![Link { remote, local, observed: None, token: None }];
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
                     self.join();
                 }
             }
-            Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
+            Notice::Also { remote, local } => {
+                self.links.push(Link { remote, local, observed: None, token: None })
+            }
             Notice::Message { message, remote, local } => self.message(*message, remote, local),
             Notice::Less { local } => self.links.retain(|link| link.local != local),
             Notice::Down => {
@@ -488,10 +492,7 @@ impl Hub {
             FromBroker::ProfileOf { introduction, profile } => {
                 self.tell(introduction, attempt::Message::Profile(profile));
             }
-            FromBroker::Go { introduction } if self.setup.late.is_zero() => {
-                self.tell(introduction, attempt::Message::Go);
-            }
-            FromBroker::Go { introduction } => self.tell_late(introduction),
+            FromBroker::Go { introduction } => self.tell_late(introduction, attempt::Message::Go),
             FromBroker::Relayed { introduction, signal } => {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
@@ -516,11 +517,13 @@ impl Hub {
                 }
             }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
-            FromBroker::Knocked { .. }
-            | FromBroker::RoundWanted { .. }
-            | FromBroker::Round { .. }
-            | FromBroker::Ping(_)
-            | FromBroker::Pong(_) => {}
+            FromBroker::RoundWanted { introduction, round } => {
+                self.tell(introduction, attempt::Message::RoundWanted(round));
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                self.tell_late(introduction, attempt::Message::Round(round, peer));
+            }
+            FromBroker::Knocked { .. } | FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
     }
 
@@ -531,12 +534,15 @@ impl Hub {
         }
     }
 
-    fn tell_late(&self, introduction: IntroductionId) {
-        if let Some(running) = self.running.get(&introduction) {
+    /// Tells when to fire, as late as a test wants it.
+    fn tell_late(&self, introduction: IntroductionId, message: attempt::Message) {
+        if self.setup.late.is_zero() {
+            self.tell(introduction, message);
+        } else if let Some(running) = self.running.get(&introduction) {
             let (inbox, late) = (running.inbox.clone(), self.setup.late);
             tokio::spawn(async move {
                 tokio::time::sleep(late).await;
-                let _ = inbox.try_send(attempt::Message::Go);
+                let _ = inbox.try_send(message);
             });
         }
     }
@@ -567,6 +573,7 @@ impl Hub {
         }
         if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
             link.observed = Some(observed);
+            link.token = Some(token);
         }
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
@@ -802,6 +809,11 @@ impl Hub {
         gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
+    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let link = self.links.iter().find(|link| link.remote.is_ipv4() == v4)?;
+        Some((link.remote, link.token?))
+    }
+
     fn observed(&self) -> Vec<SocketAddr> {
         self.links.iter().filter_map(|link| link.observed).collect()
     }
@@ -861,6 +873,8 @@ impl Hub {
             tell: hosts,
             here,
             sources: Sources { v4: source(true), v6: source(false) },
+            observers: [self.observer(true), self.observer(false)],
+            strangers: matches!(waits, For::Lobby),
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),
             families: self.setup.families,
