@@ -2,7 +2,7 @@
 //! what the broker says into them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
 use crate::connection::{Answer, Connection, ConnectionHandle};
-use crate::diagnose;
+use crate::diagnose::{self, Said};
 use crate::door::Door;
 use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
@@ -167,6 +167,20 @@ struct Running {
     task: Option<AbortHandle>,
 }
 
+/// A survey of the own network.
+struct Surveyed {
+    /// Own address, the one outside, and the broker's, that of the link.
+    network: (IpAddr, IpAddr, SocketAddr),
+    running: Option<Survey>,
+}
+
+struct Survey {
+    learnt: mpsc::Receiver<NatProfile>,
+    said: mpsc::Sender<Said>,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
 pub(crate) struct Hub {
     setup: Setup,
     broker: Option<(BrokerAddress, PublicKey)>,
@@ -182,8 +196,7 @@ pub(crate) struct Hub {
     /// Connections of the lobby that are watched for their end; whether it was a loss.
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
-    profiles: JoinSet<NatProfile>,
-    observations: Option<mpsc::Sender<diagnose::Observed>>,
+    survey: Option<Surveyed>,
     next_id: u64,
 }
 
@@ -203,8 +216,7 @@ impl Hub {
             attempts: JoinSet::new(),
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
-            profiles: JoinSet::new(),
-            observations: None,
+            survey: None,
             next_id: 0,
         }
     }
@@ -241,11 +253,19 @@ impl Hub {
                 _ = network.doubt() => self.probe(),
                 () = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now).into()).await },
                     if again_at.is_some() => self.meet_again(),
-                Some(profile) = self.profiles.join_next() => {
-                    if let Ok(profile) = profile {
-                        self.learnt(profile);
+                learnt = async {
+                    match &mut self.survey {
+                        Some(Surveyed { running: Some(running), .. }) => running.learnt.recv().await,
+                        Some(Surveyed { running: None, .. }) | None => std::future::pending().await,
                     }
-                }
+                } => match (learnt, &mut self.survey) {
+                    (Some(profile), _) => self.learnt(profile),
+                    (None, Some(survey)) => {
+                        survey.running = None;
+                        (self.setup.events)(Event::Surveyed);
+                    }
+                    (None, None) => {}
+                },
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
@@ -483,9 +503,10 @@ impl Hub {
                 self.welcome(remote, local, observed, token, &probes);
             }
             FromBroker::Observed { question, from } => {
-                if let Some(observations) = &self.observations {
-                    let _ = observations.try_send((question, from));
-                }
+                self.tell_survey(Said::Observed(question, from));
+            }
+            FromBroker::Knocked { question, elsewhere, answer } => {
+                self.tell_survey(Said::Knocked(question, elsewhere, answer));
             }
             FromBroker::Opened { number, .. } => self.opened(number),
             FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
@@ -538,7 +559,7 @@ impl Hub {
             FromBroker::Round { introduction, round, peer } => {
                 self.tell_late(introduction, attempt::Message::Round(round, peer));
             }
-            FromBroker::Knocked { .. } | FromBroker::Ping(_) | FromBroker::Pong(_) => {}
+            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
     }
 
@@ -592,19 +613,27 @@ impl Hub {
         }
         self.setup.portmap.registered();
         let door = Sample { local, destination: remote, observed };
-        let translated = classify(&[door]).translated;
         // What a link over IPv6 shows says nothing of the translator that IPv4 has.
-        if remote.ip().to_canonical().is_ipv4() || !self.setup.families.v4 {
-            let known = *self.profile.borrow();
-            self.learnt(NatProfile { translated, ..known });
+        if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
+            return;
         }
-        // Only a translator's mapping is in question.
-        if translated == Some(true) && self.profiles.is_empty() {
-            let (sender, observations) = mpsc::channel(16);
-            self.observations = Some(sender);
-            let ports =
-                std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4).collect();
-            self.profiles.spawn(diagnose::mapping(door, local.ip(), remote.ip(), ports, token, observations));
+        let network = (local.ip(), observed.ip(), remote);
+        let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
+        let known = if same { *self.profile.borrow() } else { NatProfile::default() };
+        self.learnt(NatProfile { translated: classify(&[door]).translated, ..known });
+        // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
+        if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
+            let (learns, learnt) = mpsc::channel(1);
+            let (said, hears) = mpsc::channel(diagnose::SAID);
+            let mut task = JoinSet::new();
+            task.spawn(diagnose::survey(door, probes.to_vec(), token, hears, learns));
+            self.survey = Some(Surveyed { network, running: Some(Survey { learnt, said, _task: task }) });
+        }
+    }
+
+    fn tell_survey(&self, said: Said) {
+        if let Some(Surveyed { running: Some(running), .. }) = &self.survey {
+            let _ = running.said.try_send(said);
         }
     }
 
