@@ -77,7 +77,7 @@ pub struct Volley {
     pub shots: u16,
     /// First SYNs for this in all rounds.
     pub budget: u16,
-    /// Both NATs refuse: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
+    /// Both NATs reset, or may: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
     pub crossing: bool,
     /// The ports are a matter of chance.
     pub birthday: bool,
@@ -99,8 +99,10 @@ pub enum Aim {
 /// How a side's ports look from outside.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ports {
-    /// As the broker saw them, as far as known.
+    /// As the broker saw them.
     Fixed,
+    /// Not measured yet: most are fixed, but many ports are not spent on that.
+    Unknown,
     Stepping(i16),
     Within(u16, u16),
 }
@@ -110,7 +112,10 @@ fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
     let seen_enough = !matches!(profile.allocation, Allocation::Changing);
     let doubtful = may_be_symmetric(profile) && round > u8::from(!seen_enough);
     if !profile.is_symmetric() && !doubtful {
-        return Ports::Fixed;
+        let measured = profile.mapping != Behaviour::Unknown
+            || profile.translated == Some(false)
+            || profile.allocation == Allocation::Preserving;
+        return if measured || round > 0 { Ports::Fixed } else { Ports::Unknown };
     }
     match profile.allocation {
         Allocation::Stepping(step) if rules.prediction && step != 0 => Ports::Stepping(step),
@@ -137,11 +142,12 @@ pub(crate) fn may_be_symmetric(profile: &NatProfile) -> bool {
         && !matches!(profile.allocation, Allocation::Unknown | Allocation::Preserving)
 }
 
-/// Whether the NAT or firewall answers what nobody asked for.
-fn refuses(profile: &NatProfile) -> bool {
+/// Whether an early SYN of the other side may be answered with a reset, which ends the other side's hole as well. An ICMP
+/// error does not, and routers send few.
+fn may_reset(profile: &NatProfile) -> bool {
     match profile.refusal {
-        Refusal::Reset | Refusal::Icmp => true,
-        Refusal::Unknown | Refusal::Drop => false,
+        Refusal::Reset | Refusal::Unknown => true,
+        Refusal::Drop | Refusal::Icmp => false,
     }
 }
 
@@ -150,7 +156,7 @@ fn refuses(profile: &NatProfile) -> bool {
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
 pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool, rules: &Rules) -> Strategy {
     let lets_all_in = |profile: &NatProfile| profile.filtering == Behaviour::EndpointIndependent;
-    let order = match (refuses(own), refuses(peer)) {
+    let order = match (may_reset(own), may_reset(peer)) {
         (true, false) => Order::First,
         (false, true) => Order::Second,
         (true, true) | (false, false) => Order::Together,
@@ -170,17 +176,19 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     };
     let (mine, theirs) = (ports(own, round, rules), ports(peer, round, rules));
     if strangers || reached(own) || reached(peer) {
-        let symmetric = mine != Ports::Fixed && theirs != Ports::Fixed;
+        let chosen = |ports| matches!(ports, Ports::Stepping(_) | Ports::Within(..));
+        let symmetric = chosen(mine) && chosen(theirs);
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
     }
-    let crossing = refuses(own) && refuses(peer) && rules.order;
+    let crossing = may_reset(own) && may_reset(peer) && rules.order;
     let volley = |aim, shots: u16| {
         let budget = shots.saturating_add((shots / 10).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false }
     };
     // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open.
     let with = |volley: Volley| Strategy {
-        dial: theirs != Ports::Fixed && peer.filtering == Behaviour::Unknown,
+        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..))
+            && peer.filtering == Behaviour::Unknown,
         volley: Some(volley),
         ..plain
     };
@@ -194,7 +202,9 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         }
     };
     match (mine, theirs) {
-        (Ports::Fixed, Ports::Fixed) => plain,
+        (Ports::Fixed | Ports::Unknown, Ports::Fixed | Ports::Unknown)
+        | (Ports::Unknown, Ports::Stepping(_) | Ports::Within(..))
+        | (Ports::Stepping(_) | Ports::Within(..), Ports::Unknown) => plain,
         (Ports::Fixed, Ports::Stepping(step)) => stepping(volley(Aim::Next(step), STEPS_AHEAD)),
         (Ports::Stepping(_), Ports::Fixed) => stepping(volley(Aim::Spread, STEPS_SPREAD)),
         (Ports::Stepping(_), Ports::Stepping(step)) => {
