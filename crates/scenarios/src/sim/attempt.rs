@@ -329,6 +329,7 @@ impl Attempt {
             own_salt: [0; SALT],
             peer_salt: Some(salt),
             cautious: false,
+            mapped: false,
             over: false,
         });
         self.input(os, Input::Accepted { socket: id, remote });
