@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::{Store, StoreError};
-use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families};
+use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families, PortMapping};
 
 use crate::args::Common;
 use crate::exit::{Failure, code};
@@ -58,6 +58,8 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     let mut builder = Endpoint::builder()
         .families(families)
         .timeout(common.timeout)
+        .portmap(common.portmap)
+        .portmap_lease(common.portmap_lease)
         .store(store(common, talk)?)
         .on_event(events(talk.clone()));
     let brokers = brokers(common, code)?;
@@ -73,7 +75,9 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     if let Some(port) = common.bind {
         builder = builder.port(port);
     }
-    Ok(talk.waiting(&what, builder.bind()).await?)
+    let endpoint = talk.waiting(&what, builder.bind()).await?;
+    talk.ends_after(endpoint.over());
+    Ok(endpoint)
 }
 
 /// A code names its broker; a pinned key that the flags give for it is used.
@@ -126,6 +130,20 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
         Event::Fired { peer, port, remote } => {
             talk.step("syn", json!({ "peer": peer.to_string(), "port": port, "remote": remote.to_string() }));
             talk.detail(format!("SYN from port {port} to {remote}"));
+        }
+        Event::PortMapping(Ok(PortMapping { protocol, external, lease, .. })) => {
+            let (protocol, lease) = (protocol.to_string(), lease.as_secs());
+            talk.step(
+                "port-mapping",
+                json!({ "protocol": protocol, "external": external.to_string(), "lease_s": lease }),
+            );
+            talk.detail(format!(
+                "the router forwards {external} to this program ({protocol}, {lease} s at a time)"
+            ));
+        }
+        Event::PortMapping(Err(why)) => {
+            talk.step("port-mapping", json!({ "why": why.to_string() }));
+            talk.detail(format!("the router forwards no port: {why}"));
         }
         Event::Profile(profile) => {
             talk.step("network", json!({ "words": profile.to_string() }));

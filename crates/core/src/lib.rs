@@ -13,5 +13,6 @@ pub mod puncher;
 pub mod rendezvous;
 pub mod sanitize;
 pub mod secure;
+pub mod stun;
 pub mod survey;
 pub mod wire;

@@ -32,13 +32,16 @@ mod hub;
 mod listener;
 mod network;
 mod port;
+mod portmap;
 mod registration;
 pub mod store;
+pub mod stun;
 
 pub use connection::{Connection, ConnectionHandle, Lost, PathInfo, Unencrypted};
 pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};
 pub use error::{BindError, BrokerError, ConnectError, Event};
 pub use port::{Families, PortError};
+pub use portmap::{NoMapping, PortMapping, Portmap, Protocol};
 pub use registration::{BadBroker, BrokerAddress};
 pub use tcpunch_core::code::{Code, Verb};
 pub use tcpunch_core::identity::PublicKey;

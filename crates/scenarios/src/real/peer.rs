@@ -89,6 +89,7 @@ pub(crate) fn survey(broker: &[IpAddr]) -> Result<NatProfile, String> {
                     | Event::LinkLost
                     | Event::KeyNotKept(_)
                     | Event::WrongGuess { .. }
+                    | Event::PortMapping(_)
                     | Event::Introduced { .. }
                     | Event::Fired { .. } => {}
                 }
