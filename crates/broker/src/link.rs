@@ -140,7 +140,10 @@ enum Fault {
 }
 
 enum Begun {
-    Observation { token: ObservationToken, knocks: bool },
+    Observation {
+        token: ObservationToken,
+        knocks: bool,
+    },
     /// The first question is answered.
     Stun,
     Link(Box<Established>),

@@ -229,8 +229,9 @@ pub struct Learnt {
 /// Lets who waits in a scenario learn of its own network all that it can, and nobody else come; `None` where it never
 /// came to an end. The broker has a second address, or one alone.
 pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
-    let Topology { mut internet, broker, peers: [host, _], brokers: [brokers, _], v6: [v6, _], public, .. } =
-        topology::build(scenario);
+    let Topology {
+        mut internet, broker, peers: [host, _], brokers: [brokers, _], v6: [v6, _], public, ..
+    } = topology::build(scenario);
     let second = second_address.then(|| internet.further_address(broker));
     let clock = Clock::start();
     let mut sim = Sim::new(internet, scenario.seed);
