@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::{Store, StoreError};
-use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families};
+use tcpunch::{BrokerAddress, Builder, Code, Endpoint, Event, Families};
 
 use crate::args::Common;
 use crate::exit::{Failure, code};
@@ -54,6 +54,16 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
 
 /// An endpoint at the broker that the flags, or the code, name.
 pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Endpoint, Failure> {
+    let (builder, broker) = builder(common, code, talk)?;
+    Ok(talk.waiting(&broker, builder.bind()).await?)
+}
+
+/// The beginning of one, and what it will wait for.
+pub(crate) fn builder(
+    common: &Common,
+    code: Option<&Code>,
+    talk: &Talk,
+) -> Result<(Builder, String), Failure> {
     let families = Families { v4: !common.ipv6, v6: !common.ipv4 };
     let mut builder = Endpoint::builder()
         .families(families)
@@ -73,7 +83,7 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     if let Some(port) = common.bind {
         builder = builder.port(port);
     }
-    Ok(talk.waiting(&what, builder.bind()).await?)
+    Ok((builder, what))
 }
 
 /// A code names its broker; a pinned key that the flags give for it is used.
@@ -116,6 +126,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
         Event::KeyNotKept(why) => {
             talk.say(format!("the broker's key is not kept, so another would not be noticed: {why}"));
         }
+        Event::Noticed(what) => talk.say(what),
         Event::WrongGuess { .. } => {}
         Event::Introduced { peer, addresses } => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -2,7 +2,7 @@
 //! what the broker says into them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
-    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
+    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN, PROOFS_PER_CODE, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
-use tcpunch_core::profile::{NatProfile, Sample, classify};
+use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
 use tcpunch_core::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Probe, Refusal, Signal, ToBroker,
@@ -30,16 +30,36 @@ use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
 use crate::registration::{BrokerAddress, Notice, Order};
+use crate::report::{Origin, Registered, Report};
 
 /// What users of an endpoint ask for.
 pub(crate) enum Command {
-    Invite { verb: Verb, reply: mpsc::UnboundedSender<InviteNews>, id: oneshot::Sender<u64> },
-    Withdraw { id: u64 },
-    Connect { code: Code, verb: Verb, reply: Reply, introduced: watch::Sender<bool> },
-    Lobby { news: mpsc::UnboundedSender<LobbyNews> },
+    Invite {
+        verb: Verb,
+        reply: mpsc::UnboundedSender<InviteNews>,
+        id: oneshot::Sender<u64>,
+    },
+    Withdraw {
+        id: u64,
+    },
+    Connect {
+        code: Code,
+        verb: Verb,
+        reply: Reply,
+        introduced: watch::Sender<bool>,
+    },
+    Lobby {
+        news: mpsc::UnboundedSender<LobbyNews>,
+    },
+    /// `patient`: the answer may wait until all is measured.
+    Report {
+        patient: bool,
+        reply: oneshot::Sender<Report>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
@@ -56,6 +76,7 @@ pub(crate) struct Setup {
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
     pub(crate) link: mpsc::Sender<Order>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 struct Invitation {
@@ -174,6 +195,14 @@ pub(crate) struct Hub {
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
     profiles: JoinSet<NatProfile>,
+    /// What was found out since the present link stands; until then it is remembered.
+    measured: bool,
+    /// What is being written to the disk of it.
+    kept: JoinSet<()>,
+    /// Who waits until all is measured.
+    reports: Vec<oneshot::Sender<Report>>,
+    /// When the present link came to stand, and with it the question whether one of the other family does.
+    linked_at: Instant,
     observations: Option<mpsc::Sender<diagnose::Observed>>,
     next_id: u64,
 }
@@ -195,6 +224,10 @@ impl Hub {
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
             profiles: JoinSet::new(),
+            measured: false,
+            kept: JoinSet::new(),
+            reports: Vec::new(),
+            linked_at: Instant::now(),
             observations: None,
             next_id: 0,
         }
@@ -208,6 +241,7 @@ impl Hub {
         let mut linked = true;
         let mut network = self.setup.network.clone();
         loop {
+            self.answer_reports();
             let again_at = self.lobby.as_ref().and_then(|lobby| lobby.again_at);
             tokio::select! {
                 // Links first: a claim is then written on the link that was just made.
@@ -234,9 +268,12 @@ impl Hub {
                     if again_at.is_some() => self.meet_again(),
                 Some(profile) = self.profiles.join_next() => {
                     if let Ok(profile) = profile {
-                        self.learnt(profile);
+                        self.measured(profile);
                     }
                 }
+                Some(_) = self.kept.join_next() => {}
+                () = tokio::time::sleep_until((self.linked_at + OTHER_FAMILY_WITHIN).into()),
+                    if !self.reports.is_empty() && self.awaits_other_family() => {}
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
@@ -295,6 +332,8 @@ impl Hub {
                 self.lobby = Some(Lobby::new(news));
                 self.join();
             }
+            Command::Report { patient: true, reply } => self.reports.push(reply),
+            Command::Report { patient: false, reply } => drop(reply.send(self.report())),
         }
     }
 
@@ -387,6 +426,11 @@ impl Hub {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None }];
+                self.linked_at = Instant::now();
+                self.measured = false;
+                // What another network was is of no use in this one; the broker was told by the registration.
+                let known = self.setup.memory.known().map(|known| known.profile).unwrap_or_default();
+                self.profile.send_replace(known);
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
@@ -589,6 +633,50 @@ impl Hub {
         if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
             (self.setup.events)(Event::Profile(profile));
             self.send(ToBroker::Profile(profile));
+        }
+    }
+
+    /// How the own network behaves was measured. A measurement that found nothing out takes nothing back.
+    fn measured(&mut self, profile: NatProfile) {
+        if profile.mapping == Behaviour::Unknown && self.setup.memory.known().is_some() {
+            return;
+        }
+        self.measured = true;
+        if let Some(kept) = self.setup.memory.learnt(profile) {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
+        self.learnt(profile);
+    }
+
+    /// Whether a link over the other family may yet come to stand beside the first.
+    fn awaits_other_family(&self) -> bool {
+        let literal = |(broker, _): &(BrokerAddress, PublicKey)| broker.host.parse::<IpAddr>().is_ok();
+        let both = self.setup.families.v4 && self.setup.families.v6;
+        self.links.len() == 1
+            && both
+            && !self.broker.as_ref().is_some_and(literal)
+            && self.linked_at.elapsed() < OTHER_FAMILY_WITHIN
+    }
+
+    fn report(&self) -> Report {
+        let report = Report::of_memory(&self.setup.memory);
+        let link =
+            |link: &Link| Registered { broker: link.remote, local: link.local, observed: link.observed };
+        let origin = if self.measured { Origin::Measured } else { report.origin };
+        let links = self.links.iter().map(link).collect();
+        Report { links, profile: *self.profile.borrow(), origin, ..report }
+    }
+
+    fn answer_reports(&mut self) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let seen = self.links.first().is_some_and(|link| link.observed.is_some());
+        if seen && self.profiles.is_empty() && self.kept.is_empty() && !self.awaits_other_family() {
+            let report = self.report();
+            for reply in self.reports.drain(..) {
+                let _ = reply.send(report.clone());
+            }
         }
     }
 
@@ -968,6 +1056,14 @@ impl Hub {
 
     fn ended(&mut self, id: IntroductionId, result: Result<Connection, Box<Obstacle>>) {
         let Some(running) = self.running.remove(&id) else { return };
+        let tried = match &result {
+            Ok(connection) => self.setup.memory.tried(Some(connection.info().path)),
+            Err(obstacle) if !obstacle.tried.lanes.is_empty() => self.setup.memory.tried(None),
+            Err(_) => None,
+        };
+        if let Some(kept) = tried {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
         match running.waits {
             For::Claim(reply) => {
                 let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
@@ -1041,6 +1137,7 @@ mod tests {
             events: Arc::new(|_| {}),
             router,
             link,
+            memory: Memory::new(Arc::new(crate::store::Store::ephemeral()), Arc::new(|_| {})),
         });
         let news = mpsc::unbounded_channel().0;
         hub.lobby = Some(Lobby::new(news));

@@ -1,0 +1,199 @@
+//! A report on the own network.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tcpunch::{Origin, PathInfo, Registered, Report};
+use tcpunch_apps::ping::Summary;
+use tcpunch_core::candidate::{Scope, scope};
+use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal};
+use tcpunch_core::prospect::{prospect, remedies, traits};
+
+use crate::term::{Talk, clean, effort, millis, plural};
+
+/// What is known, for people as a table of labels, for programs as one event.
+pub(crate) fn report(report: &Report, talk: &Talk) {
+    talk.event("doctor", fields(report));
+    this_computer(report, talk);
+    let profile = &report.profile;
+    let known = *profile != NatProfile::default();
+    match report.origin {
+        Origin::Remembered(age) if known => {
+            talk.print(format!("its network, remembered from {} ago", ago(age)));
+        }
+        Origin::Remembered(_) | Origin::Nothing | Origin::Measured => talk.print("its network"),
+    }
+    if !known {
+        line(talk, "not known", unknown(report));
+        return;
+    }
+    for told in traits(profile) {
+        let term = told.term.map(|term| format!(" ({term})")).unwrap_or_default();
+        line(talk, told.topic, format!("{}{term}", told.plain));
+    }
+    talk.print("what it means");
+    line(talk, "reach", prospect(profile).to_string());
+    if let Some(path) = report.worked {
+        let (connected, failed) = report.tried;
+        line(
+            talk,
+            "experience",
+            format!("{} stood, the last one {path}; {failed} found no path", plural(connected, "connection")),
+        );
+    }
+    for remedy in remedies(profile) {
+        line(talk, "would help", remedy);
+    }
+}
+
+fn this_computer(report: &Report, talk: &Talk) {
+    talk.print("this computer");
+    for interface in &report.interfaces {
+        let (name, address) = (clean(&interface.name), interface.address);
+        line(talk, "interface", format!("{name}  {address}/{}", interface.prefix));
+    }
+    if report.interfaces.is_empty() {
+        line(talk, "interface", "none has an address beside loopback");
+    }
+    for router in &report.routers {
+        line(talk, "router", router.to_string());
+    }
+    for link in &report.links {
+        line(talk, "broker", seen(link));
+    }
+    let reachable = |ip: &IpAddr| ip.is_ipv6() && scope(*ip) == Scope::Global;
+    let linked = report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv6());
+    if !linked {
+        let has = report.interfaces.iter().any(|interface| reachable(&interface.address));
+        let why = if has { "this computer has it; no broker was reached over it" } else { "none" };
+        line(talk, "IPv6", why);
+    }
+}
+
+fn seen(link: &Registered) -> String {
+    let Registered { broker, local, observed } = link;
+    match observed {
+        Some(observed) if observed == local => {
+            format!("{broker} sees this computer at its own address, {local}")
+        }
+        Some(observed) => format!("{broker} sees this computer, {local}, at {observed}"),
+        None => format!("{broker} does not say where it sees {local}"),
+    }
+}
+
+/// Why nothing is known.
+fn unknown(report: &Report) -> &'static str {
+    if report.links.is_empty() {
+        "it takes a broker elsewhere to see how this network looks from outside"
+    } else {
+        "the broker is on this side of the NAT, if there is one, and sees nothing of it: name one elsewhere with \
+         --broker HOST"
+    }
+}
+
+fn line(talk: &Talk, label: &str, text: impl AsRef<str>) {
+    talk.print_folded(&format!("  {label:<14}  {}", text.as_ref()));
+}
+
+/// That two can connect, and how.
+pub(crate) fn connected(info: &PathInfo, round_trips: Option<Summary>, talk: &Talk) {
+    talk.print("you two");
+    let round_trip = round_trips.map(|trips| format!("; round trip {}", millis(trips.median)));
+    let how = format!("{}, {}", info.path, effort(info));
+    line(talk, "direct path", format!("{how}{}", round_trip.unwrap_or_default()));
+}
+
+/// `3 days`, `5 minutes`, `a moment`.
+fn ago(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute")];
+    units.into_iter().find(|(unit, _)| seconds >= *unit).map_or_else(
+        || "a moment".to_owned(),
+        |(unit, name)| plural(u32::try_from(seconds / unit).unwrap_or(u32::MAX), name),
+    )
+}
+
+fn fields(report: &Report) -> Value {
+    let profile = &report.profile;
+    let (origin, age) = match report.origin {
+        Origin::Nothing => ("none", None),
+        Origin::Remembered(age) => ("remembered", Some(age.as_secs())),
+        Origin::Measured => ("measured", None),
+    };
+    let interface = |interface: &tcpunch::Interface| json!({ "name": clean(&interface.name), "address": interface.address.to_string(), "prefix": interface.prefix });
+    let link = |link: &Registered| {
+        json!({
+            "broker": link.broker.to_string(),
+            "local": link.local.to_string(),
+            "observed": link.observed.map(|observed| observed.to_string()),
+        })
+    };
+    let prospect = prospect(profile);
+    let reach =
+        prospect.chances().iter().map(|(peers, chance)| (peers.word().to_owned(), json!(chance.word())));
+    let (connected, failed) = report.tried;
+    json!({
+        "interfaces": report.interfaces.iter().map(interface).collect::<Vec<_>>(),
+        "routers": report.routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "links": report.links.iter().map(link).collect::<Vec<_>>(),
+        "origin": origin,
+        "age_s": age,
+        "profile": profile_fields(profile),
+        "words": profile.to_string(),
+        "reach": reach.collect::<serde_json::Map<_, _>>(),
+        "meaning": prospect.to_string(),
+        "remedies": remedies(profile),
+        "worked": report.worked.map(tcpunch::Path::word),
+        "connected": connected,
+        "failed": failed,
+    })
+}
+
+/// Behaviour as RFC 4787 names it; `null` where nothing was observed.
+fn profile_fields(profile: &NatProfile) -> Value {
+    let behaviour = |behaviour| match behaviour {
+        Behaviour::Unknown => None,
+        Behaviour::EndpointIndependent => Some("endpoint-independent"),
+        Behaviour::PortIndependent => Some("port-independent"),
+        Behaviour::AddressDependent => Some("address-dependent"),
+        Behaviour::EndpointDependent => Some("endpoint-dependent"),
+        Behaviour::AddressAndPortDependent => Some("address-and-port-dependent"),
+    };
+    let allocation = match profile.allocation {
+        Allocation::Unknown => Value::Null,
+        Allocation::Preserving => json!("preserving"),
+        Allocation::Changing => json!("changing"),
+        Allocation::Stepping(step) => json!({ "step": step }),
+        Allocation::Block { first, last } => json!({ "first": first, "last": last }),
+        Allocation::Random => json!("random"),
+    };
+    let refusal = match profile.refusal {
+        Refusal::Unknown => None,
+        Refusal::Drop => Some("drop"),
+        Refusal::Reset => Some("reset"),
+        Refusal::Icmp => Some("icmp"),
+    };
+    json!({
+        "translated": profile.translated,
+        "mapping": behaviour(profile.mapping),
+        "allocation": allocation,
+        "filtering": behaviour(profile.filtering),
+        "refusal": refusal,
+        "simultaneous_open": profile.simultaneous_open,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_told_in_the_largest_unit() {
+        let told = |seconds| ago(Duration::from_secs(seconds));
+        assert_eq!(told(0), "a moment");
+        assert_eq!(told(60), "1 minute");
+        assert_eq!(told(7300), "2 hours");
+        assert_eq!(told(3 * 86_400 + 5), "3 days");
+    }
+}
