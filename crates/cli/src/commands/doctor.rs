@@ -56,6 +56,7 @@ async fn connected(connection: &Connection, talk: &Talk) -> Result<u8, Failure> 
         Ok(()) => talk.waiting("the other side to end as well", connection.close()).await,
         Err(error) => Err(error),
     };
+    show::ping::summary_event(&connection.peer(), &series, talk);
     show::doctor::connected(connection.info(), series.summary(), talk);
     super::ping::ended(connection, result, talk)
 }

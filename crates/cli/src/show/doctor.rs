@@ -66,7 +66,11 @@ fn this_computer(report: &Report, talk: &Talk) {
     let linked = report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv6());
     if !linked {
         let has = report.interfaces.iter().any(|interface| reachable(&interface.address));
-        let why = if has { "this computer has it; no broker was reached over it" } else { "none" };
+        let why = if has {
+            "this computer has it; no broker was reached over it"
+        } else {
+            "no address that others can reach"
+        };
         line(talk, "IPv6", why);
     }
 }

@@ -1,0 +1,210 @@
+//! What `doctor` says of each kind of network, with a broker at one address and at two, and with none.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use natlab::kernel::{Host, Node};
+use serde_json::{Value, json};
+
+use crate::kinds::Kind;
+use crate::process::PATIENCE;
+use crate::scene::Scene;
+use crate::trial;
+
+const KINDS: [Kind; 11] = [
+    Kind::Public,
+    Kind::FirewallDrop,
+    Kind::FirewallReset,
+    Kind::FirewallIcmp,
+    Kind::PreservingDrop,
+    Kind::PreservingReset,
+    Kind::PreservingIcmp,
+    Kind::FullCone,
+    Kind::Independent,
+    Kind::Nested,
+    Kind::Symmetric,
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for kind in KINDS {
+        for (two, addresses) in [(false, "one-address"), (true, "two-addresses")] {
+            let name = format!("doctor::is_right::{}::{addresses}", kind.name());
+            trials.push(trial(name, move || is_right(kind, two)));
+        }
+    }
+    trials.extend([
+        trial("doctor::remembers_a_network_and_no_other", remembers),
+        trial("doctor::keeps_nothing_when_told_so", keeps_nothing),
+        trial("doctor::two_try_it_and_see_how", two_try_it),
+        trial("doctor::two_try_it_and_see_why_not", two_see_why_not),
+    ]);
+    trials
+}
+
+/// A broker, at a second address too if there are two; and how it is named.
+fn broker(scene: &Scene, two: bool) -> (Host, crate::process::Process) {
+    let host = scene.lab.public_host("broker").without_ipv6().start().unwrap();
+    let process = if two {
+        let second = host.add_ipv4().unwrap().to_string();
+        let first = host.ipv4().to_string();
+        scene.broker_on(&host, &["--ephemeral", "--listen", &first, "--probe", &second])
+    } else {
+        scene.broker_on(&host, &["--ephemeral"])
+    };
+    (host, process)
+}
+
+/// What it prints for people, and its exit code.
+fn printed(scene: &Scene, node: &Node, arguments: &[&str]) -> (String, String, Option<i32>) {
+    let mut command = node.command(env!("CARGO_BIN_EXE_tcpunch"));
+    command.arg("doctor").args(arguments).env_remove("TCPUNCH_CODE").env_remove("TCPUNCH_BROKER");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    scene.journal.note(&format!("{} doctor {}", node.name(), arguments.join(" ")), &format!("\n{out}{err}"));
+    (out, err, output.status.code())
+}
+
+/// What is known of the kind, as the event has it, and words that the user reads.
+fn expected(kind: Kind, two: bool) -> (Value, Vec<&'static str>) {
+    let one_or_two = |two_know: &'static str| if two { two_know } else { "port-independent" };
+    let open = one_or_two("endpoint-independent");
+    let strict = "address-and-port-dependent";
+    let (translated, mapping, filtering, refusal, mut words) = match kind {
+        Kind::Public => (false, "endpoint-independent", open, None, vec!["no NAT"]),
+        Kind::FirewallDrop => (false, "endpoint-independent", strict, Some("drop"), vec!["no NAT"]),
+        Kind::FirewallReset => (false, "endpoint-independent", strict, Some("reset"), vec!["with a reset"]),
+        Kind::FirewallIcmp => (false, "endpoint-independent", strict, Some("icmp"), vec!["with an error"]),
+        Kind::PreservingDrop => (true, open, strict, Some("drop"), vec!["port preservation"]),
+        Kind::PreservingReset => (true, open, strict, Some("reset"), vec!["with a reset", "OpenWrt"]),
+        Kind::PreservingIcmp | Kind::PreservingIcmpPort => {
+            (true, open, strict, Some("icmp"), vec!["with an error"])
+        }
+        Kind::FullCone => (true, open, open, None, vec!["port preservation"]),
+        Kind::Independent | Kind::Nested => (true, open, strict, Some("drop"), vec!["gives no answer"]),
+        Kind::Symmetric => {
+            (true, strict, strict, Some("drop"), vec!["a symmetric NAT", "random", "except", "UPnP", "IPv6"])
+        }
+    };
+    if filtering == "endpoint-independent" {
+        words.extend(["everyone comes in", "you can be reached by everyone"]);
+    } else if filtering == "port-independent" {
+        words.push("takes a broker with a second address to tell");
+    } else {
+        words.push("only who was called comes in (address-and-port-dependent filtering)");
+    }
+    if translated {
+        words.push("a NAT translates the address of this computer");
+    }
+    if mapping == "endpoint-independent" && translated {
+        words.push("one outside port for all destinations (endpoint-independent mapping)");
+    }
+    (json!([translated, mapping, filtering, refusal]), words)
+}
+
+fn is_right(kind: Kind, two: bool) {
+    let scene = Scene::new();
+    let (broker_host, _broker) = broker(&scene, two);
+    let address = broker_host.ipv4().to_string();
+    let home = kind.site(&scene.lab, "home", Duration::from_millis(3));
+    let (expected, words) = expected(kind, two);
+    let mut doctor = scene.start(&home, "doctor", &["--broker", &address]);
+    let told = doctor.event("doctor").value;
+    doctor.ends_well();
+    let profile = &told["profile"];
+    let found = json!([profile["translated"], profile["mapping"], profile["filtering"], profile["refusal"]]);
+    scene.journal.assert(found == expected, &format!("{found} instead of {expected}"));
+    scene.journal.assert(told["origin"] == "measured", "it was not measured");
+    let (out, err, code) = printed(&scene, &home, &["--ephemeral", "--broker", &address]);
+    scene.journal.assert(code == Some(0), "it did not end well");
+    for word in words {
+        scene.journal.assert(out.contains(word), &format!("it does not say '{word}'"));
+    }
+    scene.journal.assert(
+        out.contains("IPv6            no address that others can reach"),
+        "it does not say that there is no IPv6",
+    );
+    let waits = err.lines().all(|line| line.starts_with("waiting for the network"));
+    scene.journal.assert(waits, "it says something on stderr");
+}
+
+fn in_state<'a>(state: &'a Path, broker: &'a str) -> [&'a str; 4] {
+    ["--state", state.to_str().unwrap(), "--broker", broker]
+}
+
+/// What was measured is known without a broker next time; in another network it is not.
+fn remembers() {
+    let scene = Scene::new();
+    let state = tempfile::tempdir().unwrap();
+    let (broker_host, mut broker) = broker(&scene, false);
+    let address = broker_host.ipv4().to_string();
+    let [home, away] = [(Kind::PreservingReset, "home"), (Kind::PreservingDrop, "away")]
+        .map(|(kind, name)| kind.site(&scene.lab, name, Duration::ZERO));
+    let flags = in_state(state.path(), &address);
+    let (out, _, code) = printed(&scene, &home, &flags);
+    scene.journal.assert(code == Some(0) && !out.contains("remembered"), "it was not measured");
+    broker.kill();
+    let (out, err, code) = printed(&scene, &home, &flags);
+    scene.journal.assert(code == Some(3), "without a broker the exit code is not 3");
+    scene.journal.assert(err.contains("no broker answers"), "it does not say that there is no broker");
+    let remembered =
+        out.contains("its network, remembered from a moment ago") && out.contains("with a reset");
+    scene.journal.assert(remembered, "it does not remember");
+    let (out, _, _) = printed(&scene, &away, &flags);
+    scene.journal.assert(out.contains("it takes a broker elsewhere"), "it takes another network for home");
+    // A memory that was damaged is told, and no reason to end.
+    std::fs::write(state.path().join("networks"), "nonsense").unwrap();
+    let (_, err, code) = printed(&scene, &home, &flags);
+    scene.journal.assert(err.contains("networks is damaged") && code == Some(3), "the damage is not told");
+}
+
+fn keeps_nothing() {
+    let scene = Scene::new();
+    let state = tempfile::tempdir().unwrap();
+    let (broker_host, _broker) = broker(&scene, false);
+    let address = broker_host.ipv4().to_string();
+    let home = Kind::PreservingDrop.site(&scene.lab, "home", Duration::ZERO);
+    let mut flags = in_state(state.path(), &address).to_vec();
+    flags.push("--ephemeral");
+    printed(&scene, &home, &flags);
+    let left = std::fs::read_dir(state.path()).unwrap().count();
+    scene.journal.assert(left == 0, "it left something on the disk");
+    flags.pop();
+    printed(&scene, &home, &flags);
+    scene.journal.assert(state.path().join("networks").exists(), "without the flag nothing is remembered");
+}
+
+fn two_try_it() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = broker(&scene, false);
+    let [one, other] =
+        ["one", "other"].map(|name| Kind::PreservingDrop.site(&scene.lab, name, Duration::from_millis(3)));
+    let mut waits = scene.start(&one, "doctor", &["--new", "--broker", &broker_host.ipv4().to_string()]);
+    let code = waits.event("code").text("code").to_owned();
+    let (out, err, ended) = printed(&scene, &other, &["--ephemeral", &code]);
+    scene.journal.assert(ended == Some(0), "they did not connect");
+    scene.journal.assert(err.contains("path  punched"), "the path is not told");
+    let verdict = out.lines().find(|line| line.starts_with("  direct path"));
+    let verdict = verdict.unwrap_or_else(|| scene.journal.fail("no verdict"));
+    let says = ["punched, ", "try, ", "SYN", " ms; round trip "].iter().all(|part| verdict.contains(part));
+    scene.journal.assert(says, &format!("the verdict is: {verdict}"));
+    waits.event("path");
+    waits.ends_well();
+}
+
+fn two_see_why_not() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = broker(&scene, false);
+    let [one, other] = ["one", "other"].map(|name| Kind::Symmetric.site(&scene.lab, name, Duration::ZERO));
+    let mut waits = scene.start(&one, "ping", &["--broker", &broker_host.ipv4().to_string()]);
+    let code = waits.event("code").text("code").to_owned();
+    let (out, err, ended) = printed(&scene, &other, &["--ephemeral", &code]);
+    scene.journal.assert(ended == Some(6), "an exit code other than 6");
+    scene.journal.assert(out.contains("a symmetric NAT"), "the own network is not reported");
+    for part in ["both networks are symmetric NATs", "this side", "other side", "remedy"] {
+        scene.journal.assert(err.contains(part), &format!("it does not say '{part}'"));
+    }
+    scene.journal.assert(waits.ends_within(PATIENCE) == 6, "the other side ended otherwise");
+}
