@@ -53,10 +53,9 @@ pub const MAX_FRAME: usize = MAX_MESSAGE + 16;
 /// Largest handshake message between two peers: a key, a sealed payload with
 /// [`MAX_HOST_CANDIDATES`] addresses, and tags.
 pub const MAX_HANDSHAKE: usize = 384;
-/// Sealed messages that one side of an introduction may relay through the broker: the second
-/// handshake message and its host candidates, and room for one correction. More would be a data
-/// channel.
-pub const MAX_RELAYED: u8 = 3;
+/// Messages that one side of an introduction may relay through the broker: the second handshake message, its host
+/// candidates, room for one correction, and a word in each round. More would be a data channel.
+pub const MAX_RELAYED: u8 = 3 + ROUNDS;
 /// Bytes of these messages together: two of the longest.
 pub const MAX_RELAYED_BYTES: usize = 2 * MAX_HANDSHAKE;
 /// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
@@ -375,6 +374,56 @@ pub const REFIRE_AT_ONCE: u32 = 8;
 /// one side alone refuses, and each of them is for nothing (measured at 0.05 ms: 40 of them cost 21
 /// SYNs in the median where 2 suffice).
 pub const REFUSED_AT_ONCE: u32 = 8;
+/// Descriptors that volleys leave to the program around, and to what comes in.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+/// Rounds of one attempt, the first from the doors included: each is another pair of local ports, and differs from the
+/// one before.
+pub const ROUNDS: u8 = 4;
+/// A further round begins when one has led to nothing for two bounds of the round trip and this: before the
+/// kernel sends a lost SYN again, after the slowest refusals were answered.
+pub const ROUND_AFTER: Duration = Duration::from_millis(400);
+/// The same after a round of many ports.
+pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
+/// Own ports of a side whose NAT chooses them at random, and ports that the other side dials: 99.84 % meet, 99.45 % where
+/// one of ten packets is lost (measured; 1 - (1 - 400/64512)^1024 = 99.83 %).
+pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);
+/// The ports that such a NAT may choose: all that are no well-known ones.
+pub const BIRTHDAY_PORTS: (u16, u16) = (1024, 65535);
+/// Ports of a block of which this side dials so many: of 2,048 ports, with 64 own of the other side, 99.9 % meet.
+pub const BLOCK_PORTS: u16 = 220;
+/// Own ports of a side with a block: carriers limit sessions, and their blocks are small.
+pub const BLOCK_SPREAD: u16 = 64;
+/// And the fewest, an eighth of a block of 64.
+pub const BLOCK_SPREAD_LEAST: u16 = 8;
+/// A block that is larger is treated as any port: the fewer ports of a block would not meet.
+pub const BLOCK_LARGEST: u16 = 4096;
+/// Ports that are dialled behind the last one that a stepping NAT was seen to give: others behind that NAT may have
+/// taken so many meanwhile.
+pub const STEPS_AHEAD: u16 = 32;
+/// Own ports of a side behind a stepping NAT.
+pub const STEPS_SPREAD: u16 = 8;
+/// And where both step. One pair meets if neither NAT has given away as many meanwhile.
+pub const STEPS_BOTH: u16 = 24;
+/// First SYNs that a volley may have for what was refused, beside its shots: both sides together stay below 1,500.
+pub const REFIRES_OF_VOLLEY: u16 = 30;
+/// First SYNs toward one subscriber within [`INTRODUCTION_WINDOW`] at many ports, of all attempts: two of the largest.
+pub const VOLLEY_SYNS_PER_ADDRESS: u32 = 2200;
+/// Connects of a volley that begin at once, and the pause to the next: 16,000 a second, less than a home router's CPU
+/// forwards by a factor of ten.
+pub const VOLLEY_BATCH: usize = 16;
+/// See [`VOLLEY_BATCH`].
+pub const VOLLEY_PACE: Duration = Duration::from_millis(1);
+/// How long a miss at one of many ports is kept at least: skews of 100 ms and the loss of a packet on the broker's link.
+pub const MISS_LEAST: Duration = Duration::from_millis(300);
+/// And at most: the kernel sends the SYN again after a second (measured: 1,024 sockets left alone send 2,449 by 2 s).
+pub const MISS_MOST: Duration = Duration::from_millis(900);
+/// How long own ports toward one port are held: the other side may be late.
+pub const SPREAD_HELD: Duration = Duration::from_secs(2);
+/// Who is to fire second fires at the latest so long after Go, and two bounds of the round trip: the word that the
+/// first has fired, or hears Go, may be lost with the broker.
+pub const SECOND_WITHIN: Duration = Duration::from_millis(600);
+/// An attempt that needs luck with ports has shown all it can after this.
+pub const VOLLEY_WITHIN: Duration = Duration::from_millis(7500);
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.

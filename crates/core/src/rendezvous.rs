@@ -18,7 +18,7 @@ use crate::limits::{
     LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
     MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
     NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
-    SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
+    ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
@@ -169,6 +169,8 @@ struct Session {
     asked: Option<u32>,
     profiles: u8,
     introductions: VecDeque<IntroductionId>,
+    /// The last observations, for rounds.
+    seen: VecDeque<([u8; 8], SocketAddr)>,
     signals: Bucket,
     observations: Bucket,
 }
@@ -203,8 +205,17 @@ struct Sent {
     bytes: usize,
 }
 
+/// A further round: each side's question, and where its fresh port was seen.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    asked: [Option<[u8; 8]>; 2],
+    seen: [Option<SocketAddr>; 2],
+}
+
 struct Introduced {
     sides: [PublicKey; 2],
+    /// From the first after the doors on.
+    rounds: Vec<Round>,
     relayed: [Sent; 2],
     /// Addresses that one side was told of the other; bounded by the links of a session.
     told: Vec<SocketAddr>,
@@ -237,10 +248,20 @@ impl Introduced {
 type TimerKey = (Instant, u64);
 
 enum Timer {
-    Go { introduction: IntroductionId, peer: PublicKey },
-    CodeExpires { number: u32 },
-    ClaimExpires { claim: ClaimId },
-    IntroductionExpires { introduction: IntroductionId },
+    /// To who is nearer than the other side.
+    Say {
+        peer: PublicKey,
+        message: Box<FromBroker>,
+    },
+    CodeExpires {
+        number: u32,
+    },
+    ClaimExpires {
+        claim: ClaimId,
+    },
+    IntroductionExpires {
+        introduction: IntroductionId,
+    },
     Sweep,
 }
 
@@ -580,6 +601,84 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
         if allowed {
             self.send_to(peer, FromBroker::Observed { question, from });
+            self.seen_for_round(now, peer, question, from);
+        }
+    }
+
+    /// A side begins a further round from a fresh port, which it has observed under this question.
+    fn fresh_port(
+        &mut self,
+        now: Instant,
+        peer: PublicKey,
+        id: IntroductionId,
+        number: u8,
+        question: [u8; 8],
+    ) {
+        let Some(introduced) = self.introductions.get_mut(&id) else { return };
+        let Some(other) = introduced.other(peer) else { return };
+        let [first, _] = introduced.sides;
+        let side = usize::from(peer != first);
+        let index = usize::from(number).wrapping_sub(1);
+        // One after the other, each once.
+        if number >= ROUNDS || index > introduced.rounds.len() {
+            return;
+        }
+        if index == introduced.rounds.len() {
+            introduced.rounds.push(Round::default());
+        }
+        let Some(round) = introduced.rounds.get_mut(index) else { return };
+        let Some(asked) = round.asked.get_mut(side).filter(|asked| asked.is_none()) else { return };
+        *asked = Some(question);
+        if round.asked.iter().flatten().count() == 1 {
+            self.send_to(other, FromBroker::RoundWanted { introduction: id, round: number });
+        }
+        let session = self.sessions.get(&peer);
+        let seen =
+            session.and_then(|it| it.seen.iter().find(|(own, _)| *own == question)).map(|(_, from)| *from);
+        if let Some(from) = seen {
+            self.seen_for_round(now, peer, question, from);
+        }
+    }
+
+    /// An observation may be that of a fresh port; where both sides' are known, both fire.
+    fn seen_for_round(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], from: SocketAddr) {
+        let Some(session) = self.sessions.get_mut(&peer) else { return };
+        // It can come before the message that says what it is for.
+        session.seen.push_back((question, from));
+        if session.seen.len() > usize::from(ROUNDS) {
+            session.seen.pop_front();
+        }
+        for id in session.introductions.clone() {
+            let Some(introduced) = self.introductions.get_mut(&id) else { continue };
+            let [first, second] = introduced.sides;
+            let side = usize::from(peer != first);
+            let asked = |round: &Round| round.asked.get(side) == Some(&Some(question));
+            let Some(index) = introduced.rounds.iter().position(asked) else { continue };
+            let Some(round) = introduced.rounds.get_mut(index) else { continue };
+            if let Some(seen) = round.seen.get_mut(side).filter(|seen| seen.is_none()) {
+                *seen = Some(from);
+            } else {
+                return;
+            }
+            let [Some(of_first), Some(of_second)] = round.seen else { return };
+            let number = u8::try_from(index + 1).unwrap_or(u8::MAX);
+            let to = |peer| FromBroker::Round { introduction: id, round: number, peer };
+            self.together(now, (first, to(of_second)), (second, to(of_first)));
+            return;
+        }
+    }
+
+    /// Sends each its message so that both hear it at the same moment: the nearer side's leaves later.
+    fn together(&mut self, now: Instant, one: (PublicKey, FromBroker), other: (PublicKey, FromBroker)) {
+        let (near, far) = (self.round_trip(&one.0), self.round_trip(&other.0));
+        let (nearer, farther, delay) =
+            if near <= far { (one, other, (far - near) / 2) } else { (other, one, (near - far) / 2) };
+        self.send_to(farther.0, farther.1);
+        if delay.is_zero() {
+            self.send_to(nearer.0, nearer.1);
+        } else {
+            let (peer, message) = (nearer.0, Box::new(nearer.1));
+            self.at(now + delay.min(GO_DELAY_MOST), Timer::Say { peer, message });
         }
     }
 
@@ -612,7 +711,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             ToBroker::Accept { claim, handshake } => self.accept(now, link, peer, claim, handshake),
             ToBroker::Reject { claim, left } => self.reject(peer, claim, left),
             ToBroker::Relay { introduction, signal } => self.relay(now, link, peer, introduction, signal),
-            ToBroker::Round { .. } => {}
+            ToBroker::Round { introduction, round, question } => {
+                self.fresh_port(now, peer, introduction, round, question);
+            }
             ToBroker::Ping(number) => self.send(link, FromBroker::Pong(number)),
             ToBroker::Pong(_) => {}
         }
@@ -1067,7 +1168,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let expires = self.at(now + INTRODUCTION_LIFE, Timer::IntroductionExpires { introduction: id });
         self.keep_introduction(
             id,
-            Introduced { sides: [arriver, waiter], relayed: Default::default(), told, expires },
+            Introduced {
+                sides: [arriver, waiter],
+                rounds: Vec::new(),
+                relayed: Default::default(),
+                told,
+                expires,
+            },
         );
         let sides = [
             (arriver, arriver_met, waiter, &seen_waiter, &seen_arriver),
@@ -1101,16 +1208,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             arriver: (arriver, seen_arriver),
             waiter: (waiter, seen_waiter),
         }));
-        // Both SYNs are to leave at the same moment: the nearer side hears later.
-        let (nearer, delay) =
-            if near <= far { (arriver, (far - near) / 2) } else { (waiter, (near - far) / 2) };
-        let farther = if nearer == arriver { waiter } else { arriver };
-        self.send_to(farther, FromBroker::Go { introduction: id });
-        if delay.is_zero() {
-            self.send_to(nearer, FromBroker::Go { introduction: id });
-        } else {
-            self.at(now + delay.min(GO_DELAY_MOST), Timer::Go { introduction: id, peer: nearer });
-        }
+        let go = FromBroker::Go { introduction: id };
+        self.together(now, (arriver, go.clone()), (waiter, go));
         self.outputs.push_back(Output::Event(Event::Go { arriver, waiter }));
     }
 
@@ -1154,8 +1253,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
 
     fn fire(&mut self, now: Instant, timer: Timer) {
         match timer {
-            Timer::Go { introduction, peer } => {
-                self.send_to(peer, FromBroker::Go { introduction });
+            Timer::Say { peer, message } => {
+                self.send_to(peer, *message);
             }
             Timer::CodeExpires { number } => self.expire_code(number),
             Timer::ClaimExpires { claim } => {

@@ -16,6 +16,7 @@ use natlab::{Attachment, HostId, Time};
 use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
 use tcpunch_core::plan::Rules;
+use tcpunch_core::profile::NatProfile;
 
 pub use attempt::Dial;
 use broker::BrokerAgent;
@@ -107,6 +108,8 @@ pub struct Options {
     pub reaction: Duration,
     /// The rules that the waiter and the arriver follow.
     pub rules: [Rules; 2],
+    /// What the waiter and the arriver know of their networks without having measured.
+    pub known: [Option<NatProfile>; 2],
 }
 
 /// Runs a scenario.
@@ -140,7 +143,8 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
     let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).collect();
     let [near, far] = brokers;
-    let setup = |side: &Side, part, brokers, v6, number, rules| Setup {
+    let Options { rules, known, .. } = options;
+    let setup = |side: &Side, part, brokers, v6, number, (rules, known)| Setup {
         clock,
         part,
         brokers,
@@ -148,13 +152,14 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         late: side.late,
         timeout: scenario.timeout,
         rules,
+        known,
         seed: seed(number),
     };
     let program = |setup| Program { role: Role::Peer(Box::new(PeerAgent::new(setup))), events: 0 };
     world.sim.place(
         waiter,
         Time::ZERO,
-        program(setup(waits, Part::Waiter, near, v6[0], 2, options.rules[0])),
+        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], known[0]))),
     );
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
@@ -166,7 +171,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         world.sim.place(
             arriver,
             starts,
-            program(setup(comes, Part::Arriver(number), far, v6[1], 3, options.rules[1])),
+            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], known[1]))),
         );
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;

@@ -167,6 +167,8 @@ struct Link {
     remote: SocketAddr,
     local: SocketAddr,
     observed: Option<SocketAddr>,
+    /// What an observation begins with.
+    token: Option<[u8; 8]>,
 }
 
 struct Running {
@@ -425,7 +427,7 @@ impl Hub {
             Notice::Up { broker, key, remote, local } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
-                self.links = vec![Link { remote, local, observed: None }];
+                self.links = vec![Link { remote, local, observed: None, token: None }];
                 self.linked_at = Instant::now();
                 self.measured = false;
                 // What another network was is of no use in this one; the broker was told by the registration.
@@ -437,7 +439,9 @@ impl Hub {
                     self.join();
                 }
             }
-            Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
+            Notice::Also { remote, local } => {
+                self.links.push(Link { remote, local, observed: None, token: None })
+            }
             Notice::Message { message, remote, local } => self.message(*message, remote, local),
             Notice::Less { local } => self.links.retain(|link| link.local != local),
             Notice::Down => {
@@ -532,10 +536,7 @@ impl Hub {
             FromBroker::ProfileOf { introduction, profile } => {
                 self.tell(introduction, attempt::Message::Profile(profile));
             }
-            FromBroker::Go { introduction } if self.setup.late.is_zero() => {
-                self.tell(introduction, attempt::Message::Go);
-            }
-            FromBroker::Go { introduction } => self.tell_late(introduction),
+            FromBroker::Go { introduction } => self.tell_late(introduction, attempt::Message::Go),
             FromBroker::Relayed { introduction, signal } => {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
@@ -560,11 +561,13 @@ impl Hub {
                 }
             }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
-            FromBroker::Knocked { .. }
-            | FromBroker::RoundWanted { .. }
-            | FromBroker::Round { .. }
-            | FromBroker::Ping(_)
-            | FromBroker::Pong(_) => {}
+            FromBroker::RoundWanted { introduction, round } => {
+                self.tell(introduction, attempt::Message::RoundWanted(round));
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                self.tell_late(introduction, attempt::Message::Round(round, peer));
+            }
+            FromBroker::Knocked { .. } | FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
     }
 
@@ -575,12 +578,15 @@ impl Hub {
         }
     }
 
-    fn tell_late(&self, introduction: IntroductionId) {
-        if let Some(running) = self.running.get(&introduction) {
+    /// Tells when to fire, as late as a test wants it.
+    fn tell_late(&self, introduction: IntroductionId, message: attempt::Message) {
+        if self.setup.late.is_zero() {
+            self.tell(introduction, message);
+        } else if let Some(running) = self.running.get(&introduction) {
             let (inbox, late) = (running.inbox.clone(), self.setup.late);
             tokio::spawn(async move {
                 tokio::time::sleep(late).await;
-                let _ = inbox.try_send(attempt::Message::Go);
+                let _ = inbox.try_send(message);
             });
         }
     }
@@ -611,6 +617,7 @@ impl Hub {
         }
         if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
             link.observed = Some(observed);
+            link.token = Some(token);
         }
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
@@ -890,6 +897,13 @@ impl Hub {
         gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
+    /// Where fresh ports are observed: over IPv4, because the NATs are there.
+    fn observer(&self) -> Option<(SocketAddr, [u8; 8])> {
+        let by_family = |v4| self.links.iter().find(|link| link.remote.is_ipv4() == v4);
+        let link = by_family(true).or(by_family(false))?;
+        Some((link.remote, link.token?))
+    }
+
     fn observed(&self) -> Vec<SocketAddr> {
         self.links.iter().filter_map(|link| link.observed).collect()
     }
@@ -949,6 +963,8 @@ impl Hub {
             tell: hosts,
             here,
             sources: Sources { v4: source(true), v6: source(false) },
+            observer: self.observer(),
+            strangers: matches!(waits, For::Lobby),
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),
             families: self.setup.families,

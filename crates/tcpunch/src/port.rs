@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tcpunch_core::limits::{PORT_FIRST, PORT_LAST, PORT_TRIES};
+use tcpunch_core::limits::{DESCRIPTORS_RESERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
 use tcpunch_core::puncher::Dialled;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -233,6 +233,19 @@ fn later(error: &io::Error) -> Dialled {
         io::ErrorKind::TimedOut => Dialled::TimedOut,
         _ => Dialled::Unreachable,
     }
+}
+
+/// How many sockets may still be opened, some left for the program around.
+pub(crate) fn spare_descriptors() -> usize {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit};
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open + DESCRIPTORS_RESERVED)
+    }
+    #[cfg(not(unix))]
+    usize::MAX
 }
 
 /// Closes with a reset, so that the 4-tuple is free at once: a new link from the same port to the

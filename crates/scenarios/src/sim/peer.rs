@@ -19,7 +19,7 @@ use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, parse_preamble};
-use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, ToBroker};
+use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, Signal, ToBroker};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
@@ -45,6 +45,8 @@ pub(super) struct Setup {
     pub(super) late: Duration,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
+    /// What it knows of its network without having measured.
+    pub(super) known: Option<NatProfile>,
     pub(super) seed: u64,
 }
 
@@ -62,6 +64,8 @@ struct Link {
     local: SocketAddr,
     inbox: Inbox,
     observed: Option<SocketAddr>,
+    /// What an observation begins with.
+    token: Option<[u8; 8]>,
     heard: Time,
     pinged: Time,
 }
@@ -108,6 +112,8 @@ pub(super) struct PeerAgent {
     meeting: Option<Meeting>,
     attempt: Option<Attempt>,
     go_at: Option<Time>,
+    /// Further rounds, when they are heard of.
+    rounds: Vec<(Time, u8, SocketAddr)>,
     /// Until when the broker must have introduced somebody.
     patience: Option<Time>,
     introduced: bool,
@@ -136,12 +142,13 @@ impl PeerAgent {
             next_address: None,
             tries: Vec::new(),
             links: Vec::new(),
-            profile: NatProfile::default(),
+            profile: setup.known.unwrap_or_default(),
             observations: None,
             strangers: Vec::new(),
             meeting: None,
             attempt: None,
             go_at: None,
+            rounds: Vec::new(),
             patience: None,
             introduced: false,
             number: None,
@@ -310,7 +317,16 @@ impl PeerAgent {
                 let Some(local) = os.local(socket) else { return };
                 self.link_up(
                     os,
-                    Link { socket, remote, local, inbox, observed: None, heard: os.now(), pinged: os.now() },
+                    Link {
+                        socket,
+                        remote,
+                        local,
+                        inbox,
+                        observed: None,
+                        token: None,
+                        heard: os.now(),
+                        pinged: os.now(),
+                    },
                 );
             }
             Err(Malformed) => {
@@ -403,7 +419,7 @@ impl PeerAgent {
             }
             FromBroker::ProfileOf { introduction, profile } => {
                 if let Some(attempt) = self.running(introduction) {
-                    attempt.peer_profile(profile);
+                    attempt.peer_profile(os, profile);
                 }
             }
             FromBroker::Go { introduction } => {
@@ -425,12 +441,26 @@ impl PeerAgent {
             FromBroker::Expired { .. } | FromBroker::WrongWords { .. } | FromBroker::Gone { .. } => {
                 self.broken(os, "the code was of no use".to_owned());
             }
+            FromBroker::RoundWanted { introduction, round } => {
+                if let Some(attempt) = self.running(introduction) {
+                    attempt.round_wanted(os, round);
+                }
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                let late = self.setup.late;
+                if self.running(introduction).is_some() {
+                    self.rounds.push((os.now() + late, round, peer));
+                }
+            }
+            FromBroker::Relayed { introduction, signal: Signal::Fired { round } } => {
+                if let Some(attempt) = self.running(introduction) {
+                    attempt.peer_fired(os, round);
+                }
+            }
             FromBroker::Relayed { .. }
             | FromBroker::Joined { .. }
             | FromBroker::Left { .. }
             | FromBroker::Knocked { .. }
-            | FromBroker::RoundWanted { .. }
-            | FromBroker::Round { .. }
             | FromBroker::Pong(_) => {}
         }
     }
@@ -457,6 +487,7 @@ impl PeerAgent {
             return;
         }
         link.observed = Some(observed);
+        link.token = Some(token);
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
         if remote.is_ipv4() {
@@ -469,12 +500,22 @@ impl PeerAgent {
     }
 
     fn learnt(&mut self, os: &mut Os<'_>, profile: NatProfile) {
+        if self.setup.known.is_some() {
+            return;
+        }
         if std::mem::replace(&mut self.profile, profile) != profile {
             self.say(os, &ToBroker::Profile(profile));
             if let Some(attempt) = &mut self.attempt {
-                attempt.own_profile(profile);
+                attempt.own_profile(os, profile);
             }
         }
+    }
+
+    /// Where fresh ports are observed: over IPv4, because the NATs are there.
+    fn observer(&self) -> Option<(SocketAddr, [u8; 8])> {
+        let by_family = |v4| self.links.iter().find(|it| it.remote.is_ipv4() == v4);
+        let link = by_family(true).or(by_family(false))?;
+        Some((link.remote, link.token?))
     }
 
     fn own_handshake(&self, os: &Os<'_>) -> Vec<u8> {
@@ -534,6 +575,7 @@ impl PeerAgent {
             sources: [source(true), source(false)],
             v6: self.setup.v6,
             profile: self.profile,
+            observer: self.observer(),
             rules: self.setup.rules,
         };
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
@@ -598,9 +640,14 @@ impl PeerAgent {
     fn drive(&mut self, os: &mut Os<'_>) {
         let Some(attempt) = &mut self.attempt else { return };
         let ended = attempt.drive(os);
+        let say = std::mem::take(&mut attempt.say);
         self.syns = attempt.syns();
         self.finishes = attempt.finishes();
         self.most_sockets = attempt.most_sockets();
+        for message in &say {
+            self.say(os, message);
+        }
+        let Some(attempt) = &mut self.attempt else { return };
         let Some(ended) = ended else { return };
         let elapsed = os.now() - attempt.introduced();
         self.dials = std::mem::take(&mut attempt.dials);
@@ -647,6 +694,12 @@ impl PeerAgent {
                 attempt.go(os);
             }
         }
+        while let Some(at) = self.rounds.iter().position(|(at, ..)| *at <= now) {
+            let (_, round, peer) = self.rounds.remove(at);
+            if let Some(attempt) = &mut self.attempt {
+                attempt.round(os, round, peer);
+            }
+        }
         if self.patience.is_some_and(|at| at <= now) {
             self.patience = None;
             self.broken(os, "the broker did not introduce anybody in time".to_owned());
@@ -676,7 +729,8 @@ impl PeerAgent {
             self.observations.as_ref().and_then(Observations::deadline),
             self.attempt.as_ref().map(Attempt::wait),
         ];
-        tries.chain(strangers).chain(links).chain(others.into_iter().flatten()).min()
+        let rounds = self.rounds.iter().map(|(at, ..)| *at);
+        tries.chain(strangers).chain(links).chain(rounds).chain(others.into_iter().flatten()).min()
     }
 }
 
