@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::limits::BLOCK_LARGEST;
 use crate::profile::{Allocation, Behaviour, NatProfile, Refusal};
 
 /// How likely two peers find a direct path.
@@ -32,76 +33,69 @@ impl Chance {
     }
 }
 
-/// What decides about a pair.
+/// How a side's ports look from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    /// Everyone comes in.
-    Open,
-    /// One port for all destinations.
-    Independent,
-    /// Another port for each destination, one of few that can be named before.
-    Predictable,
-    /// Another port for each destination, of a block that can be learnt.
+enum Ports {
+    /// One for all destinations.
+    Fixed,
+    /// Another one for each destination, and the next can be told.
+    Stepping,
+    /// Another one for each destination, of a block that can be told.
     Block,
-    /// Another port for each destination, any.
+    /// Another one for each destination, any.
     Random,
     Unknown,
 }
 
-/// Ports of a block that are few enough to try each: the block of the smallest known carrier setups.
-const SMALL_BLOCK: u16 = 64;
-/// Ports of a block in which the birthday of ports is still easier than over all ports.
-const LARGE_BLOCK: u16 = 2048;
-
-fn class(profile: &NatProfile) -> Class {
-    if profile.filtering == Behaviour::EndpointIndependent {
-        return Class::Open;
-    }
-    match profile.mapping {
-        Behaviour::EndpointIndependent | Behaviour::PortIndependent => Class::Independent,
-        Behaviour::AddressDependent | Behaviour::EndpointDependent | Behaviour::AddressAndPortDependent => {
-            match profile.allocation {
-                Allocation::Stepping(_) => Class::Predictable,
-                // It is the outside address that differs, and of those nobody can be told.
-                Allocation::Preserving => Class::Unknown,
-                Allocation::Block { first, last } => match last.saturating_sub(first) {
-                    0..SMALL_BLOCK => Class::Predictable,
-                    SMALL_BLOCK..LARGE_BLOCK => Class::Block,
-                    LARGE_BLOCK.. => Class::Random,
-                },
-                Allocation::Unknown | Allocation::Changing | Allocation::Random => Class::Random,
-            }
-        }
-        Behaviour::Unknown => Class::Unknown,
+fn ports_of(profile: &NatProfile) -> Ports {
+    match (profile.mapping, profile.allocation) {
+        (Behaviour::Unknown, _) => Ports::Unknown,
+        (Behaviour::EndpointIndependent | Behaviour::PortIndependent, _) => Ports::Fixed,
+        // It is the outside address that differs, and which one comes next nobody can tell.
+        (_, Allocation::Preserving) => Ports::Unknown,
+        (_, Allocation::Stepping(step)) if step != 0 => Ports::Stepping,
+        (_, Allocation::Block { first, last }) if last.saturating_sub(first) < BLOCK_LARGEST => Ports::Block,
+        (
+            _,
+            Allocation::Unknown
+            | Allocation::Changing
+            | Allocation::Stepping(_)
+            | Allocation::Block { .. }
+            | Allocation::Random,
+        ) => Ports::Random,
     }
 }
 
-fn resets(profile: &NatProfile) -> bool {
+fn refuses(profile: &NatProfile) -> bool {
     matches!(profile.refusal, Refusal::Reset | Refusal::Icmp)
 }
 
 /// How likely these two find a direct path, by what their networks do. What else may help (one LAN, IPv6, a forwarded
 /// port) is left out.
 pub fn chance(own: &NatProfile, peer: &NatProfile) -> Chance {
-    let deaf = own.simultaneous_open == Some(false) && peer.simultaneous_open == Some(false);
-    match (class(own), class(peer)) {
-        (Class::Open, _) | (_, Class::Open) => Chance::Sure,
-        // Each waits for an answer to its own SYN, and neither NAT lets the other's SYN in.
-        _ if deaf => Chance::None,
-        (Class::Unknown, _) | (_, Class::Unknown) => Chance::Unknown,
-        (Class::Independent, Class::Independent | Class::Predictable)
-        | (Class::Predictable, Class::Independent) => Chance::Sure,
-        (Class::Predictable, Class::Predictable)
-        | (Class::Block, Class::Independent)
-        | (Class::Independent, Class::Block) => Chance::Likely,
-        (Class::Random, Class::Independent) | (Class::Independent, Class::Random) => {
-            if resets(own) && resets(peer) { Chance::Perhaps } else { Chance::Likely }
+    let open = |profile: &NatProfile| profile.filtering == Behaviour::EndpointIndependent;
+    if open(own) || open(peer) {
+        return Chance::Sure;
+    }
+    // Each waits for an answer to its own SYN, and neither NAT lets the other's SYN in.
+    if own.simultaneous_open == Some(false) && peer.simultaneous_open == Some(false) {
+        return Chance::None;
+    }
+    match (ports_of(own), ports_of(peer)) {
+        (Ports::Unknown, _) | (_, Ports::Unknown) => Chance::Unknown,
+        (Ports::Fixed, Ports::Fixed | Ports::Stepping) | (Ports::Stepping, Ports::Fixed) => Chance::Sure,
+        (Ports::Stepping, Ports::Stepping) | (Ports::Block, Ports::Fixed) | (Ports::Fixed, Ports::Block) => {
+            Chance::Likely
         }
-        (Class::Block, Class::Predictable | Class::Block) | (Class::Predictable, Class::Block) => {
-            Chance::Perhaps
+        (Ports::Random, Ports::Fixed) | (Ports::Fixed, Ports::Random) => {
+            if refuses(own) && refuses(peer) {
+                Chance::Perhaps
+            } else {
+                Chance::Likely
+            }
         }
-        (Class::Random, Class::Predictable | Class::Block | Class::Random)
-        | (Class::Predictable | Class::Block, Class::Random) => Chance::None,
+        (Ports::Stepping, Ports::Block | Ports::Random)
+        | (Ports::Block | Ports::Random, Ports::Stepping | Ports::Block | Ports::Random) => Chance::None,
     }
 }
 
@@ -401,7 +395,7 @@ pub fn remedies(own: &NatProfile) -> Vec<&'static str> {
         );
         remedies.push("IPv6 on both sides");
         remedies.push("another network: a home line is hardly ever symmetric, a mobile one often");
-    } else if resets(own) {
+    } else if refuses(own) {
         remedies.push(
             "a firewall that drops what nobody asked for instead of refusing it (OpenWrt: input of the zone wan to \
              DROP)",
@@ -417,6 +411,7 @@ pub fn remedies(own: &NatProfile) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Rules, strategy};
     use proptest::prelude::*;
 
     fn own(peers: Peers) -> NatProfile {
@@ -517,6 +512,24 @@ mod tests {
         #[test]
         fn a_pair_has_the_same_chance_from_both_sides(own in profiles(), peer in profiles()) {
             prop_assert_eq!(chance(&own, &peer), chance(&peer, &own));
+        }
+
+        #[test]
+        fn what_is_promised_is_what_is_done(own in profiles(), peer in profiles()) {
+            let planned = |own, peer| strategy(own, peer, 1, false, &Rules::default());
+            let hopeless = planned(&own, &peer).hopeless || planned(&peer, &own).hopeless;
+            match chance(&own, &peer) {
+                Chance::Sure | Chance::Likely | Chance::Perhaps => prop_assert!(!hopeless),
+                Chance::None => {
+                    let deaf = [&own, &peer].iter().all(|side| side.simultaneous_open == Some(false));
+                    // Tried all the same: who was dialled may come in from another port.
+                    let partly = [own.filtering, peer.filtering].iter().any(|filtering| {
+                        matches!(filtering, Behaviour::PortIndependent | Behaviour::AddressDependent)
+                    });
+                    prop_assert!(deaf || hopeless || partly, "given up without need");
+                }
+                Chance::Unknown => {}
+            }
         }
 
         #[test]
