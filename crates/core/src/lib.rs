@@ -14,4 +14,5 @@ pub mod puncher;
 pub mod rendezvous;
 pub mod sanitize;
 pub mod secure;
+pub mod stun;
 pub mod wire;

@@ -131,6 +131,19 @@ pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
 /// Silence after a broker's knock is final after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
 
+// --- STUN ---
+
+/// Longest STUN message that is read, in bytes: one that fits into the smallest path of IPv6 (RFC 8489 section 6.1). Those of
+/// the Binding method have under two hundred.
+pub const STUN_MESSAGE: usize = 1280;
+/// Characters of a STUN server's reason that are shown: RFC 8489 section 14.8 allows fewer than 128.
+pub const STUN_REASON: usize = 127;
+/// Messages that the broker reads on one STUN connection: a client asks once or twice, and once more for each of the kernel's
+/// retransmissions that it imitates.
+pub const STUN_REQUESTS: usize = 16;
+/// STUN servers that are asked at once: two tell how a NAT maps, and each costs it a mapping.
+pub const STUN_SERVERS: usize = 8;
+
 // --- Changes of the own network ---
 
 /// The own addresses are looked at this often: promised is that everything stands again 5 s after
@@ -382,6 +395,8 @@ pub const ROUNDS: u8 = 4;
 /// A further round begins when one has led to nothing for two bounds of the round trip and this: before the
 /// kernel sends a lost SYN again, after the slowest refusals were answered.
 pub const ROUND_AFTER: Duration = Duration::from_millis(400);
+/// The same where a NAT may be symmetric and nobody could tell: the first round is half in vain.
+pub const ROUND_AFTER_DOUBT: Duration = Duration::from_millis(100);
 /// The same after a round of many ports.
 pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
 /// Own ports of a side whose NAT chooses them at random, and ports that the other side dials: 99.84 % meet, 99.45 % where

@@ -14,6 +14,7 @@ mod obstacle;
 mod strategy;
 
 pub use obstacle::Obstacle;
+pub(crate) use strategy::may_be_symmetric;
 pub use strategy::{Aim, Order, Rules, Strategy, Volley, strategy};
 
 /// How a connection runs.

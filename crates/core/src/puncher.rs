@@ -14,10 +14,11 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STUCK_AFTER,
-    SYMMETRIC_WITHIN, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
+    REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
+    ROUNDS, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    VOLLEY_WITHIN,
 };
-use crate::plan::{Order, Rules, Strategy, strategy};
+use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
 use crate::profile::NatProfile;
 
 mod volley;
@@ -162,6 +163,8 @@ pub enum Output {
     Open {
         /// Which round.
         round: u8,
+        /// Over IPv6: nothing is left to hope for over IPv4.
+        v6: bool,
     },
     /// Tell the peer that all that was to be fired first in this round is out.
     Tell {
@@ -355,7 +358,13 @@ impl<R: RngCore> Puncher<R> {
 
     /// When it is given up: sooner where nothing is left to hope for.
     fn deadline(&self) -> Instant {
+        let other = |lane: &Lane| {
+            let Candidate { address, kind } = lane.report.candidate;
+            (address.is_ipv6() || kind == Kind::Mapped) && lane.state != LaneState::Dead
+        };
+        let other = self.lanes.iter().any(other);
         let within = |strategy: &Strategy| match (strategy.hopeless, strategy.volley) {
+            _ if other => None,
             (true, _) => Some(SYMMETRIC_WITHIN),
             (false, Some(_)) => Some(VOLLEY_WITHIN),
             (false, None) if strategy.fresh => Some(VOLLEY_WITHIN),
@@ -505,10 +514,16 @@ impl<R: RngCore> Puncher<R> {
         }
     }
 
+    fn has_v6(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.report.candidate.address.is_ipv6())
+    }
+
     fn open_round(&mut self, round: u8) {
         if self.config.rules.rounds && round < ROUNDS {
             self.opened = round;
-            self.outputs.push_back(Output::Open { round });
+            let hopeless = self.rounds.last().is_some_and(|round| round.strategy.hopeless);
+            let v6 = hopeless && self.has_v6();
+            self.outputs.push_back(Output::Open { round, v6 });
         }
     }
 
@@ -594,10 +609,17 @@ impl<R: RngCore> Puncher<R> {
         let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
         let Some(last) = self.rounds.last() else { return false };
         let idle = self.opened < round && round < ROUNDS && self.config.rules.rounds;
-        let (Some(went), true) = (last.went, idle && !last.strategy.hopeless && self.open.is_empty()) else {
+        let hope = !last.strategy.hopeless || self.has_v6();
+        let (Some(went), true) = (last.went, idle && hope && !self.open.iter().any(|open| open.verified))
+        else {
             return false;
         };
-        let patience = if last.volley.is_some() { ROUND_AFTER_VOLLEY } else { ROUND_AFTER };
+        let doubt = may_be_symmetric(&self.config.own) || may_be_symmetric(&self.config.peer);
+        let patience = match (&last.volley, doubt) {
+            (Some(_), _) => ROUND_AFTER_VOLLEY,
+            (None, true) => ROUND_AFTER_DOUBT,
+            (None, false) => ROUND_AFTER,
+        };
         let due = went + 2 * self.round_trip + patience * u32::from(round);
         if due <= now {
             self.open_round(round);

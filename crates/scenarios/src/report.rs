@@ -3,7 +3,7 @@
 mod heat_map;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::Verdict;
@@ -40,6 +40,13 @@ pub struct Condition {
     pub loss: f64,
     /// How much later than the other one side hears Go.
     pub skew: Duration,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { round_trip, loss, skew } = self;
+        write!(f, "{} ms, loss {} %, skew {} ms", round_trip.as_millis(), loss * 100.0, skew.as_millis())
+    }
 }
 
 /// Runs of pairs of networks.
@@ -93,7 +100,7 @@ impl Summary {
 }
 
 /// Of sorted values, the least that is not below so many percent of them.
-fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
+pub(crate) fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }
@@ -225,7 +232,7 @@ pub fn thousands(count: usize) -> String {
 }
 
 /// A share for people; 100 % only where it is all.
-fn percent(share: Option<f64>) -> String {
+pub(crate) fn percent(share: Option<f64>) -> String {
     match share {
         None => "–".to_owned(),
         Some(share) if share >= 1.0 || share <= 0.0 => format!("{:.0} %", share * 100.0),
@@ -234,7 +241,7 @@ fn percent(share: Option<f64>) -> String {
 }
 
 /// A multiple for people.
-fn times(multiple: Option<f64>) -> String {
+pub(crate) fn times(multiple: Option<f64>) -> String {
     match multiple {
         None => "–".to_owned(),
         Some(multiple) if multiple < 9.95 => format!("{multiple:.1} ×"),

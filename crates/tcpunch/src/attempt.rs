@@ -80,8 +80,8 @@ pub(crate) struct Reach {
     pub(crate) tell: Vec<SocketAddr>,
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
-    /// Where fresh ports are observed, and what such an observation begins with.
-    pub(crate) observer: Option<(SocketAddr, [u8; 8])>,
+    /// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
+    pub(crate) observers: [Option<(SocketAddr, [u8; 8])>; 2],
     /// They met in a lobby.
     pub(crate) strangers: bool,
     pub(crate) profile: watch::Receiver<NatProfile>,
@@ -253,8 +253,9 @@ impl Attempt {
     }
 
     /// Listens on a fresh port, and has the broker observe it.
-    fn open(&mut self, round: u8) {
-        let Some((broker, token)) = self.reach.observer else { return };
+    fn open(&mut self, round: u8, v6: bool) {
+        let [four, six] = self.reach.observers;
+        let Some((broker, token)) = (if v6 { six } else { four.or(six) }) else { return };
         let port = match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
             Ok(port) => port,
             Err(error) => return tracing::warn!("no further round: {error}"),
@@ -422,7 +423,7 @@ impl Attempt {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Open { round } => self.open(round),
+            Output::Open { round, v6 } => self.open(round, v6),
             Output::Tell { round } => {
                 let introduction = self.reach.introduction.id;
                 let relay = ToBroker::Relay { introduction, signal: Signal::Fired { round } };

@@ -897,10 +897,8 @@ impl Hub {
         gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
-    /// Where fresh ports are observed: over IPv4, because the NATs are there.
-    fn observer(&self) -> Option<(SocketAddr, [u8; 8])> {
-        let by_family = |v4| self.links.iter().find(|link| link.remote.is_ipv4() == v4);
-        let link = by_family(true).or(by_family(false))?;
+    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let link = self.links.iter().find(|link| link.remote.is_ipv4() == v4)?;
         Some((link.remote, link.token?))
     }
 
@@ -963,7 +961,7 @@ impl Hub {
             tell: hosts,
             here,
             sources: Sources { v4: source(true), v6: source(false) },
-            observer: self.observer(),
+            observers: [self.observer(true), self.observer(false)],
             strangers: matches!(waits, For::Lobby),
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),

@@ -36,6 +36,7 @@ mod port;
 mod registration;
 mod report;
 pub mod store;
+pub mod stun;
 
 pub use connection::{Connection, ConnectionHandle, Lost, PathInfo, Unencrypted};
 pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};

@@ -105,8 +105,10 @@ enum Ports {
     Within(u16, u16),
 }
 
-fn ports(profile: &NatProfile, rules: &Rules) -> Ports {
-    if !profile.is_symmetric() {
+fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
+    // Who was seen through one port of the broker alone, or not long enough yet, is taken at first for what most are.
+    let doubtful = round > 0 && may_be_symmetric(profile);
+    if !profile.is_symmetric() && !doubtful {
         return Ports::Fixed;
     }
     match profile.allocation {
@@ -126,6 +128,12 @@ fn ports(profile: &NatProfile, rules: &Rules) -> Ports {
             Ports::Within(first, last)
         }
     }
+}
+
+/// Whether the NAT chooses ports of its own, and nobody knows whether the same for all destinations.
+pub(crate) fn may_be_symmetric(profile: &NatProfile) -> bool {
+    profile.mapping == Behaviour::Unknown
+        && !matches!(profile.allocation, Allocation::Unknown | Allocation::Preserving)
 }
 
 /// Whether the NAT or firewall answers what nobody asked for.
@@ -159,7 +167,7 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         Behaviour::PortIndependent | Behaviour::AddressDependent => !profile.is_symmetric() && round == 0,
         Behaviour::Unknown | Behaviour::EndpointDependent | Behaviour::AddressAndPortDependent => false,
     };
-    let (mine, theirs) = (ports(own, rules), ports(peer, rules));
+    let (mine, theirs) = (ports(own, round, rules), ports(peer, round, rules));
     if strangers || reached(own) || reached(peer) {
         let symmetric = mine != Ports::Fixed && theirs != Ports::Fixed;
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
@@ -171,7 +179,7 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     };
     // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open.
     let with = |volley: Volley| Strategy {
-        dial: peer.is_symmetric() && peer.filtering == Behaviour::Unknown,
+        dial: theirs != Ports::Fixed && peer.filtering == Behaviour::Unknown,
         volley: Some(volley),
         ..plain
     };

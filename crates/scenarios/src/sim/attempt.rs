@@ -52,10 +52,12 @@ pub(super) struct Reach {
     pub(super) sources: [Option<IpAddr>; 2],
     pub(super) v6: bool,
     pub(super) profile: NatProfile,
-    /// Where fresh ports are observed, and what such an observation begins with.
-    pub(super) observer: Option<(SocketAddr, [u8; 8])>,
+    pub(super) observers: Observers,
     pub(super) rules: plan::Rules,
 }
+
+/// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
+pub(super) type Observers = [Option<(SocketAddr, [u8; 8])>; 2];
 
 /// A connection that came in with this attempt's tag.
 pub(super) struct Arrival {
@@ -116,7 +118,7 @@ pub(super) struct Attempt {
     /// Most sockets at once.
     most_sockets: usize,
     /// The fresh ports of rounds, and the connections on which they are observed.
-    fresh: Vec<(u8, u16, Option<(SocketId, [u8; 8])>)>,
+    fresh: Vec<Fresh>,
     pub(super) dials: Vec<Dial>,
     /// To be told to the broker.
     pub(super) say: Vec<ToBroker>,
@@ -268,8 +270,8 @@ impl Attempt {
     }
 
     /// Listens on a fresh port and has it observed.
-    fn open(&mut self, os: &mut Os<'_>, round: u8) {
-        let Some((broker, _)) = self.reach.observer else { return };
+    fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool) {
+        let Some((broker, token)) = self.observer(v6) else { return };
         for _ in 0..PORT_TRIES {
             let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
             if os.listen(port).is_err() {
@@ -279,17 +281,22 @@ impl Attempt {
             let source = if broker.is_ipv4() { v4 } else { v6 };
             let socket = os.connect(broker, ConnectOptions { source, port, ttl: None }).ok();
             let question: [u8; 8] = self.random.random();
-            self.fresh.push((round, port, socket.map(|socket| (socket, question))));
+            self.fresh.push((round, port, socket.map(|socket| (socket, token, question))));
             let introduction = self.reach.introduction.id;
             self.say.push(ToBroker::Round { introduction, round, question });
             return;
         }
     }
 
+    fn observer(&self, v6: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let [four, six] = self.reach.observers;
+        if v6 { six } else { four.or(six) }
+    }
+
     /// A connection on which a fresh port is observed stands.
     fn observe(&mut self, os: &mut Os<'_>, socket: SocketId) -> bool {
-        let observed = self.fresh.iter().filter_map(|(_, _, it)| *it).find(|(own, _)| *own == socket);
-        let (Some((_, question)), Some((_, token))) = (observed, self.reach.observer) else { return false };
+        let observed = self.fresh.iter().filter_map(|(_, _, it)| *it).find(|(own, ..)| *own == socket);
+        let Some((_, token, question)) = observed else { return false };
         os.write(socket, &[&Preface::Observe.encode()[..], &token, &question].concat());
         true
     }
@@ -481,7 +488,7 @@ impl Attempt {
                 Output::Dial { socket, origin, remote, many } => {
                     self.dial(os, socket, (origin, remote), many)
                 }
-                Output::Open { round } => self.open(os, round),
+                Output::Open { round, v6 } => self.open(os, round, v6),
                 Output::Tell { round } => {
                     let introduction = self.reach.introduction.id;
                     self.say.push(ToBroker::Relay { introduction, signal: Signal::Fired { round } });
@@ -566,7 +573,7 @@ impl Attempt {
 
     fn finish(&mut self, os: &mut Os<'_>, finished: Finished) -> Ended {
         for (_, _, observed) in std::mem::take(&mut self.fresh) {
-            if let Some((socket, _)) = observed {
+            if let Some((socket, ..)) = observed {
                 os.close(socket);
             }
         }
@@ -601,6 +608,9 @@ impl Attempt {
 
 /// Descriptors that a process has without having asked for more, and some.
 const SOCKETS: usize = 2048;
+
+/// The own port of a further round, and the connection on which it is observed, with what is said there.
+type Fresh = (u8, u16, Option<(SocketId, [u8; 8], [u8; 8])>);
 
 enum Step {
     Waits,

@@ -511,10 +511,8 @@ impl PeerAgent {
         }
     }
 
-    /// Where fresh ports are observed: over IPv4, because the NATs are there.
-    fn observer(&self) -> Option<(SocketAddr, [u8; 8])> {
-        let by_family = |v4| self.links.iter().find(|it| it.remote.is_ipv4() == v4);
-        let link = by_family(true).or(by_family(false))?;
+    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let link = self.links.iter().find(|it| it.remote.is_ipv4() == v4)?;
         Some((link.remote, link.token?))
     }
 
@@ -575,7 +573,7 @@ impl PeerAgent {
             sources: [source(true), source(false)],
             v6: self.setup.v6,
             profile: self.profile,
-            observer: self.observer(),
+            observers: [self.observer(true), self.observer(false)],
             rules: self.setup.rules,
         };
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
