@@ -192,6 +192,10 @@ pub(crate) struct Doctor {
     /// Print a code for the other side, and wait for it.
     #[arg(long, conflicts_with = "who")]
     pub(crate) new: bool,
+    /// Ask this STUN server over TCP (RFC 8489, port 3478 where none is said) as well; several at different
+    /// addresses tell more. Where no broker is named, none is needed.
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub(crate) stun: Vec<String>,
 }
 
 #[derive(Args)]

@@ -91,6 +91,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
                 "tcpunch doctor --broker broker.example",
                 "what this network does, and whom it lets through",
             ),
+            example(
+                "tcpunch doctor --stun stun.example --stun stun2.example",
+                "without a broker, as far as that goes",
+            ),
             example("tcpunch doctor --new", "prints a code, to try it with somebody"),
             example(
                 "tcpunch doctor 412-canyon-oxygen@broker.example",

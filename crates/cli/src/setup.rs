@@ -58,15 +58,19 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     Ok(talk.waiting(&broker, builder.bind()).await?)
 }
 
+/// Which address families are used.
+pub(crate) fn families(common: &Common) -> Families {
+    Families { v4: !common.ipv6, v6: !common.ipv4 }
+}
+
 /// The beginning of one, and what it will wait for.
 pub(crate) fn builder(
     common: &Common,
     code: Option<&Code>,
     talk: &Talk,
 ) -> Result<(Builder, String), Failure> {
-    let families = Families { v4: !common.ipv6, v6: !common.ipv4 };
     let mut builder = Endpoint::builder()
-        .families(families)
+        .families(families(common))
         .timeout(common.timeout)
         .store(store(common, talk)?)
         .on_event(events(talk.clone()));

@@ -629,13 +629,36 @@ fn doctor_without_a_broker_tells_what_it_knows_and_ends_with_3() {
     let at = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ended = Process::start(home.path(), &["doctor", "--broker", &at]).ends().with(3);
     let told = ended.text();
-    assert!(told.contains("  interface  ") && told.contains("it takes a broker elsewhere"), "{told}");
+    assert!(
+        told.contains("  interface  ") && told.contains("it takes a broker, or STUN servers, elsewhere"),
+        "{told}"
+    );
     assert!(ended.err.contains("no broker answers") && ended.err.contains(&at), "{}", ended.err);
     let ended = Process::start(home.path(), &["doctor", "--json", "--broker", &at]).ends().with(3);
     let said = events(&ended.text());
     assert_eq!((text(&said[0], "event"), text(&said[0], "origin")), ("doctor", "none"));
     assert_eq!(said[0]["profile"]["mapping"], Value::Null);
     assert_eq!(said.last().unwrap()["exit"], 3);
+}
+
+#[test]
+fn doctor_asks_stun_servers_and_needs_no_broker_then() {
+    let (broker, home) = (broker(), home());
+    // A broker answers STUN on its port.
+    let ended = Process::start(home.path(), &["doctor", "--stun", &broker.at]).ends().with(0);
+    let told = ended.text();
+    let line =
+        told.lines().find(|line| line.starts_with("  STUN server")).unwrap_or_else(|| panic!("{told}"));
+    assert!(line.contains(&format!("{} sees this computer at its own address", broker.at)), "{line}");
+    assert!(!told.contains("  broker  "), "{told}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ended = Process::start(home.path(), &["doctor", "--json", "--stun", &taken]).ends().with(3);
+    let said = events(&ended.text());
+    assert_eq!((text(&said[0], "event"), &said[0]["stun"][0]["server"]), ("doctor", &taken.into()));
+    assert!(text(&said[0]["stun"][0], "error").starts_with("no connection"), "{}", said[0]);
+    // What a server says, or a name that somebody was told to type, steers no terminal.
+    let ended = Process::start(home.path(), &["doctor", "--stun", "a\u{1b}]0;x\u{7}b"]).ends().with(3);
+    assert!(!ended.text().contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{}", ended.text());
 }
 
 #[test]

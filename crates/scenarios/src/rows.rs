@@ -161,8 +161,7 @@ fn apart() -> Vec<Row> {
     let (stepping, random) = (families::stepping(), families::random());
     let silent = families::no_simultaneous_open();
     let (small, large) = (families::block(64), families::block(1024));
-    let everyone =
-        [&open[..], &independent, &silent, &stepping, &small, &large, &random].concat();
+    let everyone = [&open[..], &independent, &silent, &stepping, &small, &large, &random].concat();
     let narrow = [&stepping[..], &small].concat();
     let row = |name, says: &str, pairs, share, within, syns| Row {
         name,

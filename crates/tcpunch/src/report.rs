@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use tcpunch_core::plan::Path;
-use tcpunch_core::profile::NatProfile;
+use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 
 use crate::gather;
 use crate::memory::Memory;
@@ -62,6 +62,32 @@ pub struct Report {
 }
 
 impl Report {
+    /// The same with what others saw of a scratch port, as STUN servers do ([`crate::stun::mapping`]). It fills in what no
+    /// broker told: servers at several addresses show what one broker can't.
+    #[must_use]
+    pub fn with_samples(mut self, samples: &[Sample]) -> Self {
+        let seen = classify(samples);
+        let known = self.profile;
+        let more = match known.mapping {
+            Behaviour::Unknown => seen.translated.is_some(),
+            Behaviour::PortIndependent => {
+                !matches!(seen.mapping, Behaviour::Unknown | Behaviour::PortIndependent)
+            }
+            Behaviour::EndpointIndependent
+            | Behaviour::AddressDependent
+            | Behaviour::EndpointDependent
+            | Behaviour::AddressAndPortDependent => false,
+        };
+        if more && known.mapping == Behaviour::Unknown {
+            let (translated, mapping, allocation) = (seen.translated, seen.mapping, seen.allocation);
+            self.profile = NatProfile { translated, mapping, allocation, ..known };
+            self.origin = Origin::Measured;
+        } else if more {
+            self.profile.mapping = seen.mapping;
+        }
+        self
+    }
+
     /// What can be told without asking anybody.
     pub(crate) fn of_memory(memory: &Memory) -> Self {
         let known = memory.known();
@@ -75,5 +101,61 @@ impl Report {
             worked: known.and_then(|known| known.worked),
             tried: known.map_or((0, 0), |known| (known.connected, known.failed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(profile: NatProfile) -> Report {
+        Report {
+            interfaces: Vec::new(),
+            routers: Vec::new(),
+            links: Vec::new(),
+            profile,
+            origin: Origin::Nothing,
+            worked: None,
+            tried: (0, 0),
+        }
+    }
+
+    fn sample(destination: &str, observed: &str) -> Sample {
+        Sample {
+            local: "192.168.1.2:5000".parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            observed: observed.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn stun_servers_tell_what_no_broker_did() {
+        let one = sample("203.0.113.1:3478", "198.51.100.9:5000");
+        let same = sample("203.0.113.2:3478", "198.51.100.9:5000");
+        let other = sample("203.0.113.2:3478", "198.51.100.9:7000");
+        let nothing = report(NatProfile::default());
+        let told = nothing.clone().with_samples(&[one, same]);
+        assert_eq!((told.profile.mapping, told.origin), (Behaviour::EndpointIndependent, Origin::Measured));
+        assert_eq!(nothing.clone().with_samples(&[one, other]).profile.mapping, Behaviour::EndpointDependent);
+        assert_eq!(nothing.clone().with_samples(&[one]).profile.translated, Some(true));
+        assert_eq!(nothing.with_samples(&[]).origin, Origin::Nothing);
+    }
+
+    #[test]
+    fn what_a_broker_told_is_kept_and_only_made_more_exact() {
+        let known = NatProfile {
+            translated: Some(true),
+            mapping: Behaviour::PortIndependent,
+            filtering: Behaviour::AddressDependent,
+            ..NatProfile::default()
+        };
+        let (one, same) = (
+            sample("203.0.113.1:3478", "198.51.100.9:5000"),
+            sample("203.0.113.2:3478", "198.51.100.9:5000"),
+        );
+        let told = report(known).with_samples(&[one, same]).profile;
+        assert_eq!(told, NatProfile { mapping: Behaviour::EndpointIndependent, ..known });
+        let symmetric = NatProfile { mapping: Behaviour::AddressAndPortDependent, ..known };
+        assert_eq!(report(symmetric).with_samples(&[one, same]).profile, symmetric);
     }
 }

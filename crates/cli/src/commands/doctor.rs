@@ -1,6 +1,7 @@
 //! `tcpunch doctor`: how the own network behaves, and whether two can connect.
 
-use tcpunch::{Connection, Endpoint, Report, Verb};
+use tcpunch::stun::{self, Mapping};
+use tcpunch::{Connection, Verb};
 use tcpunch_apps::ping::{self, RoundTrips};
 use tcpunch_core::limits::{PING_PAUSE_LEAST, PINGS};
 
@@ -22,14 +23,20 @@ async fn examine(common: &Common, flags: &Doctor, talk: &Talk) -> Result<u8, Fai
     let who = flags.who.as_deref().map(setup::code).transpose()?;
     let (builder, broker) = setup::builder(common, who.as_ref(), talk)?;
     let alone = builder.report();
+    let seen = ask(common, flags, talk).await;
+    if !flags.stun.is_empty() && common.broker.is_empty() && who.is_none() && !flags.new {
+        show::doctor::report(&alone.with_samples(&seen.samples), &seen, talk);
+        return if seen.samples.is_empty() { Err(nobody_answers()) } else { Ok(code::OK) };
+    }
     let endpoint = match talk.waiting(&broker, builder.bind()).await {
         Ok(endpoint) => endpoint,
         Err(error) => {
-            show::doctor::report(&alone, talk);
+            show::doctor::report(&alone.with_samples(&seen.samples), &seen, talk);
             return Err(error.into());
         }
     };
-    show::doctor::report(&measure(&endpoint, talk).await?, talk);
+    let report = talk.waiting("the network to show how it behaves", endpoint.report()).await?;
+    show::doctor::report(&report.with_samples(&seen.samples), &seen, talk);
     if let Some(who) = who {
         let connection = super::connect::arrive(&endpoint, &who, Verb::PingJoin, common.wait, talk).await?;
         return connected(&connection, talk).await;
@@ -43,8 +50,16 @@ async fn examine(common: &Common, flags: &Doctor, talk: &Talk) -> Result<u8, Fai
     Ok(code::OK)
 }
 
-async fn measure(endpoint: &Endpoint, talk: &Talk) -> Result<Report, Failure> {
-    Ok(talk.waiting("the network to show how it behaves", endpoint.report()).await?)
+async fn ask(common: &Common, flags: &Doctor, talk: &Talk) -> Mapping {
+    if flags.stun.is_empty() {
+        return Mapping::default();
+    }
+    talk.waiting("STUN servers", stun::mapping(&flags.stun, setup::families(common))).await
+}
+
+fn nobody_answers() -> Failure {
+    Failure::new("stun", code::BROKER, "no STUN server answers")
+        .hint("many answer over UDP alone; this asks over TCP")
 }
 
 /// A path there is; a few pings show how long it is.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tcpunch::stun::Mapping;
 use tcpunch::{Origin, PathInfo, Registered, Report};
 use tcpunch_apps::ping::Summary;
 use tcpunch_core::candidate::{Scope, scope};
@@ -13,9 +14,10 @@ use tcpunch_core::prospect::{prospect, remedies, traits};
 use crate::term::{Talk, clean, effort, millis, plural};
 
 /// What is known, for people as a table of labels, for programs as one event.
-pub(crate) fn report(report: &Report, talk: &Talk) {
-    talk.event("doctor", fields(report));
+pub(crate) fn report(report: &Report, stun: &Mapping, talk: &Talk) {
+    talk.event("doctor", fields(report, stun));
     this_computer(report, talk);
+    others(stun, talk);
     let profile = &report.profile;
     let known = *profile != NatProfile::default();
     match report.origin {
@@ -75,6 +77,16 @@ fn this_computer(report: &Report, talk: &Talk) {
     }
 }
 
+fn others(stun: &Mapping, talk: &Talk) {
+    for sample in &stun.samples {
+        let (broker, local, observed) = (sample.destination, sample.local, Some(sample.observed));
+        line(talk, "STUN server", seen(&Registered { broker, local, observed }));
+    }
+    for (server, error) in &stun.silent {
+        line(talk, "STUN server", format!("{}: {}", clean(server), clean(&error.to_string())));
+    }
+}
+
 fn seen(link: &Registered) -> String {
     let Registered { broker, local, observed } = link;
     match observed {
@@ -89,7 +101,7 @@ fn seen(link: &Registered) -> String {
 /// Why nothing is known.
 fn unknown(report: &Report) -> &'static str {
     if report.links.is_empty() {
-        "it takes a broker elsewhere to see how this network looks from outside"
+        "it takes a broker, or STUN servers, elsewhere to see how this network looks from outside"
     } else {
         "the broker is on this side of the NAT, if there is one, and sees nothing of it: name one elsewhere with \
          --broker HOST"
@@ -118,7 +130,7 @@ fn ago(age: Duration) -> String {
     )
 }
 
-fn fields(report: &Report) -> Value {
+fn fields(report: &Report, stun: &Mapping) -> Value {
     let profile = &report.profile;
     let (origin, age) = match report.origin {
         Origin::Nothing => ("none", None),
@@ -141,6 +153,7 @@ fn fields(report: &Report) -> Value {
         "interfaces": report.interfaces.iter().map(interface).collect::<Vec<_>>(),
         "routers": report.routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "links": report.links.iter().map(link).collect::<Vec<_>>(),
+        "stun": stun_fields(stun),
         "origin": origin,
         "age_s": age,
         "profile": profile_fields(profile),
@@ -152,6 +165,21 @@ fn fields(report: &Report) -> Value {
         "connected": connected,
         "failed": failed,
     })
+}
+
+fn stun_fields(stun: &Mapping) -> Vec<Value> {
+    let seen = stun.samples.iter().map(|sample| {
+        json!({
+            "server": sample.destination.to_string(),
+            "local": sample.local.to_string(),
+            "observed": sample.observed.to_string(),
+        })
+    });
+    let silent = stun
+        .silent
+        .iter()
+        .map(|(server, error)| json!({ "server": clean(server), "error": clean(&error.to_string()) }));
+    seen.chain(silent).collect()
 }
 
 /// Behaviour as RFC 4787 names it; `null` where nothing was observed.

@@ -153,7 +153,10 @@ fn remembers() {
         out.contains("its network, remembered from a moment ago") && out.contains("with a reset");
     scene.journal.assert(remembered, "it does not remember");
     let (out, _, _) = printed(&scene, &away, &flags);
-    scene.journal.assert(out.contains("it takes a broker elsewhere"), "it takes another network for home");
+    scene.journal.assert(
+        out.contains("it takes a broker, or STUN servers, elsewhere"),
+        "it takes another network for home",
+    );
     // A memory that was damaged is told, and no reason to end.
     std::fs::write(state.path().join("networks"), "nonsense").unwrap();
     let (_, err, code) = printed(&scene, &home, &flags);

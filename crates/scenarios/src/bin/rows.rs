@@ -25,7 +25,8 @@ const TOLD_PAIRS: usize = 12;
 /// Links on which they fail, of each.
 const TOLD_LINKS: usize = 3;
 
-const USAGE: &str = "rows [--simulated RUNS] [--kernels RUNS] [--row NAME]... [--details] | rows --replay SEED";
+const USAGE: &str =
+    "rows [--simulated RUNS] [--kernels RUNS] [--row NAME]... [--details] | rows --replay SEED";
 
 struct Wanted {
     simulated: u64,

@@ -84,7 +84,8 @@ pub fn summary(plan: &Plan, done: &[Done]) -> String {
         );
         for (at, row) in plan.rows.iter().enumerate() {
             let of_loss = |it: &&Done| {
-                it.row == at && plan.conditions.get(it.condition).is_some_and(|condition| condition.loss == loss)
+                it.row == at
+                    && plan.conditions.get(it.condition).is_some_and(|condition| condition.loss == loss)
             };
             let figures = figures(plan, row, done.iter().filter(of_loss));
             if figures.runs > 0 {
