@@ -16,6 +16,8 @@ use crate::store::{NetworkMemory, Store};
 pub(crate) struct Memory {
     store: Arc<Store>,
     events: EventSink,
+    /// What tells the present network apart.
+    gather: fn() -> Option<Vec<u8>>,
     here: Mutex<Here>,
 }
 
@@ -28,7 +30,16 @@ struct Here {
 
 impl Memory {
     pub(crate) fn new(store: Arc<Store>, events: EventSink) -> Arc<Self> {
-        Arc::new(Memory { store, events, here: Mutex::default() })
+        Memory::looking(store, events, gather::network)
+    }
+
+    /// One that looks where it is in another way; for tests.
+    pub(crate) fn looking(
+        store: Arc<Store>,
+        events: EventSink,
+        gather: fn() -> Option<Vec<u8>>,
+    ) -> Arc<Self> {
+        Arc::new(Memory { store, events, gather, here: Mutex::default() })
     }
 
     fn here(&self) -> MutexGuard<'_, Here> {
@@ -43,7 +54,7 @@ impl Memory {
     /// Looks where this machine is. Best called when a link stands: the kernel then knows the router's hardware address.
     /// Whether this is another network than at the last look.
     pub(crate) fn look(&self) -> bool {
-        let network = gather::network();
+        let network = (self.gather)();
         if self.here().network == network {
             return false;
         }
@@ -121,39 +132,54 @@ mod tests {
         }
     }
 
-    fn at(store: &Arc<Store>, network: &[u8]) -> Arc<Memory> {
-        let memory = Memory::new(store.clone(), Arc::new(|_| {}));
-        let known = store.recall_network(network, SystemTime::now(), &mut rand::random).unwrap();
-        *memory.here() = Here { network: Some(network.to_vec()), known };
+    fn home() -> Option<Vec<u8>> {
+        Some(b"home".to_vec())
+    }
+
+    fn elsewhere() -> Option<Vec<u8>> {
+        Some(b"elsewhere".to_vec())
+    }
+
+    fn at(store: &Arc<Store>, network: fn() -> Option<Vec<u8>>) -> Arc<Memory> {
+        let memory = Memory::looking(store.clone(), Arc::new(|_| {}), network);
+        memory.look();
         memory
     }
 
     #[tokio::test]
     async fn what_was_learnt_and_what_worked_is_there_next_time() {
         let store = Arc::new(Store::ephemeral());
-        let memory = at(&store, b"home");
+        let memory = at(&store, home);
         assert_eq!(memory.known(), None);
         memory.learnt(profile()).unwrap().await.unwrap();
         memory.tried(Some(Path::Punched)).unwrap().await.unwrap();
         memory.tried(None).unwrap().await.unwrap();
-        let next = at(&store, b"home").known().unwrap();
+        let next = at(&store, home).known().unwrap();
         assert_eq!((next.profile, next.worked), (profile(), Some(Path::Punched)));
         assert_eq!((next.connected, next.failed), (1, 1));
-        assert_eq!(at(&store, b"elsewhere").known(), None);
+        assert_eq!(at(&store, elsewhere).known(), None);
+    }
+
+    #[tokio::test]
+    async fn only_another_network_changes_what_is_known() {
+        let store = Arc::new(Store::ephemeral());
+        at(&store, home).learnt(profile()).unwrap().await.unwrap();
+        let memory = Memory::looking(store, Arc::new(|_| {}), home);
+        assert!(memory.look() && memory.known().is_some());
+        assert!(!memory.look(), "the same network");
     }
 
     #[tokio::test]
     async fn what_tells_nothing_of_the_network_leaves_the_memory_alone() {
         let store = Arc::new(Store::ephemeral());
-        let memory = at(&store, b"home");
+        let memory = at(&store, home);
         memory.tried(Some(Path::Punched)).unwrap().await.unwrap();
-        assert_eq!(at(&store, b"home").known(), None, "it was never measured");
+        assert_eq!(at(&store, home).known(), None, "it was never measured");
         memory.learnt(profile()).unwrap().await.unwrap();
         assert!(memory.learnt(NatProfile::default()).is_none());
         assert!(memory.tried(Some(Path::Lan)).is_none());
-        assert_eq!(at(&store, b"home").known().map(|known| known.profile), Some(profile()));
+        assert_eq!(at(&store, home).known().map(|known| known.profile), Some(profile()));
         // Without a network there is nothing to remember it by.
-        *memory.here() = Here::default();
-        assert!(memory.learnt(profile()).is_none());
+        assert!(at(&store, || None).learnt(profile()).is_none());
     }
 }

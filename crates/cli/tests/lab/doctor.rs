@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use natlab::kernel::{Host, Node};
+use natlab::link::Conditions;
+use natlab::nat::{Behaviour, presets};
+use natlab::{HostId, Internet, Place, Site, Unreachable, netns};
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;
-use crate::process::PATIENCE;
+use crate::process::{Journal, PATIENCE, Process};
 use crate::scene::Scene;
 use crate::trial;
 
@@ -35,6 +38,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             trials.push(trial(name, move || is_right(kind, two)));
         }
     }
+    for (two, addresses) in [(false, "one-address"), (true, "two-addresses")] {
+        let name = format!("doctor::presets_are_told_as_documented::{addresses}");
+        trials.push(trial(name, move || presets_are_told(two)));
+    }
     trials.extend([
         trial("doctor::remembers_a_network_and_no_other", remembers),
         trial("doctor::keeps_nothing_when_told_so", keeps_nothing),
@@ -45,12 +52,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A broker, at a second address too if there are two; and how it is named.
-fn broker(scene: &Scene, two: bool) -> (Host, crate::process::Process) {
+fn broker(scene: &Scene, two: bool) -> (Host, Process) {
     let host = scene.lab.public_host("broker").without_ipv6().start().unwrap();
     let process = if two {
         let second = host.add_ipv4().unwrap().to_string();
-        let first = host.ipv4().to_string();
-        scene.broker_on(&host, &["--ephemeral", "--listen", &first, "--probe", &second])
+        scene.broker_on(&host, &["--ephemeral", "--probe", &second])
     } else {
         scene.broker_on(&host, &["--ephemeral"])
     };
@@ -128,6 +134,105 @@ fn is_right(kind: Kind, two: bool) {
     );
     let waits = err.lines().all(|line| line.starts_with("waiting for the network"));
     scene.journal.assert(waits, "it says something on stderr");
+}
+
+/// The user-space NATs: what is in front of the core last.
+fn presets() -> Vec<(&'static str, Vec<Behaviour>)> {
+    vec![
+        ("linux-masquerade", vec![presets::linux_masquerade()]),
+        ("openwrt", vec![presets::openwrt()]),
+        ("icmp-rejecting, host", vec![presets::icmp_rejecting(Unreachable::Host)]),
+        ("icmp-rejecting, port", vec![presets::icmp_rejecting(Unreachable::Port)]),
+        ("linux-random", vec![presets::linux_random()]),
+        ("full-cone", vec![presets::full_cone()]),
+        ("remapping", vec![presets::remapping()]),
+        ("carrier-eim", vec![presets::carrier_eim()]),
+        ("carrier-block of 1024", vec![presets::carrier_block(1024)]),
+        ("rfc-compliant", vec![presets::rfc_compliant()]),
+        ("symmetric-random", vec![presets::symmetric_random()]),
+        ("symmetric-stepping", vec![presets::symmetric_stepping(1)]),
+        ("firewall", vec![presets::firewall()]),
+        ("router", vec![presets::router()]),
+        ("no-simultaneous-open", vec![presets::no_simultaneous_open()]),
+        ("home-overloading", vec![presets::home_overloading()]),
+        ("openwrt behind carrier-eim", vec![presets::openwrt(), presets::carrier_eim()]),
+        ("full-cone behind linux-masquerade", vec![presets::full_cone(), presets::linux_masquerade()]),
+        ("linux-masquerade behind linux-random", vec![presets::linux_masquerade(), presets::linux_random()]),
+        ("linux-random behind full-cone", vec![presets::linux_random(), presets::full_cone()]),
+    ]
+}
+
+/// All of them in one internet, each told in a row of a table of `docs/nat.md`.
+fn presets_are_told(two: bool) {
+    let journal = Journal::new();
+    let mut internet = Internet::new(7);
+    let broker = internet.host(Place::Core, Conditions::delay(Duration::from_millis(2)));
+    let second = internet.further_address(broker);
+    let homes: Vec<(&str, HostId)> = presets()
+        .into_iter()
+        .map(|(name, nats)| {
+            let mut place = Place::Core;
+            for nat in nats.into_iter().rev() {
+                let gateway =
+                    internet.gateway(place, Site::ipv4(nat), Conditions::delay(Duration::from_millis(2)));
+                place = Place::Behind(gateway);
+            }
+            (name, internet.host(place, Conditions::PERFECT))
+        })
+        .collect();
+    let lab = netns::Lab::start(internet).unwrap();
+    let start = |host: HostId, name: &str, verb: &str, arguments: &[&str]| {
+        let mut command = lab.host(host).command(env!("CARGO_BIN_EXE_tcpunch"));
+        command.args([verb, "--json", "--ephemeral"]).args(arguments);
+        Process::run(&journal, name, verb, command)
+    };
+    let second = second.to_string();
+    let arguments: &[&str] = if two { &["--probe", &second] } else { &[] };
+    let mut broker_process = start(broker, "broker", "broker", arguments);
+    broker_process.event("broker");
+    let at = lab.host(broker).address(true).unwrap().to_string();
+    let document = crate::documents::read("docs/nat.md");
+    let (_, tables) = document.split_once("### What doctor says of the lab's NATs").unwrap();
+    let (one_address, two_addresses) = tables.split_once("Two addresses:").unwrap();
+    let table = if two { two_addresses } else { one_address };
+    let mut wrong = String::new();
+    // A few at a time: together they would be a flood from one broker's view.
+    for some in homes.chunks(5) {
+        let doctors: Vec<(&str, Process)> = some
+            .iter()
+            .map(|(name, host)| (*name, start(*host, name, "doctor", &["--broker", &at])))
+            .collect();
+        for (name, mut doctor) in doctors {
+            let profile = doctor.event("doctor").value["profile"].clone();
+            doctor.ends_well();
+            let row = format!(
+                "| {name} | {} | {} | {} | {} | {} |",
+                match &profile["translated"] {
+                    Value::Bool(true) => "yes".to_owned(),
+                    Value::Bool(false) => "no".to_owned(),
+                    other => cell(other),
+                },
+                cell(&profile["mapping"]),
+                cell(&profile["allocation"]),
+                cell(&profile["filtering"]),
+                cell(&profile["refusal"]),
+            );
+            if !table.contains(&row) {
+                wrong += &format!("{row}\n");
+            }
+        }
+    }
+    journal.assert(wrong.is_empty(), &format!("docs/nat.md has other rows than:\n{wrong}"));
+}
+
+/// A value as the table has it.
+fn cell(value: &Value) -> String {
+    match (value, value.get("step"), value.get("first")) {
+        (Value::Null, ..) => "not known".to_owned(),
+        (_, Some(step), _) => format!("stepping by {step}"),
+        (_, _, Some(_)) => "block".to_owned(),
+        (value, ..) => value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned(),
+    }
 }
 
 fn in_state<'a>(state: &'a Path, broker: &'a str) -> [&'a str; 4] {
