@@ -301,6 +301,8 @@ pub struct Puncher<R> {
     opened: u8,
     /// The last round of which the peer said so: it may have begun before it does here.
     peer_fired: Option<u8>,
+    /// What came of a lane is no good: a further round begins at once.
+    spoiled: bool,
     open: Vec<Open>,
     went: bool,
     nominated: Option<SocketId>,
@@ -324,6 +326,7 @@ impl<R: RngCore> Puncher<R> {
             rounds: vec![Round { strategy: first, went: None, volley: None }],
             opened: 0,
             peer_fired: None,
+            spoiled: false,
             open: Vec::new(),
             went: false,
             nominated: None,
@@ -620,8 +623,10 @@ impl<R: RngCore> Puncher<R> {
             (None, true) => ROUND_AFTER_DOUBT,
             (None, false) => ROUND_AFTER,
         };
-        let due = went + 2 * self.round_trip + patience * u32::from(round);
+        let patient = went + 2 * self.round_trip + patience * u32::from(round);
+        let due = if self.spoiled { now } else { patient };
         if due <= now {
+            self.spoiled = false;
             self.open_round(round);
             return true;
         }
@@ -755,6 +760,9 @@ impl<R: RngCore> Puncher<R> {
                 lane.report.syns -= 1;
                 self.lane_syns -= 1;
                 lane.state = LaneState::AwaitingAccept(await_accept);
+                // While the answer by ICMP was on its way to this program, the peer's SYN met the listener: the own NAT knows
+                // another sequence number, and what comes in is of no use.
+                self.spoiled |= rules.icmp_at_once && lane.report.unreachable > 0;
             }
             Dialled::NoRoute => {
                 lane.report.syns -= 1;

@@ -107,7 +107,8 @@ enum Ports {
 
 fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
     // Who was seen through one port of the broker alone, or not long enough yet, is taken at first for what most are.
-    let doubtful = round > 0 && may_be_symmetric(profile);
+    let seen_enough = !matches!(profile.allocation, Allocation::Changing);
+    let doubtful = may_be_symmetric(profile) && round > u8::from(!seen_enough);
     if !profile.is_symmetric() && !doubtful {
         return Ports::Fixed;
     }
