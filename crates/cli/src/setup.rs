@@ -146,6 +146,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.step("network", json!({ "words": profile.to_string() }));
             talk.detail(format!("this network: {profile}"));
         }
+        Event::Surveyed => {}
     }
 }
 

@@ -15,4 +15,5 @@ pub mod rendezvous;
 pub mod sanitize;
 pub mod secure;
 pub mod stun;
+pub mod survey;
 pub mod wire;

@@ -128,8 +128,32 @@ pub const LINK_RETRY_SOON_FOR: Duration = Duration::from_secs(180);
 pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 /// Silence of an observation is final after this.
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
-/// Silence after a broker's knock is final after this: the kernel sends the SYN again after a second.
+/// A broker's knock is given up after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Added to one and a half round trips after an observation: silence of a knock there is taken for an answer for the
+/// time being, because a reset or an ICMP error is there by then. So much a loaded broker may take.
+pub const KNOCK_SILENT_AFTER: Duration = Duration::from_millis(30);
+/// Fresh ports on which a peer looks how its NAT chooses: with the others of a survey, 16 mappings of a symmetric NAT. Of
+/// so many from a block of ports the smallest aligned block that has them all is the whole of it but once in 2^15.
+pub const FRESH_PORTS: usize = 12;
+/// Local ports that must have been observed before their ports outside are called steps, a block or random.
+pub const FRESH_PORTS_LEAST: usize = 8;
+/// Places of a broker that one survey contacts: two ports each at two addresses.
+pub const SURVEY_PLACES: usize = 4;
+/// Largest step from one mapping to the next that is called one: 1 and 2 are the most common
+/// (draft-takeda-symmetric-nat-traversal-00), and others than these come with parity or several cores.
+pub const STEP_MOST: u16 = 32;
+/// Sizes of port blocks that are looked for: 512, 1,024 and 2,048 a subscriber are typical of carriers, 64 the least seen.
+pub const BLOCKS: [u16; 6] = [64, 128, 256, 512, 1024, 2048];
+/// Ports from here on are given to users, and blocks are counted from here or from 0 (RFC 6335 section 6).
+pub const USER_PORTS: u16 = 1024;
+/// Largest range of ports that is called a block: half of all. Random ports of all look so rarely that it was never seen
+/// (16 of them once in 10^7).
+pub const BLOCK_MOST: u16 = 32_768;
+/// A guess at a range of ports that would have given the ports seen less often than this is not made; and where none is
+/// made, the ends that are taken instead are wrong that often.
+pub const RANGE_DOUBT: f64 = 0.01;
 
 // --- STUN ---
 
@@ -203,10 +227,11 @@ pub const SITE_FACTOR: u32 = 4;
 /// the address that has the most: one link a family, as a peer has. So a flood shuts newcomers
 /// out only from as many addresses as half the table has entries.
 pub const FAIR_SHARE: usize = 2;
-/// Connections of any kind that an address may begin: a classroom of 30 that starts at once, and
-/// again, begins a link and two observations each. After that four a second, one call of a command
-/// in a script: each handshake costs the broker a quarter of a millisecond of computing.
-pub const CONNECTS_PER_ADDRESS: Allowance = allowance(256, Duration::from_millis(250));
+/// Connections of any kind that an address may begin: a classroom of 30 behind a symmetric NAT that
+/// starts at once begins a link and sixteen observations each; behind another one, a link and four.
+/// After that four a second, one call of a command in a script: each handshake costs the broker a
+/// quarter of a millisecond of computing.
+pub const CONNECTS_PER_ADDRESS: Allowance = allowance(512, Duration::from_millis(250));
 /// Messages on one link: a newcomer to the largest lobby answers 31 introductions, and says a few
 /// things of itself. After that two a second: a peer that waits says one in twenty seconds.
 pub const MESSAGES_PER_LINK: Allowance = allowance(64, Duration::from_millis(500));
@@ -238,9 +263,16 @@ pub const MISSES_COUNTED: Duration = CODE_LIFE;
 /// Changes of its profile that a session may tell: it learns a few things after the registration,
 /// and more would be a way to talk through the broker.
 pub const PROFILES_PER_SESSION: u8 = 16;
-/// Observations of one session: eight ports, each at three addresses, and once more after the link
-/// was made again. The token goes over the network in the clear, so others can use it up.
+/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`] and one with a knock, and twice more after
+/// the link was made again. The token goes over the network in the clear, so others can use it up.
 pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
+/// Observations with knocks of one session: one a survey, and some more after the link was made again.
+pub const KNOCKS_PER_SESSION: Allowance = allowance(4, Duration::from_secs(15));
+/// Connects that a broker makes toward one address, which it observed itself: two for each of a classroom of 30. After
+/// that one every two seconds: whoever sees tokens must not make it into a scanner of the own address.
+pub const KNOCKS_PER_ADDRESS: Allowance = allowance(64, Duration::from_secs(2));
+/// Knocks under way at a time, of all sessions: each costs a descriptor for up to [`KNOCK_WITHIN`].
+pub const BROKER_KNOCKS: usize = 128;
 /// Bytes that one session may have passed on to others: shares, handshake messages, openers and
 /// relayed signals, each counted with [`SIGNAL_OVERHEAD`]. Who joins the largest lobby needs 6 KiB
 /// (31 openers of 34 bytes and as many sealed lists of hosts). After that 4 KiB a minute.
@@ -316,8 +348,8 @@ pub const BROKER_SOCKET_BUFFER: usize = 32 * 1024;
 /// Observations whose connection is held open, in all. The answer goes out in any case; beyond
 /// this only the holding is refused.
 pub const BROKER_OBSERVERS: usize = 1024;
-/// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
-/// ports.
+/// And from one IPv4 address or IPv6 /64: four peers that look at one symmetric NAT at once. Who finds no place is
+/// observed all the same.
 pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 64;
 /// How often those who began connections long ago are forgotten.
 pub const BROKER_GATES_SWEPT: Duration = Duration::from_secs(10);

@@ -12,19 +12,20 @@ use crate::candidate::{Scope, scope};
 use crate::code::Verb;
 use crate::identity::PublicKey;
 use crate::limits::{
-    BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
+    BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_KNOCKS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
     CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION, GO_DELAY_MOST,
-    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS,
-    LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
-    MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
-    NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
-    ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
+    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS, KNOCK_WITHIN,
+    KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION, LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS,
+    LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES,
+    MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS,
+    PROFILES_PER_SESSION, PROOFS_PER_ADDRESS, ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS,
+    SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Probe, Refusal, Signal,
-    ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, ObservationToken, Probe,
+    Refusal, Signal, ToBroker,
 };
 
 pub mod fence;
@@ -34,6 +35,10 @@ use fence::{Bucket, Held, Rates};
 /// Names a link; the driver never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
+
+/// Names a knock; the broker never uses one twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KnockId(pub u64);
 
 /// How the broker is run.
 #[derive(Clone, Debug)]
@@ -46,8 +51,11 @@ pub struct Config {
     pub advertised: Vec<String>,
     /// Addresses under which peers beside this broker appear from outside.
     pub public: Vec<IpAddr>,
-    /// Where observations are answered too, beside the address and port of the link.
+    /// Where observations are answered too, beside the address and port of the link. An address that stands there is
+    /// knocked from.
     pub probes: Vec<Probe>,
+    /// Knocks at a time: at most [`BROKER_KNOCKS`], fewer where the process has few descriptors.
+    pub knocks: usize,
 }
 
 impl Default for Config {
@@ -58,6 +66,7 @@ impl Default for Config {
             advertised: Vec::new(),
             public: Vec::new(),
             probes: Vec::new(),
+            knocks: BROKER_KNOCKS,
         }
     }
 }
@@ -94,6 +103,15 @@ pub enum Input {
         token: ObservationToken,
         /// Where it came from.
         from: SocketAddr,
+        /// Where knocks are asked for: the own address that was dialled.
+        knock_from: Option<IpAddr>,
+    },
+    /// A knock came to its end.
+    Knocked {
+        /// Which.
+        knock: KnockId,
+        /// What came of it; `None` where it could not be made.
+        answer: Option<KnockAnswer>,
     },
 }
 
@@ -111,6 +129,15 @@ pub enum Output {
     Close {
         /// Which.
         link: LinkId,
+    },
+    /// Connect, from any port but those that are listened on; give up after [`KNOCK_WITHIN`], and close what comes of it.
+    Knock {
+        /// Its name, for [`Input::Knocked`].
+        knock: KnockId,
+        /// From which own address.
+        from: IpAddr,
+        /// To where: an observation has just come from there.
+        to: SocketAddr,
     },
     /// Tell the operator.
     Event(Event),
@@ -173,6 +200,14 @@ struct Session {
     seen: VecDeque<([u8; 8], SocketAddr)>,
     signals: Bucket,
     observations: Bucket,
+    knocks: Bucket,
+}
+
+struct Knock {
+    peer: PublicKey,
+    question: [u8; 8],
+    elsewhere: bool,
+    expires: TimerKey,
 }
 
 struct Code {
@@ -262,6 +297,9 @@ enum Timer {
     IntroductionExpires {
         introduction: IntroductionId,
     },
+    KnockExpires {
+        knock: KnockId,
+    },
     Sweep,
 }
 
@@ -316,6 +354,8 @@ pub struct Rendezvous<R> {
     introductions: HashMap<IntroductionId, Introduced>,
     /// The oldest first; some are gone already.
     introduced: VecDeque<IntroductionId>,
+    knocks: HashMap<KnockId, Knock>,
+    last_knock: u64,
     rates: AllRates,
     timers: BTreeMap<TimerKey, Timer>,
     timer_number: u64,
@@ -333,6 +373,7 @@ struct AllRates {
     signals: Rates,
     introductions: Rates,
     lobby_introductions: Rates,
+    knocks: Rates,
 }
 
 impl AllRates {
@@ -345,12 +386,14 @@ impl AllRates {
             signals: Rates::new(SIGNALS_PER_ADDRESS),
             introductions: Rates::new(INTRODUCTIONS_PER_ADDRESS),
             lobby_introductions: Rates::new(LOBBY_INTRODUCTIONS_PER_ADDRESS),
+            knocks: Rates::new(KNOCKS_PER_ADDRESS),
         }
     }
 
-    fn each(&mut self) -> [&mut Rates; 7] {
-        let AllRates { joins, opens, claims, proofs, signals, introductions, lobby_introductions } = self;
-        [joins, opens, claims, proofs, signals, introductions, lobby_introductions]
+    fn each(&mut self) -> [&mut Rates; 8] {
+        let AllRates { joins, opens, claims, proofs, signals, introductions, lobby_introductions, knocks } =
+            self;
+        [joins, opens, claims, proofs, signals, introductions, lobby_introductions, knocks]
     }
 }
 
@@ -379,6 +422,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             claims: HashMap::new(),
             introductions: HashMap::new(),
             introduced: VecDeque::new(),
+            knocks: HashMap::new(),
+            last_knock: 0,
             rates: AllRates::new(),
             timers: BTreeMap::new(),
             timer_number: 0,
@@ -404,7 +449,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.message(now, link, peer, message);
             }
             Input::LinkDown { link } => self.link_down(link),
-            Input::Observation { token, from } => self.observation(now, token, from),
+            Input::Observation { token, from, knock_from } => self.observation(now, token, from, knock_from),
+            Input::Knocked { knock, answer } => self.knocked(knock, answer),
         }
     }
 
@@ -437,6 +483,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             && self.claims.is_empty()
             && self.introductions.is_empty()
             && self.introduced.is_empty()
+            && self.knocks.is_empty()
             && self.timers.is_empty()
     }
 
@@ -592,7 +639,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.outputs.push_back(Output::Event(Event::Left { peer }));
     }
 
-    fn observation(&mut self, now: Instant, token: ObservationToken, from: SocketAddr) {
+    fn observation(
+        &mut self,
+        now: Instant,
+        token: ObservationToken,
+        from: SocketAddr,
+        knock_from: Option<IpAddr>,
+    ) {
         let [a, b, c, d, e, f, g, h, question @ ..] = token;
         let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else { return };
         let allowed = self
@@ -601,6 +654,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
         if allowed {
             self.send_to(peer, FromBroker::Observed { question, from });
+            if let Some(dialled) = knock_from {
+                self.knock(now, peer, question, from, dialled);
+            }
             self.seen_for_round(now, peer, question, from);
         }
     }
@@ -679,6 +735,42 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         } else {
             let (peer, message) = (nearer.0, Box::new(nearer.1));
             self.at(now + delay.min(GO_DELAY_MOST), Timer::Say { peer, message });
+        }
+    }
+
+    /// Knocks where an observation came from, and nowhere else: nobody can name another's address. From elsewhere first,
+    /// as far as two connects can be in an order: that tells more.
+    fn knock(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], to: SocketAddr, dialled: IpAddr) {
+        let alike = |ip: &IpAddr| ip.is_ipv4() == to.is_ipv4() && *ip != dialled;
+        let second = self.config.probes.iter().filter_map(|probe| probe.ip).find(alike);
+        let sources: Vec<(bool, IpAddr)> =
+            second.map(|ip| (true, ip)).into_iter().chain([(false, dialled)]).collect();
+        let amount = if second.is_some() { 2 } else { 1 };
+        let room = self.knocks.len() + sources.len() <= self.config.knocks.min(BROKER_KNOCKS);
+        let allowed = room
+            && self
+                .sessions
+                .get_mut(&peer)
+                .is_some_and(|session| session.knocks.take(now, KNOCKS_PER_SESSION, 1))
+            && self.rates.knocks.allow(now, to.ip(), amount);
+        if !allowed {
+            return;
+        }
+        for (elsewhere, from) in sources {
+            self.last_knock += 1;
+            let knock = KnockId(self.last_knock);
+            // Who carries it out answers before; this is for whoever does not.
+            let expires = self.at(now + 2 * KNOCK_WITHIN, Timer::KnockExpires { knock });
+            self.knocks.insert(knock, Knock { peer, question, elsewhere, expires });
+            self.outputs.push_back(Output::Knock { knock, from, to });
+        }
+    }
+
+    fn knocked(&mut self, knock: KnockId, answer: Option<KnockAnswer>) {
+        let Some(Knock { peer, question, elsewhere, expires }) = self.knocks.remove(&knock) else { return };
+        self.timers.remove(&expires);
+        if let Some(answer) = answer {
+            self.send_to(peer, FromBroker::Knocked { question, elsewhere, answer });
         }
     }
 
@@ -1261,6 +1353,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.remove_claim(claim);
             }
             Timer::IntroductionExpires { introduction } => self.end_introduction(introduction),
+            Timer::KnockExpires { knock } => self.knocked(knock, None),
             Timer::Sweep => {
                 let silent: Vec<LinkId> = self
                     .links

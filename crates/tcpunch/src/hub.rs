@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
 use crate::connection::{Answer, Connection, ConnectionHandle};
-use crate::diagnose;
+use crate::diagnose::{self, Said};
 use crate::door::Door;
 use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
@@ -181,6 +181,20 @@ struct Running {
     task: Option<AbortHandle>,
 }
 
+/// A survey of the own network.
+struct Surveyed {
+    /// Own address, the one outside, and the broker's, that of the link.
+    network: (IpAddr, IpAddr, SocketAddr),
+    running: Option<Survey>,
+}
+
+struct Survey {
+    learnt: mpsc::Receiver<NatProfile>,
+    said: mpsc::Sender<Said>,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
 pub(crate) struct Hub {
     setup: Setup,
     broker: Option<(BrokerAddress, PublicKey)>,
@@ -196,16 +210,19 @@ pub(crate) struct Hub {
     /// Connections of the lobby that are watched for their end; whether it was a loss.
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
-    profiles: JoinSet<NatProfile>,
-    /// What was found out since the present link stands; until then it is remembered.
+    survey: Option<Surveyed>,
+    /// What the present survey found out; where it does not know, what is remembered of this network serves until it is over.
+    fresh: NatProfile,
+    /// Whether the profile is that of a survey which is over.
     measured: bool,
+    /// Which of the networks of this endpoint's life the profile belongs to.
+    network: u64,
     /// What is being written to the disk of it.
     kept: JoinSet<()>,
     /// Who waits until all is measured.
     reports: Vec<oneshot::Sender<Report>>,
     /// When the present link came to stand, and with it the question whether one of the other family does.
     linked_at: Instant,
-    observations: Option<mpsc::Sender<diagnose::Observed>>,
     next_id: u64,
 }
 
@@ -225,12 +242,13 @@ impl Hub {
             attempts: JoinSet::new(),
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
-            profiles: JoinSet::new(),
+            survey: None,
+            fresh: NatProfile::default(),
             measured: false,
+            network: 0,
             kept: JoinSet::new(),
             reports: Vec::new(),
             linked_at: Instant::now(),
-            observations: None,
             next_id: 0,
         }
     }
@@ -268,11 +286,24 @@ impl Hub {
                 _ = network.doubt() => self.probe(),
                 () = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now).into()).await },
                     if again_at.is_some() => self.meet_again(),
-                Some(profile) = self.profiles.join_next() => {
-                    if let Ok(profile) = profile {
-                        self.measured(profile);
+                learnt = async {
+                    match &mut self.survey {
+                        Some(Surveyed { running: Some(running), .. }) => running.learnt.recv().await,
+                        Some(Surveyed { running: None, .. }) | None => std::future::pending().await,
                     }
-                }
+                } => match (learnt, &mut self.survey) {
+                    (Some(profile), _) => {
+                        self.fresh = profile;
+                        let known = self.setup.memory.known().map(|known| known.profile);
+                        self.learnt(known.map_or(profile, |known| profile.filled_from(known)));
+                    }
+                    (None, Some(survey)) => {
+                        survey.running = None;
+                        self.surveyed();
+                        (self.setup.events)(Event::Surveyed);
+                    }
+                    (None, None) => {}
+                },
                 Some(_) = self.kept.join_next() => {}
                 () = tokio::time::sleep_until((self.linked_at + OTHER_FAMILY_WITHIN).into()),
                     if !self.reports.is_empty() && self.awaits_other_family() => {}
@@ -429,10 +460,13 @@ impl Hub {
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None, token: None }];
                 self.linked_at = Instant::now();
-                self.measured = false;
                 // What another network was is of no use in this one; the broker was told by the registration.
-                let known = self.setup.memory.known().map(|known| known.profile).unwrap_or_default();
-                self.profile.send_replace(known);
+                let network = self.setup.memory.visits();
+                if std::mem::replace(&mut self.network, network) != network {
+                    let known = self.setup.memory.known().map(|known| known.profile);
+                    self.profile.send_replace(known.unwrap_or_default());
+                    self.measured = false;
+                }
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
@@ -512,9 +546,10 @@ impl Hub {
                 self.welcome(remote, local, observed, token, &probes);
             }
             FromBroker::Observed { question, from } => {
-                if let Some(observations) = &self.observations {
-                    let _ = observations.try_send((question, from));
-                }
+                self.tell_survey(Said::Observed(question, from));
+            }
+            FromBroker::Knocked { question, elsewhere, answer } => {
+                self.tell_survey(Said::Knocked(question, elsewhere, answer));
             }
             FromBroker::Opened { number, .. } => self.opened(number),
             FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
@@ -567,7 +602,7 @@ impl Hub {
             FromBroker::Round { introduction, round, peer } => {
                 self.tell_late(introduction, attempt::Message::Round(round, peer));
             }
-            FromBroker::Knocked { .. } | FromBroker::Ping(_) | FromBroker::Pong(_) => {}
+            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
     }
 
@@ -620,19 +655,31 @@ impl Hub {
             link.token = Some(token);
         }
         let door = Sample { local, destination: remote, observed };
-        let translated = classify(&[door]).translated;
         // What a link over IPv6 shows says nothing of the translator that IPv4 has.
-        if remote.ip().to_canonical().is_ipv4() || !self.setup.families.v4 {
-            let known = *self.profile.borrow();
-            self.learnt(NatProfile { translated, ..known });
+        if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
+            return;
         }
-        // Only a translator's mapping is in question.
-        if translated == Some(true) && self.profiles.is_empty() {
-            let (sender, observations) = mpsc::channel(16);
-            self.observations = Some(sender);
-            let ports =
-                std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4).collect();
-            self.profiles.spawn(diagnose::mapping(door, local.ip(), remote.ip(), ports, token, observations));
+        let network = (local.ip(), observed.ip(), remote);
+        let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
+        let translated = classify(&[door]).translated;
+        let remembered = self.setup.memory.known().map(|known| known.profile);
+        let known = if same { *self.profile.borrow() } else { remembered.unwrap_or_default() };
+        self.learnt(NatProfile { translated, ..known });
+        // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
+        if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
+            self.fresh = NatProfile { translated, ..NatProfile::default() };
+            self.measured = false;
+            let (learns, learnt) = mpsc::channel(1);
+            let (said, hears) = mpsc::channel(diagnose::SAID);
+            let mut task = JoinSet::new();
+            task.spawn(diagnose::survey(door, probes.to_vec(), token, hears, learns));
+            self.survey = Some(Surveyed { network, running: Some(Survey { learnt, said, _task: task }) });
+        }
+    }
+
+    fn tell_survey(&self, said: Said) {
+        if let Some(Surveyed { running: Some(running), .. }) = &self.survey {
+            let _ = running.said.try_send(said);
         }
     }
 
@@ -643,12 +690,13 @@ impl Hub {
         }
     }
 
-    /// How the own network behaves was measured. A measurement that found nothing out takes nothing back.
-    fn measured(&mut self, profile: NatProfile) {
+    /// A survey is over. One that found nothing out takes nothing back.
+    fn surveyed(&mut self) {
+        let profile = self.fresh;
         if profile.mapping == Behaviour::Unknown && self.setup.memory.known().is_some() {
             return;
         }
-        self.measured = true;
+        self.measured = profile != NatProfile::default();
         if let Some(kept) = self.setup.memory.learnt(profile) {
             self.kept.spawn(async move { drop(kept.await) });
         }
@@ -679,7 +727,8 @@ impl Hub {
             return;
         }
         let seen = self.links.first().is_some_and(|link| link.observed.is_some());
-        if seen && self.profiles.is_empty() && self.kept.is_empty() && !self.awaits_other_family() {
+        let surveying = self.survey.as_ref().is_some_and(|survey| survey.running.is_some());
+        if seen && !surveying && self.kept.is_empty() && !self.awaits_other_family() {
             let report = self.report();
             for reply in self.reports.drain(..) {
                 let _ = reply.send(report.clone());

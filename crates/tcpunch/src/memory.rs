@@ -26,6 +26,8 @@ struct Here {
     /// What tells the network apart, when it was last looked at.
     network: Option<Vec<u8>>,
     known: Option<NetworkMemory>,
+    /// How many networks this machine was in.
+    visits: u64,
 }
 
 impl Memory {
@@ -51,6 +53,11 @@ impl Memory {
         self.here().known
     }
 
+    /// Counts the networks in which this machine was.
+    pub(crate) fn visits(&self) -> u64 {
+        self.here().visits
+    }
+
     /// Looks where this machine is. Best called when a link stands: the kernel then knows the router's hardware address.
     /// Whether this is another network than at the last look.
     pub(crate) fn look(&self) -> bool {
@@ -65,7 +72,9 @@ impl Memory {
                 .ok()
                 .flatten()
         });
-        *self.here() = Here { network, known };
+        let mut here = self.here();
+        *here = Here { network, known, visits: here.visits + 1 };
+        drop(here);
         for note in self.store.take_notes() {
             (self.events)(Event::Noticed(note));
         }

@@ -212,6 +212,18 @@ pub(crate) async fn dial(
     port: u16,
     remote: SocketAddr,
 ) -> Result<TcpStream, DialError> {
+    begin(source, port, remote)?.finish().await
+}
+
+/// A connect whose SYN has left.
+pub(crate) struct Dialling(Socket);
+
+/// Begins to [`dial`]: when it returns the SYN has left, so that several leave in the order of the calls.
+///
+/// # Errors
+///
+/// As those of [`dial`].
+pub(crate) fn begin(source: Option<IpAddr>, port: u16, remote: SocketAddr) -> Result<Dialling, DialError> {
     let any: IpAddr =
         if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let local = SocketAddr::new(source.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any), port);
@@ -231,17 +243,28 @@ pub(crate) async fn dial(
     {
         return Err(DialError { outcome: at_once(&error), error });
     }
-    let finish = async || -> io::Result<TcpStream> {
-        let stream = TcpStream::from_std(socket.into())?;
-        stream.writable().await?;
-        match stream.take_error()? {
-            // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
-            // socket, so that the kernel went on, and connected.
-            Some(error) if stream.peer_addr().is_err() => Err(error),
-            Some(_) | None => Ok(stream),
-        }
-    };
-    finish().await.map_err(|error| DialError { outcome: later(&error), error })
+    Ok(Dialling(socket))
+}
+
+impl Dialling {
+    /// The connection, once it stands.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`dial`].
+    pub(crate) async fn finish(self) -> Result<TcpStream, DialError> {
+        let finish = async || -> io::Result<TcpStream> {
+            let stream = TcpStream::from_std(self.0.into())?;
+            stream.writable().await?;
+            match stream.take_error()? {
+                // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
+                // socket, so that the kernel went on, and connected.
+                Some(error) if stream.peer_addr().is_err() => Err(error),
+                Some(_) | None => Ok(stream),
+            }
+        };
+        finish().await.map_err(|error| DialError { outcome: later(&error), error })
+    }
 }
 
 /// Errors that `bind` and `connect` return before a SYN left.

@@ -108,6 +108,10 @@ pub(super) struct PeerAgent {
     links: Vec<Link>,
     profile: NatProfile,
     observations: Option<Observations>,
+    /// When the broker first said where it sees this peer.
+    pub(super) welcomed: Option<Time>,
+    /// What was known of the own network, and since when.
+    pub(super) learnt: Vec<(Time, NatProfile)>,
     strangers: Vec<Stranger>,
     meeting: Option<Meeting>,
     attempt: Option<Attempt>,
@@ -144,6 +148,8 @@ impl PeerAgent {
             links: Vec::new(),
             profile: setup.known.unwrap_or_default(),
             observations: None,
+            welcomed: None,
+            learnt: Vec::new(),
             strangers: Vec::new(),
             meeting: None,
             attempt: None,
@@ -165,10 +171,17 @@ impl PeerAgent {
         }
     }
 
+    /// Whether all is learnt of the own network that can be.
+    pub(super) fn is_surveyed(&self) -> bool {
+        self.observations.as_ref().is_some_and(|it| it.deadline().is_none())
+    }
+
     pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
         match event {
             Event::Started => self.start(os),
             Event::Woken => {}
+            Event::Accepted { listener, .. }
+                if self.observations.as_ref().is_some_and(|it| it.listens(listener)) => {}
             Event::Accepted { socket, .. } => self.accepted(os, socket),
             Event::Connected(socket) => self.connected(os, socket),
             Event::Failed(socket, error) => self.failed(os, socket, error),
@@ -232,7 +245,7 @@ impl PeerAgent {
             wire::hello(&mut out, &self.key);
             os.write(socket, &out);
         } else if let Some(observations) = self.observations.as_mut().filter(|it| it.has(socket)) {
-            observations.connected(os, socket, &mut self.random);
+            observations.connected(os, socket);
         } else if let Some(attempt) = &mut self.attempt {
             attempt.connected(os, socket);
         }
@@ -243,7 +256,7 @@ impl PeerAgent {
             self.tries.swap_remove(at);
             self.tried(os);
         } else if let Some(observations) = self.observations.as_mut().filter(|it| it.has(socket)) {
-            observations.failed(os, socket);
+            observations.failed(socket);
         } else if let Some(attempt) = &mut self.attempt {
             attempt.refused(os, socket, error);
         }
@@ -389,7 +402,12 @@ impl PeerAgent {
             }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &mut self.observations {
-                    observations.observed(question, from);
+                    observations.observed(os, question, from);
+                }
+            }
+            FromBroker::Knocked { question, elsewhere, answer } => {
+                if let Some(observations) = &mut self.observations {
+                    observations.knocked(question, elsewhere, answer);
                 }
             }
             FromBroker::Opened { number, .. } => {
@@ -460,7 +478,6 @@ impl PeerAgent {
             FromBroker::Relayed { .. }
             | FromBroker::Joined { .. }
             | FromBroker::Left { .. }
-            | FromBroker::Knocked { .. }
             | FromBroker::Pong(_) => {}
         }
     }
@@ -493,9 +510,10 @@ impl PeerAgent {
         if remote.is_ipv4() {
             self.learnt(os, NatProfile { translated, ..self.profile });
         }
-        if translated == Some(true) && self.observations.is_none() {
-            let ports = std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4);
-            self.observations = Some(Observations::begin(os, door, ports.collect(), token));
+        if self.observations.is_none() {
+            let clock = self.setup.clock;
+            self.observations = Observations::begin(os, clock, door, probes, token, &mut self.random);
+            self.welcomed.get_or_insert(os.now());
         }
     }
 
@@ -504,6 +522,7 @@ impl PeerAgent {
             return;
         }
         if std::mem::replace(&mut self.profile, profile) != profile {
+            self.learnt.push((os.now(), profile));
             self.say(os, &ToBroker::Profile(profile));
             if let Some(attempt) = &mut self.attempt {
                 attempt.own_profile(os, profile);
@@ -683,7 +702,8 @@ impl PeerAgent {
             let lost = self.strangers.remove(at);
             drop_stream(os, lost.socket, &lost.inbox);
         }
-        if let Some(profile) = self.observations.as_mut().and_then(|it| it.result(os)) {
+        let random = &mut self.random;
+        if let Some(profile) = self.observations.as_mut().and_then(|it| it.drive(os, random)) {
             self.learnt(os, profile);
         }
         if self.go_at.is_some_and(|at| at <= now) {
