@@ -361,11 +361,7 @@ impl<R: RngCore> Puncher<R> {
 
     /// When it is given up: sooner where nothing is left to hope for.
     fn deadline(&self) -> Instant {
-        let other = |lane: &Lane| {
-            let Candidate { address, kind } = lane.report.candidate;
-            (address.is_ipv6() || kind == Kind::Mapped) && lane.state != LaneState::Dead
-        };
-        let other = self.lanes.iter().any(other);
+        let other = self.lanes.iter().any(needs_no_luck);
         let within = |strategy: &Strategy| match (strategy.hopeless, strategy.volley) {
             _ if other => None,
             (true, _) => Some(SYMMETRIC_WITHIN),
@@ -509,7 +505,11 @@ impl<R: RngCore> Puncher<R> {
         // With fewer it would be for nothing.
         if most >= usize::from(plan.shots) / 2 {
             let (planned, avoid) = ((round, &strategy, plan), &self.config.avoid);
-            let mut volley = Volley::new(now, planned, peer.address, most, round_trip, avoid, &mut self.rng);
+            // What needs no luck goes first.
+            let others = self.lanes.iter().any(needs_no_luck);
+            let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
+            let mut volley =
+                Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
             if self.peer_fired == Some(round) {
                 volley.peer_fired(now);
             }
@@ -897,6 +897,12 @@ impl<R: RngCore> Puncher<R> {
         let finished = Finished { winner, syns: self.syns(), lanes, volleys, rounds };
         self.outputs.push_back(Output::Finished(Box::new(finished)));
     }
+}
+
+/// Whether it is a lane that may connect whatever ports NATs choose.
+fn needs_no_luck(lane: &Lane) -> bool {
+    let Candidate { address, kind } = lane.report.candidate;
+    (address.is_ipv6() || kind == Kind::Mapped) && lane.state != LaneState::Dead
 }
 
 /// Whether it is an address before a NAT, the peer's.

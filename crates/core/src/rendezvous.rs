@@ -654,10 +654,10 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
         if allowed {
             self.send_to(peer, FromBroker::Observed { question, from });
+            self.seen_for_round(now, peer, question, from);
             if let Some(dialled) = knock_from {
                 self.knock(now, peer, question, from, dialled);
             }
-            self.seen_for_round(now, peer, question, from);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is promised: which pairs of networks are reached, how surely, how soon and with how many SYNs. Measured by
 //! `cargo xtask matrix --rows`.
 
+mod ablation;
 mod families;
 mod measured;
 mod page;
@@ -10,8 +11,9 @@ use std::time::Duration;
 use crate::report::Condition;
 use crate::{Arrangement, Network, Report, Scenario, Verdict, least_time, table};
 
+pub use ablation::{Without, ablation};
 pub use measured::{Figures, Promise, figures, wilson};
-pub use page::{details, summary};
+pub use page::{details, legend, rewrite, summary};
 
 /// Two networks: who waits is first.
 #[derive(Debug, Clone, PartialEq)]
@@ -411,6 +413,14 @@ impl Plan {
     /// All of it.
     pub fn whole() -> Self {
         Self { rows: rows(), conditions: conditions() }
+    }
+
+    /// Row, pair and link of a run.
+    pub fn name(&self, done: &Done) -> String {
+        let row = self.rows.get(done.row);
+        let pair = row.and_then(|row| row.pairs.get(done.pair)).map_or_else(String::new, Pair::name);
+        let link = self.conditions.get(done.condition).map_or_else(String::new, Condition::to_string);
+        format!("{}: {pair}, {link}", row.map_or("?", |row| row.name))
     }
 
     /// The trial of this number, of a row on a link: pairs take turns.

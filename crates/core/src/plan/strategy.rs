@@ -99,8 +99,10 @@ pub enum Aim {
 /// How a side's ports look from outside.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ports {
-    /// As the broker saw them, as far as known.
+    /// As the broker saw them.
     Fixed,
+    /// Not measured yet: most are fixed, but many ports are not spent on that.
+    Unknown,
     Stepping(i16),
     Within(u16, u16),
 }
@@ -110,7 +112,10 @@ fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
     let seen_enough = !matches!(profile.allocation, Allocation::Changing);
     let doubtful = may_be_symmetric(profile) && round > u8::from(!seen_enough);
     if !profile.is_symmetric() && !doubtful {
-        return Ports::Fixed;
+        let measured = profile.mapping != Behaviour::Unknown
+            || profile.translated == Some(false)
+            || profile.allocation == Allocation::Preserving;
+        return if measured || round > 0 { Ports::Fixed } else { Ports::Unknown };
     }
     match profile.allocation {
         Allocation::Stepping(step) if rules.prediction && step != 0 => Ports::Stepping(step),
@@ -170,7 +175,8 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     };
     let (mine, theirs) = (ports(own, round, rules), ports(peer, round, rules));
     if strangers || reached(own) || reached(peer) {
-        let symmetric = mine != Ports::Fixed && theirs != Ports::Fixed;
+        let chosen = |ports| matches!(ports, Ports::Stepping(_) | Ports::Within(..));
+        let symmetric = chosen(mine) && chosen(theirs);
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
     }
     let crossing = refuses(own) && refuses(peer) && rules.order;
@@ -180,7 +186,8 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     };
     // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open.
     let with = |volley: Volley| Strategy {
-        dial: theirs != Ports::Fixed && peer.filtering == Behaviour::Unknown,
+        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..))
+            && peer.filtering == Behaviour::Unknown,
         volley: Some(volley),
         ..plain
     };
@@ -194,7 +201,9 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         }
     };
     match (mine, theirs) {
-        (Ports::Fixed, Ports::Fixed) => plain,
+        (Ports::Fixed | Ports::Unknown, Ports::Fixed | Ports::Unknown)
+        | (Ports::Unknown, Ports::Stepping(_) | Ports::Within(..))
+        | (Ports::Stepping(_) | Ports::Within(..), Ports::Unknown) => plain,
         (Ports::Fixed, Ports::Stepping(step)) => stepping(volley(Aim::Next(step), STEPS_AHEAD)),
         (Ports::Stepping(_), Ports::Fixed) => stepping(volley(Aim::Spread, STEPS_SPREAD)),
         (Ports::Stepping(_), Ports::Stepping(step)) => {

@@ -49,6 +49,8 @@ pub struct Figures {
     pub multiples: [Option<f64>; 2],
     /// First SYNs of both sides: the median, the 95th percentile, and the most.
     pub syns: [f64; 3],
+    /// The same on average.
+    pub mean_syns: f64,
     /// The most with repetitions.
     pub wire_syns: u64,
     /// Whether as many ended as promised.
@@ -113,6 +115,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     let seconds = ended.clone().filter_map(|done| done.took).map(|took| took.as_secs_f64()).collect();
     let multiple = |done: &Done| Some(done.took?.as_secs_f64() / done.least.as_secs_f64());
     let syns = spread(runs.clone().map(|done| done.syns as f64).collect(), [50, 95, 100]);
+    let mean_syns = runs.clone().map(|done| done.syns as f64).sum::<f64>() / f64::max(count as f64, 1.0);
     let wire_syns = runs.map(|done| done.wire_syns).max().unwrap_or(0);
     let kept = count - failures.len();
     let share = if kept as f64 >= promised * count as f64 {
@@ -139,6 +142,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
         seconds: spread(seconds, [50, 95]),
         multiples: spread(ended.filter_map(multiple).collect(), [50, 95]),
         syns: syns.map(|it| it.unwrap_or(0.0)),
+        mean_syns,
         wire_syns,
         share,
         late,
