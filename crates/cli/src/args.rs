@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
-use tcpunch::{BadBroker, BrokerAddress};
+use tcpunch::{BadBroker, BrokerAddress, Portmap};
 
 use crate::complete::code_in_shell;
 use crate::help;
@@ -92,6 +92,13 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_parser = seconds, value_name = "SECONDS",
           help_heading = "Options everywhere")]
     pub(crate) wait: Option<Duration>,
+    /// When the own router is asked to forward a port (UPnP, PCP, NAT-PMP): auto is when nothing else is likely to help.
+    #[arg(long, global = true, default_value = "auto", value_parser = portmap(), value_name = "auto|on|off",
+          help_heading = "Options everywhere")]
+    pub(crate) portmap: Portmap,
+    /// Seconds for which the router is asked at a time, for tests.
+    #[arg(long, global = true, hide = true, default_value = "600", value_parser = seconds, value_name = "SECONDS")]
+    pub(crate) portmap_lease: Duration,
     /// One JSON object a line, for programs.
     #[arg(long, global = true, help_heading = "Options everywhere")]
     pub(crate) json: bool,
@@ -203,6 +210,14 @@ pub(crate) struct Man {
     /// Write a page for the program and one for each command into this directory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+}
+
+fn portmap() -> impl TypedValueParser<Value = Portmap> {
+    PossibleValuesParser::new(["auto", "on", "off"]).map(|text| match text.as_str() {
+        "on" => Portmap::On,
+        "off" => Portmap::Off,
+        _ => Portmap::Auto,
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -49,6 +49,7 @@ fn main() {
     let exit = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(run(cli, &talk));
+            runtime.block_on(talk.end());
             talk.screen().finish();
             // Dropping it would wait for the thread that reads standard input.
             runtime.shutdown_background();

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tcpunch::{Connection, PathInfo, PublicKey};
+use tcpunch_core::limits::PORTMAP_REMOVED_WITHIN;
 use tcpunch_core::sanitize::sanitize_line;
 
 use crate::args::Common;
@@ -28,6 +30,7 @@ pub(crate) struct Talk {
     colours: Colours,
     screen: Arc<Screen>,
     waits: Waits,
+    ends: Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,7 +49,24 @@ impl Talk {
             colours: Colours::decide(),
             screen: Arc::default(),
             waits: Waits::default(),
+            ends: Arc::default(),
         }
+    }
+
+    /// The program's end waits a moment for this.
+    pub(crate) fn ends_after(&self, what: impl Future<Output = ()> + Send + 'static) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(what));
+    }
+
+    /// What is still to be done when all that was asked for is done: routers forget their ports.
+    pub(crate) async fn end(&self) {
+        let ends = std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async {
+            for end in ends {
+                end.await;
+            }
+        };
+        let _ = tokio::time::timeout(PORTMAP_REMOVED_WITHIN, all).await;
     }
 
     /// Where lines appear while a line is being typed.

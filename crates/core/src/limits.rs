@@ -168,6 +168,27 @@ pub const STUN_REQUESTS: usize = 16;
 /// STUN servers that are asked at once: two tell how a NAT maps, and each costs it a mapping.
 pub const STUN_SERVERS: usize = 8;
 
+// --- Port mapping ---
+
+/// For so long a router is asked to forward a port: nobody is there to take it back where the process is killed. It is
+/// renewed at half of it.
+pub const PORTMAP_LEASE: Duration = Duration::from_secs(600);
+/// Most that a router may say it grants; what is longer is renewed as if it were this.
+pub const PORTMAP_LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
+/// A mapping is renewed no more often than this, whatever its router grants.
+pub const PORTMAP_RENEWED_LEAST: Duration = Duration::from_secs(1);
+/// A question by PCP or NAT-PMP is repeated after this without an answer, once: the router is one hop away.
+pub const PORTMAP_ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Silence of UPnP devices is final after this. They may wait so long on purpose (UPnP Device Architecture 2.0 section 1.3.2:
+/// as many seconds as the question says, at least one).
+pub const PORTMAP_SEARCH_WITHIN: Duration = Duration::from_secs(1);
+/// What a UPnP router is told is done within this: it writes rules, some by starting programs.
+pub const PORTMAP_DONE_WITHIN: Duration = Duration::from_secs(3);
+/// How long the end of a program waits for its router to forget a port.
+pub const PORTMAP_REMOVED_WITHIN: Duration = Duration::from_secs(1);
+/// Characters of a router's reason that are shown.
+pub const PORTMAP_REASON: usize = 160;
+
 // --- Changes of the own network ---
 
 /// The own addresses are looked at this often: promised is that everything stands again 5 s after

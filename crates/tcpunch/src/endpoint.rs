@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{ATTEMPT_WITHIN, REPORT_WITHIN};
+use tcpunch_core::limits::{ATTEMPT_WITHIN, PORTMAP_LEASE, REPORT_WITHIN};
 use tcpunch_core::plan::Obstacle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -20,6 +20,7 @@ use crate::listener::Router;
 use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
+use crate::portmap::{self, NoMapping, PortMapping, Portmap, Portmapper, State};
 use crate::registration::{self, BrokerAddress};
 use crate::report::Report;
 use crate::store::Store;
@@ -33,6 +34,8 @@ pub struct Builder {
     families: Families,
     timeout: Duration,
     late: Duration,
+    portmap: Portmap,
+    lease: Duration,
     store: Arc<Store>,
     events: EventSink,
 }
@@ -71,6 +74,22 @@ impl Builder {
     #[must_use]
     pub fn late(mut self, late: Duration) -> Self {
         self.late = late;
+        self
+    }
+
+    /// When the own router is asked to forward the port; without it, when nothing else is likely to help.
+    #[must_use]
+    pub fn portmap(mut self, portmap: Portmap) -> Self {
+        self.portmap = portmap;
+        self
+    }
+
+    /// For how long at a time the router is asked; ten minutes without it. It is renewed at half of it, and is what a killed
+    /// process leaves behind at most. For tests that can't wait.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn portmap_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
         self
     }
 
@@ -131,6 +150,13 @@ impl Builder {
         let link = registration::register(setup, notices).await?;
         let (commands, queue) = mpsc::unbounded_channel();
         let key = session.public();
+        let portmap = Portmapper::start(portmap::Setup {
+            mode: self.portmap,
+            lease: self.lease,
+            door: door.clone(),
+            events: self.events.clone(),
+        });
+        let mapping = portmap.state();
         let hub = hub::Hub::new(hub::Setup {
             key,
             door: door.clone(),
@@ -140,6 +166,7 @@ impl Builder {
             late: self.late,
             events: self.events,
             router,
+            portmap,
             link,
             memory,
         });
@@ -149,6 +176,7 @@ impl Builder {
             key,
             door,
             timeout: self.timeout,
+            mapping,
             _task: Arc::new(Task(task.abort_handle())),
         })
     }
@@ -172,6 +200,7 @@ pub struct Endpoint {
     key: PublicKey,
     door: Arc<Door>,
     timeout: Duration,
+    mapping: watch::Receiver<State>,
     _task: Arc<Task>,
 }
 
@@ -184,6 +213,8 @@ impl Endpoint {
             families: Families::default(),
             timeout: ATTEMPT_WITHIN,
             late: Duration::ZERO,
+            portmap: Portmap::default(),
+            lease: PORTMAP_LEASE,
             store: Arc::new(Store::ephemeral()),
             events: Arc::new(|_| {}),
         }
@@ -197,6 +228,25 @@ impl Endpoint {
     /// The local port. Another one after a change of the network, unless it was given.
     pub fn port(&self) -> u16 {
         self.door.number()
+    }
+
+    /// The port that the own router forwards, or why none; nothing while it was not asked, or has not answered.
+    pub fn port_mapping(&self) -> Option<Result<PortMapping, NoMapping>> {
+        match &*self.mapping.borrow() {
+            State::Known(known) => Some(known.clone()),
+            State::Idle | State::Busy => None,
+        }
+    }
+
+    /// Ready when there is no port mapping: none was made, or it is given back, after this endpoint, its clones and the
+    /// connections that need it are gone. A program that ends awaits this for a moment, or leaves the mapping to its
+    /// lease.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut mapping = self.mapping.clone();
+        async move {
+            let stands = |state: &State| matches!(state, State::Busy | State::Known(Ok(_)));
+            while stands(&mapping.borrow_and_update()) && mapping.changed().await.is_ok() {}
+        }
     }
 
     /// Opens a code for a pipe ([`Verb::Listen`]).

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use tcpunch_core::plan::Path;
+use tcpunch_core::plan::{Path, may_tell_mapped};
 use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
+use tcpunch_core::prospect::with_forwarded_port;
 
 use crate::gather;
 use crate::memory::Memory;
+use crate::portmap::{NoMapping, PortMapping};
 
 /// An address of this machine that others could reach, or could not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Report {
     pub profile: NatProfile,
     /// Where that comes from.
     pub origin: Origin,
+    /// What came of asking the router to forward a port; `None`: it was not asked.
+    pub port_mapping: Option<Result<PortMapping, NoMapping>>,
     /// How the last connection through this network ran.
     pub worked: Option<Path>,
     /// Connections through this network that stood, and attempts that found no path, within the time of memory.
@@ -62,6 +66,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// How others find this network: as its profile says, or open where the router forwards a port and its outside address is
+    /// the one that the broker sees.
+    pub fn reachable(&self) -> NatProfile {
+        let observed: Vec<SocketAddr> = self.links.iter().filter_map(|link| link.observed).collect();
+        match &self.port_mapping {
+            Some(Ok(mapping)) if may_tell_mapped(mapping.external, &observed) => {
+                with_forwarded_port(&self.profile)
+            }
+            Some(_) | None => self.profile,
+        }
+    }
+
     /// The same with what others saw of a scratch port, as STUN servers do ([`crate::stun::mapping`]). It fills in what no
     /// broker told: servers at several addresses show what one broker can't.
     #[must_use]
@@ -98,6 +114,7 @@ impl Report {
             links: Vec::new(),
             profile: known.map(|known| known.profile).unwrap_or_default(),
             origin: known.map_or(Origin::Nothing, |known| Origin::Remembered(age(known.learnt))),
+            port_mapping: None,
             worked: known.and_then(|known| known.worked),
             tried: known.map_or((0, 0), |known| (known.connected, known.failed)),
         }
@@ -115,6 +132,7 @@ mod tests {
             links: Vec::new(),
             profile,
             origin: Origin::Nothing,
+            port_mapping: None,
             worked: None,
             tried: (0, 0),
         }

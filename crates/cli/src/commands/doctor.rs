@@ -1,7 +1,7 @@
 //! `tcpunch doctor`: how the own network behaves, and whether two can connect.
 
 use tcpunch::stun::{self, Mapping};
-use tcpunch::{Connection, Verb};
+use tcpunch::{Connection, Portmap, Verb};
 use tcpunch_apps::ping::{self, RoundTrips};
 use tcpunch_core::limits::{PING_PAUSE_LEAST, PINGS};
 
@@ -21,14 +21,18 @@ pub(crate) async fn run(common: &Common, flags: Doctor, talk: &Talk) -> Result<u
 
 async fn examine(common: &Common, flags: &Doctor, talk: &Talk) -> Result<u8, Failure> {
     let who = flags.who.as_deref().map(setup::code).transpose()?;
-    let (builder, broker) = setup::builder(common, who.as_ref(), talk)?;
+    let (mut builder, broker) = setup::builder(common, who.as_ref(), talk)?;
+    if common.portmap == Portmap::Auto {
+        // Whether the router would is part of the answer.
+        builder = builder.portmap(Portmap::On);
+    }
     let alone = builder.report();
     let seen = ask(common, flags, talk).await;
     if !flags.stun.is_empty() && common.broker.is_empty() && who.is_none() && !flags.new {
         show::doctor::report(&alone.with_samples(&seen.samples), &seen, talk);
         return if seen.samples.is_empty() { Err(nobody_answers()) } else { Ok(code::OK) };
     }
-    let endpoint = match talk.waiting(&broker, builder.bind()).await {
+    let endpoint = match setup::bind(builder, &broker, talk).await {
         Ok(endpoint) => endpoint,
         Err(error) => {
             show::doctor::report(&alone.with_samples(&seen.samples), &seen, talk);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tcpunch::stun::Mapping;
-use tcpunch::{Origin, PathInfo, Registered, Report};
+use tcpunch::{NoMapping, Origin, PathInfo, PortMapping, Registered, Report};
 use tcpunch_apps::ping::Summary;
 use tcpunch_core::candidate::{Scope, scope};
 use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal};
@@ -34,8 +34,9 @@ pub(crate) fn report(report: &Report, stun: &Mapping, talk: &Talk) {
         let term = told.term.map(|term| format!(" ({term})")).unwrap_or_default();
         line(talk, told.topic, format!("{}{term}", told.plain));
     }
+    let reachable = report.reachable();
     talk.print("what it means");
-    line(talk, "reach", prospect(profile).to_string());
+    line(talk, "reach", prospect(&reachable).to_string());
     if let Some(path) = report.worked {
         let (connected, failed) = report.tried;
         line(
@@ -44,7 +45,7 @@ pub(crate) fn report(report: &Report, stun: &Mapping, talk: &Talk) {
             format!("{} stood, the last one {path}; {failed} found no path", plural(connected, "connection")),
         );
     }
-    for remedy in remedies(profile) {
+    for remedy in remedies(&reachable) {
         line(talk, "would help", remedy);
     }
 }
@@ -63,6 +64,15 @@ fn this_computer(report: &Report, talk: &Talk) {
     }
     for link in &report.links {
         line(talk, "broker", seen(link));
+    }
+    match &report.port_mapping {
+        Some(Ok(PortMapping { protocol, external, .. })) => {
+            let text =
+                format!("{protocol}: the router forwarded {external} to this computer, for this report");
+            line(talk, "port mapping", text);
+        }
+        Some(Err(why)) => line(talk, "port mapping", format!("none; {}", clean(&why.to_string()))),
+        None => {}
     }
     let reachable = |ip: &IpAddr| ip.is_ipv6() && scope(*ip) == Scope::Global;
     let linked = report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv6());
@@ -145,7 +155,8 @@ fn fields(report: &Report, stun: &Mapping) -> Value {
             "observed": link.observed.map(|observed| observed.to_string()),
         })
     };
-    let prospect = prospect(profile);
+    let reachable = report.reachable();
+    let prospect = prospect(&reachable);
     let reach =
         prospect.chances().iter().map(|(peers, chance)| (peers.word().to_owned(), json!(chance.word())));
     let (connected, failed) = report.tried;
@@ -154,17 +165,30 @@ fn fields(report: &Report, stun: &Mapping) -> Value {
         "routers": report.routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "links": report.links.iter().map(link).collect::<Vec<_>>(),
         "stun": stun_fields(stun),
+        "port_mapping": report.port_mapping.as_ref().map(port_mapping_fields),
         "origin": origin,
         "age_s": age,
         "profile": profile_fields(profile),
         "words": profile.to_string(),
         "reach": reach.collect::<serde_json::Map<_, _>>(),
         "meaning": prospect.to_string(),
-        "remedies": remedies(profile),
+        "remedies": remedies(&reachable),
         "worked": report.worked.map(tcpunch::Path::word),
         "connected": connected,
         "failed": failed,
     })
+}
+
+fn port_mapping_fields(asked: &Result<PortMapping, NoMapping>) -> Value {
+    match asked {
+        Ok(PortMapping { protocol, router, external, lease }) => json!({
+            "protocol": protocol.to_string(),
+            "router": router.to_string(),
+            "external": external.to_string(),
+            "lease_s": lease.as_secs(),
+        }),
+        Err(why) => json!({ "error": clean(&why.to_string()) }),
+    }
 }
 
 fn stun_fields(stun: &Mapping) -> Vec<Value> {

@@ -64,7 +64,9 @@ fn parse_entry(fields: &str) -> Option<(NetworkName, NetworkMemory)> {
 }
 
 fn path(word: &str) -> Option<Path> {
-    [Path::Lan, Path::Direct, Path::Punched, Path::Birthday].into_iter().find(|path| path.word() == word)
+    [Path::Lan, Path::Direct, Path::Mapped, Path::Punched, Path::Birthday]
+        .into_iter()
+        .find(|path| path.word() == word)
 }
 
 /// The bytes that pairs of hexadecimal digits mean; a profile has at most a dozen.
