@@ -417,6 +417,8 @@ pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 /// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
 /// were needed (measured); a lane that used them all is dead.
 pub const SYNS_PER_LANE: u32 = 100;
+/// Connection attempts where the broker saw a side whose ports differ for each destination: it may let everybody in.
+pub const SYNS_BESIDE_VOLLEY: u32 = 4;
 /// Connection attempts of one attempt on all its lanes.
 pub const SYNS_PER_ATTEMPT: u32 = 200;
 /// SYNs to one IPv4 address or IPv6 /64 within [`INTRODUCTION_WINDOW`], of all attempts together: a full

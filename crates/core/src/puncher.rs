@@ -15,8 +15,8 @@ use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
     REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
-    ROUNDS, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
-    VOLLEY_WITHIN,
+    ROUNDS, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
+    SYNS_PER_LANE, VOLLEY_WITHIN,
 };
 use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
 use crate::profile::NatProfile;
@@ -514,6 +514,13 @@ impl<R: RngCore> Puncher<R> {
                 volley.peer_fired(now);
             }
             started.volley = Some(volley);
+            // What was dialled in earlier rounds rested on what is known better now.
+            let earlier = |lane: &&mut Lane| lane.round < round && is_translated(&lane.report.candidate);
+            for lane in self.lanes.iter_mut().filter(earlier) {
+                if let LaneState::Ready(_) = lane.state {
+                    lane.state = LaneState::Passive;
+                }
+            }
         }
     }
 
@@ -672,7 +679,10 @@ impl<R: RngCore> Puncher<R> {
         let Some(lane) = self.lanes.get_mut(index) else {
             return;
         };
+        let beside_volley =
+            self.rounds.get(usize::from(lane.round)).is_some_and(|it| it.strategy.volley.is_some());
         let budget = match lane.report.candidate.kind {
+            _ if beside_volley && is_translated(&lane.report.candidate) => SYNS_BESIDE_VOLLEY,
             Kind::Host => SYNS_PER_HOST_LANE,
             Kind::Reflexive | Kind::Predicted | Kind::Mapped => SYNS_PER_LANE,
         };

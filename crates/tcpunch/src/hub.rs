@@ -683,13 +683,14 @@ impl Hub {
         }
         let network = (local.ip(), observed.ip(), remote);
         let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
-        let translated = classify(&[door]).translated;
-        let remembered = self.setup.memory.known().map(|known| known.profile);
-        let known = if same { *self.profile.borrow() } else { remembered.unwrap_or_default() };
-        self.learnt(NatProfile { translated, ..known });
+        if !same {
+            let seen = classify(&[door]);
+            let remembered = self.setup.memory.known().map(|known| known.profile);
+            self.learnt(remembered.map_or(seen, |known| seen.filled_from(known)));
+        }
         // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
         if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
-            self.fresh = NatProfile { translated, ..NatProfile::default() };
+            self.fresh = classify(&[door]);
             self.measured = false;
             let (learns, learnt) = mpsc::channel(1);
             let (said, hears) = mpsc::channel(diagnose::SAID);

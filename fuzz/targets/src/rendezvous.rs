@@ -14,9 +14,11 @@ use tcpunch_core::limits::{
     NUMBER_FIRST, NUMBER_LAST, WRONG_GUESSES,
 };
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
+use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
 use tcpunch_core::secure::SHARE;
-use tcpunch_core::wire::{self, ClaimId, FromBroker, Introduction, IntroductionId, Met, Signal, ToBroker};
+use tcpunch_core::wire::{
+    self, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, Probe, Signal, ToBroker,
+};
 
 use crate::bytes::Bytes;
 
@@ -75,6 +77,7 @@ struct World {
     claims: BTreeMap<ClaimId, (u32, PublicKey)>,
     served: BTreeSet<ClaimId>,
     introductions: BTreeMap<IntroductionId, Introduced>,
+    knocks: Vec<(KnockId, PublicKey)>,
 }
 
 impl World {
@@ -84,6 +87,7 @@ impl World {
             lobby: lobby_size,
             advertised: vec!["broker.example".to_owned()],
             public: vec![Ipv4Addr::new(203, 0, 113, 9).into()],
+            probes: vec![Probe { ip: Some(Ipv4Addr::new(192, 0, 2, 2).into()), port: 7767 }],
             ..Config::default()
         };
         World {
@@ -101,6 +105,7 @@ impl World {
             claims: BTreeMap::new(),
             served: BTreeSet::new(),
             introductions: BTreeMap::new(),
+            knocks: Vec::new(),
         }
     }
 
@@ -299,6 +304,7 @@ impl World {
                 Output::Knock { knock, from: _, to } => {
                     let Cause::Observation { peer: Some(peer), from } = self.cause else { panic!() };
                     assert_eq!(to, from, "a broker dials nobody but who has just come from there");
+                    assert!(self.knocks.iter().all(|(other, _)| *other != knock));
                     self.knocks.push((knock, peer));
                 }
                 Output::Event(Event::Left { peer }) => {
@@ -419,7 +425,11 @@ impl World {
                 self.lobby.insert(to);
                 assert!(self.lobby.len() <= self.lobby_size);
             }
-            FromBroker::Knocked { .. } | FromBroker::RoundWanted { .. } | FromBroker::Round { .. } => {}
+            FromBroker::Knocked { question, .. } => {
+                assert!(cause == Cause::Knocked { peer: to });
+                assert_eq!(question, [7; 8]);
+            }
+            FromBroker::RoundWanted { .. } | FromBroker::Round { .. } => {}
             FromBroker::Left { peer } => {
                 assert!(self.lobby.contains(&to) && !self.lobby.contains(&peer));
             }

@@ -10,7 +10,8 @@ use tcpunch_core::limits::MAX_MESSAGE;
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{Pattern, SHARE};
 use tcpunch_core::wire::{
-    About, FromBroker, Introduction, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker, decode, encode,
+    About, FromBroker, Introduction, KnockAnswer, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker,
+    decode, encode,
 };
 
 use crate::within;
@@ -38,7 +39,7 @@ fn reads_back<T: Serialize + DeserializeOwned + Debug + PartialEq>(bytes: &[u8])
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let prefaces = [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe];
+    let prefaces = [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe, Preface::Knock];
     let mut seeds: Vec<Vec<u8>> = prefaces.iter().map(|preface| preface.encode().to_vec()).collect();
     seeds.extend(to_broker().iter().map(|message| encode(message).unwrap()));
     seeds.extend(from_broker().iter().map(|message| encode(message).unwrap()));
@@ -88,6 +89,7 @@ fn from_broker() -> Vec<FromBroker> {
             probes: vec![Probe { ip: None, port: 7767 }],
         },
         FromBroker::Observed { question: [2; 8], from: address },
+        FromBroker::Knocked { question: [2; 8], elsewhere: true, answer: KnockAnswer::Unreachable },
         FromBroker::Opened { number: 412, expires_s: 600 },
         FromBroker::Expired { number: 412 },
         FromBroker::Claimed { number: 412, claim: 9, waiter: PublicKey([3; 32]), share: vec![4; SHARE] },

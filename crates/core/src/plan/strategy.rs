@@ -77,7 +77,7 @@ pub struct Volley {
     pub shots: u16,
     /// First SYNs for this in all rounds.
     pub budget: u16,
-    /// Both NATs refuse: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
+    /// Both NATs reset, or may: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
     pub crossing: bool,
     /// The ports are a matter of chance.
     pub birthday: bool,
@@ -142,11 +142,12 @@ pub(crate) fn may_be_symmetric(profile: &NatProfile) -> bool {
         && !matches!(profile.allocation, Allocation::Unknown | Allocation::Preserving)
 }
 
-/// Whether the NAT or firewall answers what nobody asked for.
-fn refuses(profile: &NatProfile) -> bool {
+/// Whether an early SYN of the other side may be answered with a reset, which ends the other side's hole as well. An ICMP
+/// error does not, and routers send few.
+fn may_reset(profile: &NatProfile) -> bool {
     match profile.refusal {
-        Refusal::Reset | Refusal::Icmp => true,
-        Refusal::Unknown | Refusal::Drop => false,
+        Refusal::Reset | Refusal::Unknown => true,
+        Refusal::Drop | Refusal::Icmp => false,
     }
 }
 
@@ -155,7 +156,7 @@ fn refuses(profile: &NatProfile) -> bool {
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
 pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool, rules: &Rules) -> Strategy {
     let lets_all_in = |profile: &NatProfile| profile.filtering == Behaviour::EndpointIndependent;
-    let order = match (refuses(own), refuses(peer)) {
+    let order = match (may_reset(own), may_reset(peer)) {
         (true, false) => Order::First,
         (false, true) => Order::Second,
         (true, true) | (false, false) => Order::Together,
@@ -179,7 +180,7 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         let symmetric = chosen(mine) && chosen(theirs);
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
     }
-    let crossing = refuses(own) && refuses(peer) && rules.order;
+    let crossing = may_reset(own) && may_reset(peer) && rules.order;
     let volley = |aim, shots: u16| {
         let budget = shots.saturating_add((shots / 10).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false }

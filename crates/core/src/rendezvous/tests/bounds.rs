@@ -200,7 +200,7 @@ fn an_operator_hears_of_peers_and_introductions_once() {
         match broker.poll(now) {
             Output::Event(event) => events.push(event),
             Output::Wait(_) => break,
-            Output::Send { .. } | Output::Close { .. } => {}
+            Output::Send { .. } | Output::Close { .. } | Output::Knock { .. } => {}
         }
     }
     let expected = [
