@@ -486,6 +486,58 @@ mod tests {
         assert!(text.starts_with("PCP: no answer; UPnP: ") && !text.contains(['\u{1b}', '\n']), "{text:?}");
     }
 
+    /// On loopback, where no router is.
+    fn place(router: [u8; 4]) -> Place {
+        Place { router: router.into(), own: Ipv4Addr::LOCALHOST, port: NonZeroU16::new(23_456).unwrap() }
+    }
+
+    async fn asked(place: Place) -> NoMapping {
+        // Open, as it is while the endpoint lives.
+        let (_open, mut asked) = mpsc::channel(1);
+        let most = 2 * PORTMAP_ASK_AGAIN + PORTMAP_SEARCH_WITHIN + Duration::from_secs(20);
+        match timeout(most, make(place, Duration::from_secs(600), &mut asked)).await {
+            Ok(Ok(_)) => panic!("nobody can have forwarded it"),
+            Ok(Err(why)) => why,
+            Err(_) => panic!("it waits without end"),
+        }
+    }
+
+    #[tokio::test]
+    async fn where_no_router_answers_each_protocol_says_so() {
+        let NoMapping::Refused(each) = asked(place([127, 77, 0, 1])).await else { panic!() };
+        let protocols: Vec<Protocol> = each.iter().map(|(protocol, _)| *protocol).collect();
+        assert_eq!(protocols, [Protocol::Pcp, Protocol::Upnp]);
+    }
+
+    #[tokio::test]
+    async fn a_router_that_answers_with_nonsense_forwards_nothing() {
+        let router = [127, 77, 0, 2];
+        let mut talking = JoinSet::new();
+        for (port, nonsense) in [
+            (crab_nat::GATEWAY_PORT, &[0xff; 1400][..]),
+            (1900, b"HTTP/1.1 200 OK\r\nLOCATION: http://198.51.100.7:1/x\r\n\r\n"),
+        ] {
+            let socket = tokio::net::UdpSocket::bind((Ipv4Addr::from(router), port)).await.unwrap();
+            let nonsense = nonsense.to_vec();
+            talking.spawn(async move {
+                let mut question = [0; 2048];
+                while let Ok((_, from)) = socket.recv_from(&mut question).await {
+                    let _ = socket.send_to(&nonsense, from).await;
+                }
+            });
+        }
+        let NoMapping::Refused(each) = asked(place(router)).await else { panic!() };
+        assert_eq!(each.len(), 2, "{each:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_over_while_it_searches_searches_no_longer() {
+        let (open, mut asked) = mpsc::channel(1);
+        drop(open);
+        let made = make(place([127, 77, 0, 3]), Duration::from_secs(600), &mut asked).await;
+        assert!(matches!(made.err(), Some(NoMapping::Refused(each)) if each.len() == 1));
+    }
+
     #[test]
     fn a_lease_is_never_zero() {
         assert_eq!(seconds(Duration::from_millis(10)), 1);

@@ -76,7 +76,8 @@ impl Router {
     fn start(gateway: &Gateway, speaks: Speaks) -> Router {
         nft(gateway, TABLES);
         let directory = tempfile::tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name);
+        let base = directory.path().to_owned();
+        let path = |name: &str| base.join(name);
         let yes = |it: bool| if it { "yes" } else { "no" };
         let config = format!(
             "ext_ifname=wan\nlistening_ip=lan\nport=5000\n\
