@@ -12,7 +12,7 @@ use natlab::testing::trial;
 use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal};
 use tcpunch_scenarios::report::Condition;
 use tcpunch_scenarios::sim::learn;
-use tcpunch_scenarios::{Network, Scenario, table, userspace};
+use tcpunch_scenarios::{Network, Scenario, nftables, table, userspace};
 
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.
 const VARIABLE: &str = "TCPUNCH_LAB";
@@ -71,12 +71,19 @@ fn main() {
         "symmetric-stepping",
         "symmetric-block-1024",
         "home-behind-carrier",
+        // These the kernel's own NATs have too.
+        "no-simultaneous-open",
+        "linux-random",
+        "remapping",
     ];
     for row in rows().into_iter().filter(|row| on_kernels.contains(&row.network.name.as_str())) {
         trials.push(trial(format!("kernels: {}", row.network.name), VARIABLE, move || {
             for (at, second) in [false, true].into_iter().enumerate() {
                 let profile = userspace::learn(&scenario(&row.network, 1), second).unwrap();
                 row.check(at, &profile, 1);
+            }
+            if let Some(profile) = nftables::learn(&scenario(&row.network, 1)).unwrap() {
+                row.check(0, &profile, 1);
             }
         }));
     }
@@ -128,6 +135,10 @@ fn rows() -> Vec<Row> {
         let ports = Ports::Steps(i16::try_from(step).unwrap());
         rows.push(row(network, STRICT, ports, STRICT, Refusal::Drop));
     }
+    let linux = named("linux-random", vec![presets::linux_random()]);
+    rows.push(row(linux, STRICT, Ports::Random, STRICT, Refusal::Drop));
+    let remapping = named("remapping", vec![presets::remapping()]);
+    rows.push(row(remapping, KEEPS, Ports::Random, STRICT, Refusal::Drop));
     let carrier = presets::carrier_eim;
     let filters = |filtering| Nat { filtering, ..carrier() };
     let adf = named("filters-by-address", vec![filters(Dependence::Address)]);

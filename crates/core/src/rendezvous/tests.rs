@@ -6,6 +6,7 @@ use rand_chacha::ChaCha20Rng;
 
 mod bounds;
 mod knocks;
+mod rounds;
 
 struct World {
     broker: Rendezvous<ChaCha20Rng>,
