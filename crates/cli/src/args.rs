@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Latency and path to who runs ping without a code; without one: print a code and answer.
     #[command(after_help = help::below("ping"))]
     Ping(Ping),
+    /// How the own network behaves and whom it lets through; with a code: whether we two can connect.
+    #[command(after_help = help::below("doctor"))]
+    Doctor(Doctor),
     /// Print what a shell loads to complete commands, flags and words of codes with Tab.
     #[command(after_help = help::below("completions"))]
     Completions {
@@ -185,6 +188,21 @@ pub(crate) struct Ping {
     /// Seconds from one ping to the next.
     #[arg(short, long, default_value = "1", value_parser = pause, value_name = "SECONDS")]
     pub(crate) interval: Duration,
+}
+
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// The code that the other side printed (tcpunch ping, or tcpunch doctor --new): whether the two of
+    /// you can connect is tried.
+    #[arg(env = "TCPUNCH_CODE", hide_env_values = true, add = ArgValueCompleter::new(code_in_shell))]
+    pub(crate) who: Option<String>,
+    /// Print a code for the other side, and wait for it.
+    #[arg(long, conflicts_with = "who")]
+    pub(crate) new: bool,
+    /// Ask this STUN server over TCP (RFC 8489, port 3478 where none is said) as well; several at different
+    /// addresses tell more. Where no broker is named, none is needed.
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub(crate) stun: Vec<String>,
 }
 
 #[derive(Args)]

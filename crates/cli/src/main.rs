@@ -75,6 +75,8 @@ async fn run(cli: Cli, talk: &Talk) -> Result<u8, Failure> {
         Command::Connect(connect) => interruptible(commands::connect::run(common, connect, talk)).await,
         // Its series is summed up on Ctrl-C.
         Command::Ping(ping) => commands::ping::run(common, ping, talk).await,
+        // Its meeting is a ping's.
+        Command::Doctor(doctor) => commands::doctor::run(common, doctor, talk).await,
         Command::Completions { shell } => commands::completions::run(&shell, talk),
         Command::Man(man) => commands::man::run(&man, talk),
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::{Store, StoreError};
-use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families, PortMapping};
+use tcpunch::{BindError, BrokerAddress, Builder, Code, Endpoint, Event, Families, PortMapping};
 
 use crate::args::Common;
 use crate::exit::{Failure, code};
@@ -54,9 +54,30 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
 
 /// An endpoint at the broker that the flags, or the code, name.
 pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Endpoint, Failure> {
-    let families = Families { v4: !common.ipv6, v6: !common.ipv4 };
+    let (builder, broker) = builder(common, code, talk)?;
+    Ok(bind(builder, &broker, talk).await?)
+}
+
+/// Makes it; what it has asked of a router is given back before the program ends.
+pub(crate) async fn bind(builder: Builder, broker: &str, talk: &Talk) -> Result<Endpoint, BindError> {
+    let endpoint = talk.waiting(broker, builder.bind()).await?;
+    talk.ends_after(endpoint.over());
+    Ok(endpoint)
+}
+
+/// Which address families are used.
+pub(crate) fn families(common: &Common) -> Families {
+    Families { v4: !common.ipv6, v6: !common.ipv4 }
+}
+
+/// The beginning of one, and what it will wait for.
+pub(crate) fn builder(
+    common: &Common,
+    code: Option<&Code>,
+    talk: &Talk,
+) -> Result<(Builder, String), Failure> {
     let mut builder = Endpoint::builder()
-        .families(families)
+        .families(families(common))
         .timeout(common.timeout)
         .portmap(common.portmap)
         .portmap_lease(common.portmap_lease)
@@ -75,9 +96,7 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     if let Some(port) = common.bind {
         builder = builder.port(port);
     }
-    let endpoint = talk.waiting(&what, builder.bind()).await?;
-    talk.ends_after(endpoint.over());
-    Ok(endpoint)
+    Ok((builder, what))
 }
 
 /// A code names its broker; a pinned key that the flags give for it is used.
@@ -120,6 +139,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
         Event::KeyNotKept(why) => {
             talk.say(format!("the broker's key is not kept, so another would not be noticed: {why}"));
         }
+        Event::Noticed(what) => talk.say(what),
         Event::WrongGuess { .. } => {}
         Event::Introduced { peer, addresses } => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -125,6 +125,12 @@ impl Talk {
         }
     }
 
+    /// The same as wide as the terminal, where it is one.
+    pub(crate) fn print_folded(&self, line: &str) {
+        let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+        self.print(width.map_or_else(|| line.to_owned(), |width| fold(line, width)));
+    }
+
     /// A text that is all the command is for, and no talk: on stdout in any case.
     pub(crate) fn page(&self, text: &str) {
         self.line(Stream::Out, text.trim_end());
@@ -252,16 +258,12 @@ impl Talk {
 
     /// `path  punched  local <-> remote  1 try, 2 SYNs, 38 ms`.
     pub(crate) fn path_line(&self, info: &PathInfo) -> String {
-        let plural =
-            |count: u32, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
         format!(
-            "path  {}  {} <-> {}  {}, {}, {}",
+            "path  {}  {} <-> {}  {}",
             paint(self.colours.err, Hue::Path, info.path.word()),
             info.local,
             info.remote,
-            plural(info.tries, "try", "tries"),
-            plural(info.syns, "SYN", "SYNs"),
-            millis(info.elapsed),
+            effort(info),
         )
     }
 }
@@ -291,6 +293,17 @@ pub(crate) fn path_fields(peer: &tcpunch::PublicKey, info: &PathInfo) -> Value {
         "syns": info.syns,
         "elapsed_ms": round(info.elapsed),
     })
+}
+
+/// `1 try, 2 SYNs, 38 ms`.
+pub(crate) fn effort(info: &PathInfo) -> String {
+    let tries = if info.tries == 1 { "1 try".to_owned() } else { format!("{} tries", info.tries) };
+    format!("{tries}, {}, {}", plural(info.syns, "SYN"), millis(info.elapsed))
+}
+
+/// `1 SYN`, `2 SYNs`.
+pub(crate) fn plural(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Milliseconds with as many digits as mean something.

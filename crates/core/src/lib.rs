@@ -9,6 +9,7 @@ pub mod identity;
 pub mod limits;
 pub mod plan;
 pub mod profile;
+pub mod prospect;
 pub mod puncher;
 pub mod rendezvous;
 pub mod sanitize;

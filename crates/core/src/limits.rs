@@ -207,6 +207,11 @@ pub const MEET_AGAIN_FIRST: Duration = Duration::from_secs(3);
 /// which there is no path, and each try costs both sides SYNs.
 pub const MEET_AGAIN_MOST: Duration = Duration::from_secs(600);
 
+/// Networks whose profile is remembered: a person who travels meets a new one a day, and those of a month are of use.
+pub const NETWORKS_REMEMBERED: usize = 64;
+/// For how long: after it a router was likely replaced, or set up anew.
+pub const NETWORK_REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
 // --- Meetings ---
 
 /// How long a code can be used (users read it to each other over the telephone).
@@ -551,6 +556,11 @@ pub const CHAT_QUEUE: usize = 256;
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// A wait that lasts longer than this is explained: shorter ones are over before they are read.
 pub const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+/// A report on the own network waits this long for what is still being measured: the longest of its silences, and the
+/// registration over the other family beside it.
+pub const REPORT_WITHIN: Duration = Duration::from_secs(8);
+/// So long a report waits for a link over the other address family: two steps of [`NEXT_ADDRESS_AFTER`].
+pub const OTHER_FAMILY_WITHIN: Duration = Duration::from_millis(500);
 /// Pings that `ping` sends unless `--count` says otherwise: the first may pay for a sleeping radio
 /// or a cold cache, three more show what is usual.
 pub const PINGS: u64 = 4;

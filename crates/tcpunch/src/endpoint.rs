@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::{ATTEMPT_WITHIN, PORTMAP_LEASE};
+use tcpunch_core::limits::{ATTEMPT_WITHIN, PORTMAP_LEASE, REPORT_WITHIN};
 use tcpunch_core::plan::Obstacle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -17,10 +17,12 @@ use crate::door::Door;
 use crate::error::{BindError, BrokerError, ConnectError, Event};
 use crate::hub::{self, Command};
 use crate::listener::Router;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
 use crate::portmap::{self, NoMapping, PortMapping, Portmap, Portmapper, State};
 use crate::registration::{self, BrokerAddress};
+use crate::report::Report;
 use crate::store::Store;
 
 pub(crate) type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -34,7 +36,7 @@ pub struct Builder {
     late: Duration,
     portmap: Portmap,
     lease: Duration,
-    store: Option<Store>,
+    store: Arc<Store>,
     events: EventSink,
 }
 
@@ -94,7 +96,7 @@ impl Builder {
     /// Where keys of brokers are kept; without it, in memory only.
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
-        self.store = Some(store);
+        self.store = Arc::new(store);
         self
     }
 
@@ -103,6 +105,15 @@ impl Builder {
     pub fn on_event(mut self, events: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.events = Arc::new(events);
         self
+    }
+
+    /// What this machine knows of its network without asking anybody.
+    ///
+    /// Reads the state directory, if there is one.
+    pub fn report(&self) -> Report {
+        let memory = Memory::new(self.store.clone(), self.events.clone());
+        memory.look();
+        Report::of_memory(&memory)
     }
 
     /// Takes the port, and makes the link to a broker.
@@ -115,7 +126,7 @@ impl Builder {
         let router = Router::new();
         let door = Arc::new(Door::open(self.port, self.families, router.clone())?);
         let network = Network::watch();
-        let store = Arc::new(self.store.unwrap_or_else(Store::ephemeral));
+        let memory = Memory::new(self.store.clone(), self.events.clone());
         let mut brokers = self.brokers;
         if brokers.is_empty() {
             brokers.push(BrokerAddress {
@@ -131,7 +142,8 @@ impl Builder {
             network: network.clone(),
             families: self.families,
             session: session.clone(),
-            store,
+            store: self.store,
+            memory: memory.clone(),
             events: self.events.clone(),
             timeout: self.timeout,
         };
@@ -156,6 +168,7 @@ impl Builder {
             router,
             portmap,
             link,
+            memory,
         });
         let task = tokio::spawn(hub.run(queue, from_broker));
         Ok(Endpoint {
@@ -202,7 +215,7 @@ impl Endpoint {
             late: Duration::ZERO,
             portmap: Portmap::default(),
             lease: PORTMAP_LEASE,
-            store: None,
+            store: Arc::new(Store::ephemeral()),
             events: Arc::new(|_| {}),
         }
     }
@@ -292,6 +305,26 @@ impl Endpoint {
             () = tokio::time::sleep(self.timeout) => return Err(ConnectError::NoAnswer),
         }
         answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// What is known of the own network, when all of it is measured, or after [`REPORT_WITHIN`] what is known by then.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint has ended.
+    pub async fn report(&self) -> Result<Report, BrokerError> {
+        let ask = |patient| {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.commands.send(Command::Report { patient, reply });
+            async move {
+                sent.map_err(|_| BrokerError::Lost)?;
+                answer.await.map_err(|_| BrokerError::Lost)
+            }
+        };
+        match tokio::time::timeout(REPORT_WITHIN, ask(true)).await {
+            Ok(report) => report,
+            Err(_) => ask(false).await,
+        }
     }
 
     /// Joins the broker's open lobby: everyone there gets a direct connection to everyone.

@@ -136,6 +136,8 @@ pub enum Event {
     LinkLost,
     /// The broker's key could not be kept: next time any broker at its address is as good. Why, in words.
     KeyNotKept(String),
+    /// Something was wrong with what is kept between runs, and was put right; in words.
+    Noticed(String),
     /// Somebody guessed the words of a code wrong.
     WrongGuess {
         /// Guesses left.

@@ -11,10 +11,10 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
-    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
+    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN, PROOFS_PER_CODE, WRONG_GUESSES,
 };
-use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts, may_tell_mapped};
-use tcpunch_core::profile::{NatProfile, Sample, classify};
+use tcpunch_core::plan::{Obstacle, Path, SynBudget, may_tell_hosts, may_tell_mapped};
+use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, Told, respond};
 use tcpunch_core::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Probe, Refusal, Signal, ToBroker,
@@ -30,17 +30,37 @@ use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
 use crate::portmap::Portmapper;
 use crate::registration::{BrokerAddress, Notice, Order};
+use crate::report::{Origin, Registered, Report};
 
 /// What users of an endpoint ask for.
 pub(crate) enum Command {
-    Invite { verb: Verb, reply: mpsc::UnboundedSender<InviteNews>, id: oneshot::Sender<u64> },
-    Withdraw { id: u64 },
-    Connect { code: Code, verb: Verb, reply: Reply, introduced: watch::Sender<bool> },
-    Lobby { news: mpsc::UnboundedSender<LobbyNews> },
+    Invite {
+        verb: Verb,
+        reply: mpsc::UnboundedSender<InviteNews>,
+        id: oneshot::Sender<u64>,
+    },
+    Withdraw {
+        id: u64,
+    },
+    Connect {
+        code: Code,
+        verb: Verb,
+        reply: Reply,
+        introduced: watch::Sender<bool>,
+    },
+    Lobby {
+        news: mpsc::UnboundedSender<LobbyNews>,
+    },
+    /// `patient`: the answer may wait until all is measured.
+    Report {
+        patient: bool,
+        reply: oneshot::Sender<Report>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
@@ -58,6 +78,7 @@ pub(crate) struct Setup {
     pub(crate) router: Arc<Router>,
     pub(crate) portmap: Portmapper,
     pub(crate) link: mpsc::Sender<Order>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 struct Invitation {
@@ -197,6 +218,18 @@ pub(crate) struct Hub {
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
     survey: Option<Surveyed>,
+    /// What the present survey found out; where it does not know, what is remembered of this network serves until it is over.
+    fresh: NatProfile,
+    /// Whether the profile is that of a survey which is over.
+    measured: bool,
+    /// Which of the networks of this endpoint's life the profile belongs to.
+    network: u64,
+    /// What is being written to the disk of it.
+    kept: JoinSet<()>,
+    /// Who waits until all is measured.
+    reports: Vec<oneshot::Sender<Report>>,
+    /// When the present link came to stand, and with it the question whether one of the other family does.
+    linked_at: Instant,
     next_id: u64,
 }
 
@@ -217,6 +250,12 @@ impl Hub {
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
             survey: None,
+            fresh: NatProfile::default(),
+            measured: false,
+            network: 0,
+            kept: JoinSet::new(),
+            reports: Vec::new(),
+            linked_at: Instant::now(),
             next_id: 0,
         }
     }
@@ -228,7 +267,9 @@ impl Hub {
     ) {
         let mut linked = true;
         let mut network = self.setup.network.clone();
+        let mut portmap = self.setup.portmap.clone();
         loop {
+            self.answer_reports();
             let again_at = self.lobby.as_ref().and_then(|lobby| lobby.again_at);
             tokio::select! {
                 // Links first: a claim is then written on the link that was just made.
@@ -259,13 +300,22 @@ impl Hub {
                         Some(Surveyed { running: None, .. }) | None => std::future::pending().await,
                     }
                 } => match (learnt, &mut self.survey) {
-                    (Some(profile), _) => self.learnt(profile),
+                    (Some(profile), _) => {
+                        self.fresh = profile;
+                        let known = self.setup.memory.known().map(|known| known.profile);
+                        self.learnt(known.map_or(profile, |known| profile.filled_from(known)));
+                    }
                     (None, Some(survey)) => {
                         survey.running = None;
+                        self.surveyed();
                         (self.setup.events)(Event::Surveyed);
                     }
                     (None, None) => {}
                 },
+                Some(_) = self.kept.join_next() => {}
+                () = portmap.changed(), if !self.reports.is_empty() => {}
+                () = tokio::time::sleep_until((self.linked_at + OTHER_FAMILY_WITHIN).into()),
+                    if !self.reports.is_empty() && self.awaits_other_family() => {}
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
@@ -332,6 +382,8 @@ impl Hub {
                 self.lobby = Some(Lobby::new(news));
                 self.join();
             }
+            Command::Report { patient: true, reply } => self.reports.push(reply),
+            Command::Report { patient: false, reply } => drop(reply.send(self.report())),
         }
     }
 
@@ -424,6 +476,14 @@ impl Hub {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None, token: None }];
+                self.linked_at = Instant::now();
+                // What another network was is of no use in this one; the broker was told by the registration.
+                let network = self.setup.memory.visits();
+                if std::mem::replace(&mut self.network, network) != network {
+                    let known = self.setup.memory.known().map(|known| known.profile);
+                    self.profile.send_replace(known.unwrap_or_default());
+                    self.measured = false;
+                }
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
@@ -612,6 +672,10 @@ impl Hub {
             link.token = Some(token);
         }
         self.setup.portmap.registered();
+        if self.setup.memory.known().is_some_and(|known| known.worked == Some(Path::Mapped)) {
+            // What worked here last is begun with.
+            self.setup.portmap.needed();
+        }
         let door = Sample { local, destination: remote, observed };
         // What a link over IPv6 shows says nothing of the translator that IPv4 has.
         if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
@@ -620,10 +684,14 @@ impl Hub {
         let network = (local.ip(), observed.ip(), remote);
         let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
         if !same {
-            self.learnt(classify(&[door]));
+            let seen = classify(&[door]);
+            let remembered = self.setup.memory.known().map(|known| known.profile);
+            self.learnt(remembered.map_or(seen, |known| seen.filled_from(known)));
         }
         // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
         if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
+            self.fresh = classify(&[door]);
+            self.measured = false;
             let (learns, learnt) = mpsc::channel(1);
             let (said, hears) = mpsc::channel(diagnose::SAID);
             let mut task = JoinSet::new();
@@ -645,6 +713,54 @@ impl Hub {
         if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
             (self.setup.events)(Event::Profile(profile));
             self.send(ToBroker::Profile(profile));
+        }
+    }
+
+    /// A survey is over. One that found nothing out takes nothing back.
+    fn surveyed(&mut self) {
+        let profile = self.fresh;
+        if profile.mapping == Behaviour::Unknown && self.setup.memory.known().is_some() {
+            return;
+        }
+        self.measured = profile != NatProfile::default();
+        if let Some(kept) = self.setup.memory.learnt(profile) {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
+        self.learnt(profile);
+    }
+
+    /// Whether a link over the other family may yet come to stand beside the first.
+    fn awaits_other_family(&self) -> bool {
+        let literal = |(broker, _): &(BrokerAddress, PublicKey)| broker.host.parse::<IpAddr>().is_ok();
+        let both = self.setup.families.v4 && self.setup.families.v6;
+        self.links.len() == 1
+            && both
+            && !self.broker.as_ref().is_some_and(literal)
+            && self.linked_at.elapsed() < OTHER_FAMILY_WITHIN
+    }
+
+    fn report(&self) -> Report {
+        let report = Report::of_memory(&self.setup.memory);
+        let link =
+            |link: &Link| Registered { broker: link.remote, local: link.local, observed: link.observed };
+        let origin = if self.measured { Origin::Measured } else { report.origin };
+        let links = self.links.iter().map(link).collect();
+        let port_mapping = self.setup.portmap.known();
+        Report { links, profile: *self.profile.borrow(), origin, port_mapping, ..report }
+    }
+
+    fn answer_reports(&mut self) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let seen = self.links.first().is_some_and(|link| link.observed.is_some());
+        let surveying = self.survey.as_ref().is_some_and(|survey| survey.running.is_some());
+        let settled = self.setup.portmap.is_settled();
+        if seen && !surveying && settled && self.kept.is_empty() && !self.awaits_other_family() {
+            let report = self.report();
+            for reply in self.reports.drain(..) {
+                let _ = reply.send(report.clone());
+            }
         }
     }
 
@@ -1045,6 +1161,14 @@ impl Hub {
 
     fn ended(&mut self, id: IntroductionId, result: Result<Connection, Box<Obstacle>>) {
         let Some(running) = self.running.remove(&id) else { return };
+        let tried = match &result {
+            Ok(connection) => self.setup.memory.tried(Some(connection.info().path)),
+            Err(obstacle) if !obstacle.tried.lanes.is_empty() => self.setup.memory.tried(None),
+            Err(_) => None,
+        };
+        if let Some(kept) = tried {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
         match running.waits {
             For::Claim(reply) => {
                 let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
@@ -1126,6 +1250,7 @@ mod tests {
             events: Arc::new(|_| {}),
             router,
             link,
+            memory: Memory::new(Arc::new(crate::store::Store::ephemeral()), Arc::new(|_| {})),
         });
         let news = mpsc::unbounded_channel().0;
         hub.lobby = Some(Lobby::new(news));

@@ -140,6 +140,23 @@ impl Portmapper {
         }
     }
 
+    /// What came of asking, if anything did.
+    pub(crate) fn known(&self) -> Option<Result<PortMapping, NoMapping>> {
+        match &*self.state.borrow() {
+            State::Known(known) => Some(known.clone()),
+            State::Idle | State::Busy => None,
+        }
+    }
+
+    /// Whether nothing more comes of what was asked; what is asked at registration counts as asked.
+    pub(crate) fn is_settled(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Known(_) => true,
+            State::Busy => false,
+            State::Idle => self.mode != Portmap::On,
+        }
+    }
+
     fn ask(&self) {
         // One that waits already is as good.
         let _ = self.wanted.try_send(());

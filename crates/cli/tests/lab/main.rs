@@ -16,6 +16,7 @@
 )]
 
 mod changes;
+mod doctor;
 #[path = "../support/documents.rs"]
 #[allow(dead_code, reason = "another test uses the rest")]
 mod documents;
@@ -64,6 +65,7 @@ fn main() {
         local::trials(),
         topologies::trials(),
         lobby::trials(),
+        doctor::trials(),
         pairs::trials(),
         teaching::trials(),
         played::trials(),

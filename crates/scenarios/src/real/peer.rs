@@ -90,6 +90,7 @@ pub(crate) fn survey(broker: &[IpAddr]) -> Result<NatProfile, String> {
                     | Event::KeyNotKept(_)
                     | Event::WrongGuess { .. }
                     | Event::PortMapping(_)
+                    | Event::Noticed(_)
                     | Event::Introduced { .. }
                     | Event::Fired { .. } => {}
                 }
