@@ -14,6 +14,7 @@
 
 mod advertise;
 mod gate;
+mod knock;
 mod link;
 mod listen;
 mod server;

@@ -1,7 +1,7 @@
 //! One accepted connection: an observation, or a link from its handshake to its end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,6 +71,8 @@ pub(crate) enum Report {
     Observation {
         token: ObservationToken,
         from: SocketAddr,
+        /// Where knocks are asked for: the own address that was dialled.
+        knock_from: Option<IpAddr>,
     },
 }
 
@@ -135,7 +137,7 @@ enum Fault {
 }
 
 enum Begun {
-    Observation(ObservationToken),
+    Observation { token: ObservationToken, knocks: bool },
     Link(Box<Established>),
 }
 
@@ -181,8 +183,10 @@ async fn connection(
     };
     drop(pass);
     match begun {
-        Begun::Observation(token) => {
-            let report = Report::Observation { token, from };
+        Begun::Observation { token, knocks } => {
+            let dialled = if knocks { writer.as_ref().local_addr().ok() } else { None };
+            let knock_from = dialled.map(|own| own.ip().to_canonical());
+            let report = Report::Observation { token, from, knock_from };
             shared.report(report).await?;
             if let Ok(mut held) = shared.observers.enter(clock(), from.ip()) {
                 // A peer that holds the connection open holds its NAT's mapping with it.
@@ -216,10 +220,10 @@ async fn begin(
         writer.write_all(&Preface::Link(Pattern::Xx).encode()).await?;
     }
     match (preface_of?, door) {
-        (Preface::Observe | Preface::Knock, Door::Main | Door::Probe) => {
+        (preface @ (Preface::Observe | Preface::Knock), Door::Main | Door::Probe) => {
             let mut token = ObservationToken::default();
             reader.read_exact(&mut token).await?;
-            Ok(Begun::Observation(token))
+            Ok(Begun::Observation { token, knocks: preface == Preface::Knock })
         }
         (Preface::Link(pattern), Door::Main) => {
             shared.traffic.received(PREFACE);

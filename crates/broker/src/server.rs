@@ -15,12 +15,12 @@ use rand_chacha::ChaCha20Rng;
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
     ACCEPT_PAUSE, BROKER_ACCEPTS_AT_ONCE, BROKER_CONNECTIONS_LEAST, BROKER_DESCRIPTORS_RESERVED,
-    BROKER_GATES_SWEPT, BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_LINKS, BROKER_OBSERVERS,
-    BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN, LOBBY_MEMBERS,
-    LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
+    BROKER_GATES_SWEPT, BROKER_HANDSHAKES, BROKER_HANDSHAKES_PER_ADDRESS, BROKER_KNOCKS, BROKER_LINKS,
+    BROKER_OBSERVERS, BROKER_OBSERVERS_PER_ADDRESS, BROKER_PORT, BROKER_REPORTS, BROKER_RESOLVED_WITHIN,
+    LOBBY_MEMBERS, LOBBY_MEMBERS_MOST, MAX_HOST_CANDIDATES, PROBE_PORT,
 };
-use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
-use tcpunch_core::wire::Probe;
+use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
+use tcpunch_core::wire::{KnockAnswer, Probe};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -39,7 +39,8 @@ pub struct ServerConfig {
     /// that is free for both.
     pub listen: SocketAddr,
     /// Where observations are answered besides. An unspecified address means both families, port 0
-    /// any free port. Peers are told only of ports at the address of `listen`.
+    /// any free port. Peers are told of another address than that of `listen` with its port, and are
+    /// knocked at from there too: a second address lets the broker tell more of their NATs.
     pub probes: Vec<SocketAddr>,
     /// Members of the lobby, at most [`LOBBY_MEMBERS_MOST`]; 0 turns it off.
     pub lobby: usize,
@@ -110,13 +111,6 @@ pub enum Note {
         /// What the system said.
         error: io::Error,
     },
-    /// Observations are answered at an address, but peers are told only of ports at the address of
-    /// their link.
-    #[error("peers are not told of {address}: it is not where the broker accepts links")]
-    ProbeNotTold {
-        /// The address.
-        address: SocketAddr,
-    },
     /// A public name has no address; peers on the broker's own side of a NAT are harder to reach.
     #[error("{host} cannot be resolved: {error}")]
     Unresolved {
@@ -156,8 +150,16 @@ impl Server {
             addresses.push(address);
             doors.push((listener, Door::Main));
         }
-        let mut probe_ports = Vec::new();
+        let mut probes: Vec<Probe> = Vec::new();
         for probe in config.probes {
+            if let Some(told) = covered(&doors, probe) {
+                match is_own(probe.ip()) {
+                    Ok(()) if probes.contains(&told) => {}
+                    Ok(()) => probes.push(told),
+                    Err(error) => notes.push(Note::NoProbe { address: probe, error }),
+                }
+                continue;
+            }
             let listeners = match listen(probe) {
                 Ok(listeners) => listeners,
                 Err(Failed { address, error }) => {
@@ -167,12 +169,12 @@ impl Server {
             };
             for listener in listeners {
                 let address = local_address(&listener, probe)?;
-                let told =
+                let beside_link =
                     address.ip().is_unspecified() || addresses.iter().any(|main| main.ip() == address.ip());
-                if !told {
-                    notes.push(Note::ProbeNotTold { address });
-                } else if !probe_ports.contains(&address.port()) {
-                    probe_ports.push(address.port());
+                let ip = (!beside_link).then_some(address.ip());
+                let probe = Probe { ip, port: address.port() };
+                if !probes.contains(&probe) {
+                    probes.push(probe);
                 }
                 doors.push((listener, Door::Probe));
             }
@@ -189,7 +191,7 @@ impl Server {
                 lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
                 advertised,
                 public,
-                probes: probe_ports.iter().map(|port| Probe { ip: None, port: *port }).collect(),
+                probes,
                 ..Config::default()
             },
             doors,
@@ -206,7 +208,10 @@ impl Server {
 
     /// Ports that answer observations and that peers are told of.
     pub fn probe_ports(&self) -> Vec<u16> {
-        self.config.probes.iter().map(|probe| probe.port).collect()
+        let mut ports: Vec<u16> = self.config.probes.iter().map(|probe| probe.port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
     }
 
     /// The broker's public key.
@@ -242,9 +247,9 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
         let rng = ChaCha20Rng::try_from_rng(&mut OsRng).map_err(ServerError::Randomness)?;
-        let most_connections = most_descriptors()
-            .saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len())
-            .max(BROKER_CONNECTIONS_LEAST);
+        let descriptors = most_descriptors().saturating_sub(BROKER_DESCRIPTORS_RESERVED + self.doors.len());
+        let knocks = BROKER_KNOCKS.min(descriptors / 16);
+        let most_connections = descriptors.saturating_sub(knocks).max(BROKER_CONNECTIONS_LEAST);
         // Where descriptors are few, all kinds of connections get fewer: none takes another's.
         let links = BROKER_LINKS.min(most_connections / 4 * 3);
         let handshakes = BROKER_HANDSHAKES.min(most_connections / 8);
@@ -260,8 +265,9 @@ impl Server {
         });
         let handshakes = Gate::new(handshakes, BROKER_HANDSHAKES_PER_ADDRESS);
         let mut hub = Hub {
-            rendezvous: Rendezvous::new(Config { links, ..self.config }, rng),
+            rendezvous: Rendezvous::new(Config { links, knocks, ..self.config }, rng),
             links: HashMap::new(),
+            knocks: JoinSet::new(),
             traffic: self.traffic,
             on_event,
         };
@@ -279,6 +285,11 @@ impl Server {
                 _ = sweeps.tick() => {
                     handshakes.sweep(now());
                     shared.observers.sweep(now());
+                }
+                Some(ended) = hub.knocks.join_next() => {
+                    if let Ok((knock, answer)) = ended {
+                        hub.rendezvous.handle(now(), Input::Knocked { knock, answer });
+                    }
                 }
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended {
@@ -309,6 +320,7 @@ impl Server {
         }
         drop(acceptor);
         connections.shutdown().await;
+        hub.knocks.shutdown().await;
         hub.links.clear();
         hub.traffic.linked(0);
         Ok(())
@@ -317,6 +329,23 @@ impl Server {
 
 fn local_address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, ServerError> {
     listener.local_addr().map_err(|error| ServerError::Listen { address: asked, error })
+}
+
+/// What peers are told of an address that a listener of all addresses answers at already.
+fn covered(doors: &[(TcpListener, Door)], probe: SocketAddr) -> Option<Probe> {
+    let ip = probe.ip().to_canonical();
+    let covers = |listener: &TcpListener| {
+        listener.local_addr().is_ok_and(|own| {
+            own.ip().is_unspecified() && own.is_ipv4() == ip.is_ipv4() && own.port() == probe.port()
+        })
+    };
+    let found = !ip.is_unspecified() && doors.iter().any(|(listener, _)| covers(listener));
+    found.then_some(Probe { ip: Some(ip), port: probe.port() })
+}
+
+/// Whether it is an address of this machine: it is bound to.
+fn is_own(ip: IpAddr) -> io::Result<()> {
+    std::net::TcpListener::bind(SocketAddr::new(ip, 0)).map(drop)
 }
 
 async fn resolve(public: &[String], notes: &mut Vec<Note>) -> Vec<IpAddr> {
@@ -364,6 +393,7 @@ struct Hub<F> {
     /// Links that the rendezvous may send to. One that is not here any more is down for it, and
     /// what its connection still reports is not passed on.
     links: HashMap<LinkId, Handle>,
+    knocks: JoinSet<(KnockId, Option<KnockAnswer>)>,
     traffic: Traffic,
     on_event: F,
 }
@@ -391,8 +421,8 @@ impl<F: FnMut(Event)> Hub<F> {
                     self.rendezvous.handle(now, Input::LinkDown { link });
                 }
             }
-            Report::Observation { token, from } => {
-                let observation = Input::Observation { token, from };
+            Report::Observation { token, from, knock_from } => {
+                let observation = Input::Observation { token, from, knock_from };
                 self.rendezvous.handle(now, observation);
             }
         }
@@ -414,6 +444,9 @@ impl<F: FnMut(Event)> Hub<F> {
                     if let Some(handle) = self.remove(link) {
                         handle.close();
                     }
+                }
+                Output::Knock { knock, from, to } => {
+                    self.knocks.spawn(async move { (knock, crate::knock::knock(from, to).await) });
                 }
                 Output::Event(event) => (self.on_event)(event),
                 Output::Wait(at) => return at,

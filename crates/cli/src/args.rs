@@ -126,8 +126,8 @@ pub(crate) struct Broker {
     /// Where to listen; [::] means every address of both families.
     #[arg(long, default_value = "[::]:7766", value_name = "ADDRESS", value_parser = listen)]
     pub(crate) listen: SocketAddr,
-    /// A further address that answers observations, so that peers learn how their NAT maps; 7767
-    /// beside --listen without it.
+    /// A second address of this machine, from which peers learn more of their NATs; [::]:PORT: another
+    /// port than 7767 beside --listen.
     #[arg(long, value_name = "ADDRESS", value_parser = probe)]
     pub(crate) probe: Vec<SocketAddr>,
     /// Where peers elsewhere reach this broker.

@@ -131,6 +131,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.step("network", json!({ "words": profile.to_string() }));
             talk.detail(format!("this network: {profile}"));
         }
+        Event::Surveyed => {}
     }
 }
 

@@ -13,4 +13,5 @@ pub mod puncher;
 pub mod rendezvous;
 pub mod sanitize;
 pub mod secure;
+pub mod survey;
 pub mod wire;

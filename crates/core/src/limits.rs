@@ -53,10 +53,9 @@ pub const MAX_FRAME: usize = MAX_MESSAGE + 16;
 /// Largest handshake message between two peers: a key, a sealed payload with
 /// [`MAX_HOST_CANDIDATES`] addresses, and tags.
 pub const MAX_HANDSHAKE: usize = 384;
-/// Sealed messages that one side of an introduction may relay through the broker: the second
-/// handshake message and its host candidates, and room for one correction. More would be a data
-/// channel.
-pub const MAX_RELAYED: u8 = 3;
+/// Messages that one side of an introduction may relay through the broker: the second handshake message, its host
+/// candidates, room for one correction, and a word in each round. More would be a data channel.
+pub const MAX_RELAYED: u8 = 3 + ROUNDS;
 /// Bytes of these messages together: two of the longest.
 pub const MAX_RELAYED_BYTES: usize = 2 * MAX_HANDSHAKE;
 /// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
@@ -129,8 +128,32 @@ pub const LINK_RETRY_SOON_FOR: Duration = Duration::from_secs(180);
 pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 /// Silence of an observation is final after this.
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
-/// Silence after a broker's knock is final after this: the kernel sends the SYN again after a second.
+/// A broker's knock is given up after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Added to one and a half round trips after an observation: silence of a knock there is taken for an answer for the
+/// time being, because a reset or an ICMP error is there by then. So much a loaded broker may take.
+pub const KNOCK_SILENT_AFTER: Duration = Duration::from_millis(30);
+/// Fresh ports on which a peer looks how its NAT chooses: with the others of a survey, 16 mappings of a symmetric NAT. Of
+/// so many from a block of ports the smallest aligned block that has them all is the whole of it but once in 2^15.
+pub const FRESH_PORTS: usize = 12;
+/// Local ports that must have been observed before their ports outside are called steps, a block or random.
+pub const FRESH_PORTS_LEAST: usize = 8;
+/// Places of a broker that one survey contacts: two ports each at two addresses.
+pub const SURVEY_PLACES: usize = 4;
+/// Largest step from one mapping to the next that is called one: 1 and 2 are the most common
+/// (draft-takeda-symmetric-nat-traversal-00), and others than these come with parity or several cores.
+pub const STEP_MOST: u16 = 32;
+/// Sizes of port blocks that are looked for: 512, 1,024 and 2,048 a subscriber are typical of carriers, 64 the least seen.
+pub const BLOCKS: [u16; 6] = [64, 128, 256, 512, 1024, 2048];
+/// Ports from here on are given to users, and blocks are counted from here or from 0 (RFC 6335 section 6).
+pub const USER_PORTS: u16 = 1024;
+/// Largest range of ports that is called a block: half of all. Random ports of all look so rarely that it was never seen
+/// (16 of them once in 10^7).
+pub const BLOCK_MOST: u16 = 32_768;
+/// A guess at a range of ports that would have given the ports seen less often than this is not made; and where none is
+/// made, the ends that are taken instead are wrong that often.
+pub const RANGE_DOUBT: f64 = 0.01;
 
 // --- Changes of the own network ---
 
@@ -186,10 +209,11 @@ pub const SITE_FACTOR: u32 = 4;
 /// the address that has the most: one link a family, as a peer has. So a flood shuts newcomers
 /// out only from as many addresses as half the table has entries.
 pub const FAIR_SHARE: usize = 2;
-/// Connections of any kind that an address may begin: a classroom of 30 that starts at once, and
-/// again, begins a link and two observations each. After that four a second, one call of a command
-/// in a script: each handshake costs the broker a quarter of a millisecond of computing.
-pub const CONNECTS_PER_ADDRESS: Allowance = allowance(256, Duration::from_millis(250));
+/// Connections of any kind that an address may begin: a classroom of 30 behind a symmetric NAT that
+/// starts at once begins a link and sixteen observations each; behind another one, a link and four.
+/// After that four a second, one call of a command in a script: each handshake costs the broker a
+/// quarter of a millisecond of computing.
+pub const CONNECTS_PER_ADDRESS: Allowance = allowance(512, Duration::from_millis(250));
 /// Messages on one link: a newcomer to the largest lobby answers 31 introductions, and says a few
 /// things of itself. After that two a second: a peer that waits says one in twenty seconds.
 pub const MESSAGES_PER_LINK: Allowance = allowance(64, Duration::from_millis(500));
@@ -221,9 +245,16 @@ pub const MISSES_COUNTED: Duration = CODE_LIFE;
 /// Changes of its profile that a session may tell: it learns a few things after the registration,
 /// and more would be a way to talk through the broker.
 pub const PROFILES_PER_SESSION: u8 = 16;
-/// Observations of one session: eight ports, each at three addresses, and once more after the link
-/// was made again. The token goes over the network in the clear, so others can use it up.
+/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`] and one with a knock, and twice more after
+/// the link was made again. The token goes over the network in the clear, so others can use it up.
 pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
+/// Observations with knocks of one session: one a survey, and some more after the link was made again.
+pub const KNOCKS_PER_SESSION: Allowance = allowance(4, Duration::from_secs(15));
+/// Connects that a broker makes toward one address, which it observed itself: two for each of a classroom of 30. After
+/// that one every two seconds: whoever sees tokens must not make it into a scanner of the own address.
+pub const KNOCKS_PER_ADDRESS: Allowance = allowance(64, Duration::from_secs(2));
+/// Knocks under way at a time, of all sessions: each costs a descriptor for up to [`KNOCK_WITHIN`].
+pub const BROKER_KNOCKS: usize = 128;
 /// Bytes that one session may have passed on to others: shares, handshake messages, openers and
 /// relayed signals, each counted with [`SIGNAL_OVERHEAD`]. Who joins the largest lobby needs 6 KiB
 /// (31 openers of 34 bytes and as many sealed lists of hosts). After that 4 KiB a minute.
@@ -299,8 +330,8 @@ pub const BROKER_SOCKET_BUFFER: usize = 32 * 1024;
 /// Observations whose connection is held open, in all. The answer goes out in any case; beyond
 /// this only the holding is refused.
 pub const BROKER_OBSERVERS: usize = 1024;
-/// And from one IPv4 address or IPv6 /64: eight peers that each look at their NAT through eight
-/// ports.
+/// And from one IPv4 address or IPv6 /64: four peers that look at one symmetric NAT at once. Who finds no place is
+/// observed all the same.
 pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 64;
 /// How often those who began connections long ago are forgotten.
 pub const BROKER_GATES_SWEPT: Duration = Duration::from_secs(10);
@@ -347,6 +378,8 @@ pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 /// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
 /// were needed (measured); a lane that used them all is dead.
 pub const SYNS_PER_LANE: u32 = 100;
+/// Connection attempts where the broker saw a side whose ports differ for each destination: it may let everybody in.
+pub const SYNS_BESIDE_VOLLEY: u32 = 4;
 /// Connection attempts of one attempt on all its lanes.
 pub const SYNS_PER_ATTEMPT: u32 = 200;
 /// SYNs to one IPv4 address or IPv6 /64 within [`INTRODUCTION_WINDOW`], of all attempts together: a full
@@ -370,6 +403,58 @@ pub const REFIRE_AT_ONCE: u32 = 8;
 /// one side alone refuses, and each of them is for nothing (measured at 0.05 ms: 40 of them cost 21
 /// SYNs in the median where 2 suffice).
 pub const REFUSED_AT_ONCE: u32 = 8;
+/// Descriptors that volleys leave to the program around, and to what comes in.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+/// Rounds of one attempt, the first from the doors included: each is another pair of local ports, and differs from the
+/// one before.
+pub const ROUNDS: u8 = 4;
+/// A further round begins when one has led to nothing for two bounds of the round trip and this: before the
+/// kernel sends a lost SYN again, after the slowest refusals were answered.
+pub const ROUND_AFTER: Duration = Duration::from_millis(400);
+/// The same where a NAT may be symmetric and nobody could tell: the first round is half in vain.
+pub const ROUND_AFTER_DOUBT: Duration = Duration::from_millis(100);
+/// The same after a round of many ports.
+pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
+/// Own ports of a side whose NAT chooses them at random, and ports that the other side dials: 99.84 % meet, 99.45 % where
+/// one of ten packets is lost (measured; 1 - (1 - 400/64512)^1024 = 99.83 %).
+pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);
+/// The ports that such a NAT may choose: all that are no well-known ones.
+pub const BIRTHDAY_PORTS: (u16, u16) = (1024, 65535);
+/// Ports of a block of which this side dials so many: of 2,048 ports, with 64 own of the other side, 99.9 % meet.
+pub const BLOCK_PORTS: u16 = 220;
+/// Own ports of a side with a block: carriers limit sessions, and their blocks are small.
+pub const BLOCK_SPREAD: u16 = 64;
+/// And the fewest, an eighth of a block of 64.
+pub const BLOCK_SPREAD_LEAST: u16 = 8;
+/// A block that is larger is treated as any port: the fewer ports of a block would not meet.
+pub const BLOCK_LARGEST: u16 = 4096;
+/// Ports that are dialled behind the last one that a stepping NAT was seen to give: others behind that NAT may have
+/// taken so many meanwhile.
+pub const STEPS_AHEAD: u16 = 32;
+/// Own ports of a side behind a stepping NAT.
+pub const STEPS_SPREAD: u16 = 8;
+/// And where both step. One pair meets if neither NAT has given away as many meanwhile.
+pub const STEPS_BOTH: u16 = 24;
+/// First SYNs that a volley may have for what was refused, beside its shots: both sides together stay below 1,500.
+pub const REFIRES_OF_VOLLEY: u16 = 30;
+/// First SYNs toward one subscriber within [`INTRODUCTION_WINDOW`] at many ports, of all attempts: two of the largest.
+pub const VOLLEY_SYNS_PER_ADDRESS: u32 = 2200;
+/// Connects of a volley that begin at once, and the pause to the next: 16,000 a second, less than a home router's CPU
+/// forwards by a factor of ten.
+pub const VOLLEY_BATCH: usize = 16;
+/// See [`VOLLEY_BATCH`].
+pub const VOLLEY_PACE: Duration = Duration::from_millis(1);
+/// How long a miss at one of many ports is kept at least: skews of 100 ms and the loss of a packet on the broker's link.
+pub const MISS_LEAST: Duration = Duration::from_millis(300);
+/// And at most: the kernel sends the SYN again after a second (measured: 1,024 sockets left alone send 2,449 by 2 s).
+pub const MISS_MOST: Duration = Duration::from_millis(900);
+/// How long own ports toward one port are held: the other side may be late.
+pub const SPREAD_HELD: Duration = Duration::from_secs(2);
+/// Who is to fire second fires at the latest so long after Go, and two bounds of the round trip: the word that the
+/// first has fired, or hears Go, may be lost with the broker.
+pub const SECOND_WITHIN: Duration = Duration::from_millis(600);
+/// An attempt that needs luck with ports has shown all it can after this.
+pub const VOLLEY_WITHIN: Duration = Duration::from_millis(7500);
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.

@@ -6,10 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::candidate::{Candidate, Kind, Scope, Surroundings, canonical, may_dial, scope};
-use crate::limits::{INTRODUCTION_WINDOW, SYNS_PER_ADDRESS};
+use crate::limits::{INTRODUCTION_WINDOW, SYNS_PER_ADDRESS, VOLLEY_SYNS_PER_ADDRESS};
 use crate::profile::NatProfile;
-use crate::puncher::Finished;
 use crate::rendezvous::subscriber;
+
+mod obstacle;
+mod strategy;
+
+pub use obstacle::Obstacle;
+pub(crate) use strategy::may_be_symmetric;
+pub use strategy::{Aim, Order, Rules, Strategy, Volley, strategy};
 
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +26,8 @@ pub enum Path {
     Direct,
     /// One end was dialled at the address of a NAT, on both sides.
     Punched,
+    /// As [`Path::Punched`], at one of many ports that were tried.
+    Birthday,
 }
 
 impl Path {
@@ -29,6 +37,7 @@ impl Path {
             Path::Lan => "lan",
             Path::Direct => "direct",
             Path::Punched => "punched",
+            Path::Birthday => "birthday",
         }
     }
 
@@ -142,161 +151,26 @@ pub fn hidden_beside_broker(addresses: &[SocketAddr], public: &[IpAddr], here: &
         && !here.observed.iter().any(near)
 }
 
-/// Rules of firing, each of which a measurement can turn off to see what it is worth. The program has them all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// A refused SYN is fired again from a new socket, at the pace of the refusals and with jitter.
-    pub refire: bool,
-    /// After an ICMP answer at once, so that an open hole always has a live socket.
-    pub icmp_at_once: bool,
-    /// Where the first ports led to nothing, further rounds from fresh ones.
-    pub rounds: bool,
-    /// Ports of a NAT that steps, or has a block, are predicted.
-    pub prediction: bool,
-    /// Many ports against many where one side's NAT chooses them at random (TCP birthday).
-    pub birthday: bool,
-    /// Where one side's NAT refuses, that side opens its ports first.
-    pub order: bool,
-    /// A side whose NAT maps by destination and lets everybody in only listens.
-    pub listening: bool,
-    /// A lane whose SYNs were refused must be acknowledged before it counts.
-    pub caution: bool,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Rules {
-            refire: true,
-            icmp_at_once: true,
-            rounds: true,
-            prediction: true,
-            birthday: true,
-            order: true,
-            listening: true,
-            caution: true,
-        }
-    }
-}
-
 /// Counts SYNs toward each subscriber, over all attempts of a peer.
 #[derive(Debug, Default)]
-pub struct SynBudget(HashMap<IpAddr, (Instant, u32)>);
+pub struct SynBudget(HashMap<(IpAddr, bool), (Instant, u32)>);
 
 impl SynBudget {
-    /// Whether one more may leave toward this address now; counts it if so.
-    pub fn allow(&mut self, now: Instant, to: IpAddr) -> bool {
+    /// Whether one more may leave toward this address now, `many`: as one of many to or from different ports; counts it if
+    /// so.
+    pub fn allow(&mut self, now: Instant, to: IpAddr, many: bool) -> bool {
         // What attempts dial in a window bounds the table.
         self.0.retain(|_, (since, _)| now.duration_since(*since) < INTRODUCTION_WINDOW);
-        let (_, sent) = self.0.entry(subscriber(to)).or_insert((now, 0));
-        let allowed = *sent < SYNS_PER_ADDRESS;
+        let (_, sent) = self.0.entry((subscriber(to), many)).or_insert((now, 0));
+        let allowed = *sent < if many { VOLLEY_SYNS_PER_ADDRESS } else { SYNS_PER_ADDRESS };
         *sent += u32::from(allowed);
         allowed
-    }
-}
-
-/// Why two peers did not connect, in words for both users.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacle {
-    /// What is known of this side's network.
-    pub own: NatProfile,
-    /// What is known of the peer's.
-    pub peer: NatProfile,
-    /// What was tried.
-    pub tried: Finished,
-    /// Whether the peer sits beside the broker and nobody knows its address from outside.
-    pub beside_broker: bool,
-}
-
-impl Obstacle {
-    /// Whose network is in the way, and what it does.
-    pub fn reason(&self) -> String {
-        let both = self.own.is_symmetric() && self.peer.is_symmetric();
-        let impostors: u32 = self.tried.lanes.iter().map(|lane| lane.impostors).sum();
-        let refused: u32 = self.tried.lanes.iter().map(|lane| lane.refused).sum();
-        if both {
-            "both networks are symmetric NATs: each opens another port for every destination".to_owned()
-        } else if self.own.is_symmetric() {
-            "your network is a symmetric NAT: it opens another port for every destination, so the \
-             other side can't know where to knock"
-                .to_owned()
-        } else if self.peer.is_symmetric() {
-            "the other side's network is a symmetric NAT: it opens another port for every \
-             destination, so you can't know where to knock"
-                .to_owned()
-        } else if self.beside_broker {
-            "the other side runs beside the broker, and nobody said under which public address it \
-             can be reached"
-                .to_owned()
-        } else if self.tried.lanes.is_empty() {
-            "the two have no address family in common, or none that may be dialled".to_owned()
-        } else if self.tried.lanes.iter().all(|lane| lane.no_route) {
-            "this machine has no route to any address of the other side".to_owned()
-        } else if impostors > 0 {
-            "something answered at the other side's address that is not the other side".to_owned()
-        } else if refused > 0 {
-            "every attempt was reset: a firewall on one of the two sides refuses".to_owned()
-        } else {
-            "no answer came: a firewall drops what comes in, on one of the two sides, even after \
-             that side has knocked itself"
-                .to_owned()
-        }
-    }
-
-    /// What would help.
-    pub fn remedy(&self) -> &'static str {
-        if self.own.is_symmetric() || self.peer.is_symmetric() {
-            "use another network on the symmetric side (a home line instead of a mobile one), IPv6 \
-             on both sides, or forward a port there and start with --bind PORT"
-        } else if self.beside_broker {
-            "start the broker with --public HOST, the address under which its network is reached"
-        } else {
-            "forward a port on either side and start there with --bind PORT, or use IPv6 on both"
-        }
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "no direct path: {}", self.reason())?;
-        writeln!(f, "  this side   {}", self.own)?;
-        writeln!(f, "  other side  {}", self.peer)?;
-        for lane in &self.tried.lanes {
-            let Candidate { address, kind } = lane.candidate;
-            let kind = match kind {
-                Kind::Host => "its own address",
-                Kind::Reflexive => "as the broker saw it",
-                Kind::Predicted => "beside the broker",
-                Kind::Mapped => "a port that its router forwards",
-            };
-            write!(f, "  tried       {address} ({kind}): ")?;
-            if lane.no_route {
-                writeln!(f, "no route")?;
-                continue;
-            }
-            write!(f, "{} SYN{}", lane.syns, if lane.syns == 1 { "" } else { "s" })?;
-            for (count, what) in [
-                (lane.refused, "reset"),
-                (lane.unreachable, "answered by ICMP"),
-                (lane.impostors, "answered by something else"),
-            ] {
-                if count > 0 {
-                    write!(f, ", {count} {what}")?;
-                }
-            }
-            writeln!(
-                f,
-                "{}",
-                if lane.refused + lane.unreachable + lane.impostors == 0 { ", no answer" } else { "" }
-            )?;
-        }
-        write!(f, "  remedy      {}", self.remedy())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Behaviour;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -385,25 +259,9 @@ mod tests {
         let mut budget = SynBudget::default();
         let now = Instant::now();
         let ip = |n: u32| IpAddr::from(std::net::Ipv6Addr::from_bits((0x2001_0db8 << 96) | u128::from(n)));
-        let allowed = (0..2 * SYNS_PER_ADDRESS).filter(|n| budget.allow(now, ip(*n))).count();
+        let allowed = (0..2 * SYNS_PER_ADDRESS).filter(|n| budget.allow(now, ip(*n), false)).count();
         assert_eq!(allowed, SYNS_PER_ADDRESS as usize);
-        assert!(budget.allow(now, "192.0.2.1".parse().unwrap()));
-        assert!(budget.allow(now + INTRODUCTION_WINDOW, ip(0)));
-    }
-
-    #[test]
-    fn a_failure_names_whose_network_it_is() {
-        let symmetric = NatProfile {
-            translated: Some(true),
-            mapping: Behaviour::AddressAndPortDependent,
-            ..NatProfile::default()
-        };
-        let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..symmetric };
-        let tried = Finished { winner: None, syns: 0, lanes: vec![] };
-        let obstacle = |own, peer| Obstacle { own, peer, tried: tried.clone(), beside_broker: false };
-        assert!(obstacle(symmetric, plain).reason().starts_with("your network"));
-        assert!(obstacle(plain, symmetric).reason().starts_with("the other side's network"));
-        assert!(obstacle(symmetric, symmetric).reason().starts_with("both networks"));
-        assert!(obstacle(plain, plain).to_string().contains("remedy"));
+        assert!(budget.allow(now, "192.0.2.1".parse().unwrap(), false));
+        assert!(budget.allow(now + INTRODUCTION_WINDOW, ip(0), false));
     }
 }

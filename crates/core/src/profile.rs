@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::{Scope, scope};
+use crate::limits::{BLOCK_MOST, BLOCKS, FRESH_PORTS_LEAST, RANGE_DOUBT, STEP_MOST, USER_PORTS};
+use crate::wire::KnockAnswer;
 
 /// How a NAT's mapping or filtering depends on the other end (RFC 4787 sections 4.1 and 5, RFC
 /// 5382 REQ-1 and REQ-3). One enum for both axes.
@@ -93,10 +95,20 @@ pub struct Sample {
     pub observed: SocketAddr,
 }
 
-/// Classifies samples taken from one local port.
+/// What came of one knock at a mapping, from a port that nobody behind it ever contacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knock {
+    /// Whether from another address than the one that the mapping was made for.
+    pub elsewhere: bool,
+    /// What came of it.
+    pub answer: KnockAnswer,
+}
+
+/// Classifies samples, which stand in the order in which their connections were begun.
 ///
-/// Samples of several local ports may be mixed; only those with the same local port are compared. What was seen on this
-/// side of the NAT, as by a broker on this machine or in its LAN, tells nothing of the NAT.
+/// How the mapping depends on the destination is told by samples of one local port. How ports are chosen is told by
+/// samples of several: each local port's first sample is a new mapping. What was seen on this side of the NAT, as by a
+/// broker on this machine or in its LAN, tells nothing of the NAT.
 pub fn classify(samples: &[Sample]) -> NatProfile {
     let outside = |sample: &&Sample| scope(canonical(sample.observed).ip()) == Scope::Global;
     let samples: Vec<&Sample> = samples.iter().filter(outside).collect();
@@ -104,30 +116,116 @@ pub fn classify(samples: &[Sample]) -> NatProfile {
         .iter()
         .map(|sample| canonical(sample.local) != canonical(sample.observed))
         .reduce(|a, b| a || b);
-    let allocation = samples
-        .iter()
-        .map(|sample| sample.local.port() == sample.observed.port())
-        .reduce(|a, b| a && b)
-        .map_or(Allocation::Unknown, |kept| if kept { Allocation::Preserving } else { Allocation::Changing });
-    let mut mapping =
-        if translated == Some(false) { Behaviour::EndpointIndependent } else { Behaviour::Unknown };
+    if translated == Some(false) {
+        let (mapping, allocation) = (Behaviour::EndpointIndependent, Allocation::Preserving);
+        return NatProfile { translated, mapping, allocation, ..NatProfile::default() };
+    }
+    let (mapping, allocation) = (mapping(&samples), allocation(&samples));
+    NatProfile { translated, mapping, allocation, ..NatProfile::default() }
+}
+
+fn mapping(samples: &[&Sample]) -> Behaviour {
+    // Whether it differs by port, and whether by address, where two samples could show it.
+    let (mut by_port, mut by_address) = (None, None);
     for (at, one) in samples.iter().enumerate() {
         for other in samples.iter().skip(at + 1) {
-            if one.local.port() != other.local.port() || one.destination == other.destination {
+            if one.local != other.local || one.destination == other.destination {
                 continue;
             }
-            let same = one.observed == other.observed;
             let same_address = one.destination.ip() == other.destination.ip();
-            mapping = match (same, same_address, mapping) {
-                (true, _, Behaviour::Unknown) => Behaviour::EndpointIndependent,
-                (true, _, known) => known,
-                (false, true, _) => Behaviour::AddressAndPortDependent,
-                (false, false, Behaviour::AddressAndPortDependent) => Behaviour::AddressAndPortDependent,
-                (false, false, _) => Behaviour::EndpointDependent,
-            };
+            let axis = if same_address { &mut by_port } else { &mut by_address };
+            *axis = Some(axis.unwrap_or(false) || one.observed != other.observed);
         }
     }
-    NatProfile { translated, mapping, allocation, ..NatProfile::default() }
+    match (by_port, by_address) {
+        (None, None) => Behaviour::Unknown,
+        (Some(true), _) => Behaviour::AddressAndPortDependent,
+        (Some(false), None) => Behaviour::PortIndependent,
+        (None | Some(false), Some(false)) => Behaviour::EndpointIndependent,
+        (Some(false), Some(true)) => Behaviour::AddressDependent,
+        (None, Some(true)) => Behaviour::EndpointDependent,
+    }
+}
+
+fn allocation(samples: &[&Sample]) -> Allocation {
+    let mut fresh: Vec<&Sample> = Vec::new();
+    for sample in samples {
+        if !fresh.iter().any(|it| it.local == sample.local) {
+            fresh.push(sample);
+        }
+    }
+    let kept = fresh.iter().filter(|sample| sample.local.port() == sample.observed.port()).count();
+    if fresh.is_empty() {
+        return Allocation::Unknown;
+    }
+    // A NAT that keeps ports gives another one where two hosts inside want the same.
+    if kept * 2 > fresh.len() {
+        // Some keep a port for its first destination only: what comes then is not seen on fresh ports.
+        let changes = |one: &&Sample| {
+            samples.iter().any(|it| it.local == one.local && it.observed.port() != one.observed.port())
+        };
+        return if fresh.iter().any(changes) { Allocation::Changing } else { Allocation::Preserving };
+    }
+    if fresh.len() < FRESH_PORTS_LEAST {
+        return Allocation::Changing;
+    }
+    let ports: Vec<u16> = fresh.iter().map(|sample| sample.observed.port()).collect();
+    if let Some(step) = step(&ports) {
+        return Allocation::Stepping(step);
+    }
+    let mut ports: Vec<u16> = samples.iter().map(|sample| sample.observed.port()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    match range(&ports) {
+        Some((first, last)) if last - first < BLOCK_MOST => Allocation::Block { first, last },
+        Some(_) | None => Allocation::Random,
+    }
+}
+
+/// The step from each new mapping to the next, if most are the same: other hosts behind the NAT take ports in between.
+fn step(ports: &[u16]) -> Option<i16> {
+    let next = ports.iter().skip(1);
+    let steps = ports.iter().zip(next).map(|(one, next)| i32::from(*next) - i32::from(*one));
+    let steps: Vec<i16> = steps.map(|step| i16::try_from(step).unwrap_or(0)).collect();
+    let times = |step: i16| steps.iter().filter(|other| **other == step).count();
+    let most = steps.iter().copied().max_by_key(|step| times(*step))?;
+    (times(most) * 2 > steps.len() && most != 0 && most.unsigned_abs() <= STEP_MOST).then_some(most)
+}
+
+/// First and last of the ports that a NAT draws from, by these of them, sorted and each once.
+///
+/// Of uniform draws neither end is seen. Blocks of carriers are mostly powers of two and aligned, to 0 or to where the
+/// ports of users begin; so the smallest such block that has all the ports is taken, unless they fill so little of it
+/// that another block must have crossed its borders (less than [`RANGE_DOUBT`]). Then so much is added at each side that
+/// either end is beyond it in half of [`RANGE_DOUBT`] of the cases only: of n uniform draws that span s, an end is
+/// further than m s away with the probability (1 + m)^(1 - n).
+fn range(ports: &[u16]) -> Option<(u16, u16)> {
+    let (first, last) = (*ports.first()?, *ports.last()?);
+    let count = i32::try_from(ports.len()).unwrap_or(i32::MAX);
+    let span = f64::from(last - first) + 1.0;
+    for size in BLOCKS {
+        for anchor in [0, USER_PORTS] {
+            let Some(from_anchor) = first.checked_sub(anchor) else { continue };
+            let begins = anchor + from_anchor / size * size;
+            let ends = begins.saturating_add(size - 1);
+            if last <= ends {
+                let filled = span / f64::from(size);
+                let (draws, all) = (f64::from(count), filled.powi(count));
+                let chance = draws * filled.powi(count - 1) - (draws - 1.0) * all;
+                if chance >= RANGE_DOUBT {
+                    return Some((begins, ends));
+                }
+            }
+        }
+    }
+    if count < 2 {
+        return None;
+    }
+    let margin = (2.0 / RANGE_DOUBT).powf(1.0 / f64::from(count - 1)) - 1.0;
+    let beyond = (margin * span).ceil();
+    let least = if first >= USER_PORTS { USER_PORTS } else { 1 };
+    let port = |at: f64| at.clamp(f64::from(least), f64::from(u16::MAX)) as u16;
+    Some((port(f64::from(first) - beyond), port(f64::from(last) + beyond)))
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -135,31 +233,156 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 impl NatProfile {
+    /// The same, with what knocks at a mapping tell: who is let in, and what the others are answered.
+    ///
+    /// Knocks from elsewhere tell more, if there were any. Who lets everybody in refuses nobody, so that its refusal stays
+    /// unknown.
+    #[must_use]
+    pub fn with_knocks(self, knocks: &[Knock]) -> NatProfile {
+        let answers = |answer| knocks.iter().any(|knock| knock.answer == answer);
+        let accepted = |elsewhere| {
+            let asked = knocks.iter().filter(|knock| knock.elsewhere == elsewhere);
+            asked.map(|knock| knock.answer == KnockAnswer::Accepted).reduce(|a, b| a || b)
+        };
+        let filtering = match (accepted(false), accepted(true)) {
+            (None, None) => return self,
+            (_, Some(true)) => Behaviour::EndpointIndependent,
+            (Some(true), None) => Behaviour::PortIndependent,
+            (Some(true), Some(false)) => Behaviour::AddressDependent,
+            (Some(false), _) => Behaviour::AddressAndPortDependent,
+            (None, Some(false)) => Behaviour::EndpointDependent,
+        };
+        let refusal = if answers(KnockAnswer::Refused) {
+            Refusal::Reset
+        } else if answers(KnockAnswer::Unreachable) {
+            Refusal::Icmp
+        } else if answers(KnockAnswer::Silent) {
+            Refusal::Drop
+        } else {
+            Refusal::Unknown
+        };
+        NatProfile { filtering, refusal, ..self }
+    }
+
     /// Whether connections to different destinations leave through different ports, so that the
     /// address that the broker saw is of no use to another peer.
+    ///
+    /// Where ports are kept it is the outside address that differs, and one of several can't be guessed at by ports.
     pub fn is_symmetric(&self) -> bool {
-        matches!(
+        let dependent = matches!(
             self.mapping,
             Behaviour::AddressDependent | Behaviour::AddressAndPortDependent | Behaviour::EndpointDependent
-        )
+        );
+        dependent && self.allocation != Allocation::Preserving
+    }
+
+    /// Whether a SYN that nobody asked for is answered with a reset: it ends the other side's attempt at once.
+    pub fn resets(&self) -> bool {
+        self.refusal == Refusal::Reset
+    }
+
+    /// Whether a SYN that nobody asked for comes in from everywhere: nobody need dial outward from here.
+    pub fn lets_everybody_in(&self) -> bool {
+        self.filtering == Behaviour::EndpointIndependent
+    }
+
+    /// The same in the terms of RFC 4787 and RFC 5382, one line.
+    pub fn rfc_terms(&self) -> impl fmt::Display {
+        RfcTerms(*self)
+    }
+}
+
+impl Behaviour {
+    /// The term of RFC 4787, as far as it is known.
+    pub fn term(self) -> &'static str {
+        match self {
+            Behaviour::Unknown => "not known",
+            Behaviour::EndpointIndependent => "endpoint-independent",
+            Behaviour::PortIndependent => "endpoint-independent or address-dependent",
+            Behaviour::AddressDependent => "address-dependent",
+            Behaviour::EndpointDependent => "address-dependent or address-and-port-dependent",
+            Behaviour::AddressAndPortDependent => "address-and-port-dependent",
+        }
+    }
+}
+
+struct RfcTerms(NatProfile);
+
+impl fmt::Display for RfcTerms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = &self.0;
+        match profile.translated {
+            None => return f.write_str("address translation not known"),
+            Some(false) => f.write_str("no address translation")?,
+            Some(true) => {
+                write!(f, "{} mapping, port assignment ", profile.mapping.term())?;
+                match profile.allocation {
+                    Allocation::Unknown => f.write_str("not known")?,
+                    Allocation::Preserving => f.write_str("preserving")?,
+                    Allocation::Changing => f.write_str("not preserving")?,
+                    Allocation::Stepping(step) => write!(f, "sequential ({step:+})")?,
+                    Allocation::Block { first, last } => write!(f, "random within {first}-{last}")?,
+                    Allocation::Random => f.write_str("random")?,
+                }
+            }
+        }
+        write!(f, ", {} filtering", profile.filtering.term())?;
+        match profile.refusal {
+            Refusal::Unknown => {}
+            Refusal::Drop => f.write_str(", unsolicited SYNs dropped")?,
+            Refusal::Reset => f.write_str(", unsolicited SYNs answered with RST")?,
+            Refusal::Icmp => f.write_str(", unsolicited SYNs answered with ICMP")?,
+        }
+        match profile.simultaneous_open {
+            None => Ok(()),
+            Some(true) => f.write_str(", simultaneous open supported"),
+            Some(false) => f.write_str(", simultaneous open not supported"),
+        }
     }
 }
 
 impl fmt::Display for NatProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_symmetric() {
-            return f.write_str(
-                "a symmetric NAT: it opens another port for each destination \
-                 (address-and-port-dependent mapping), so nobody can be told where to knock",
-            );
+            let opens = "a symmetric NAT: it opens another port for each destination";
+            return match self.allocation {
+                Allocation::Stepping(step) => write!(f, "{opens}, each {step:+} from the last one"),
+                Allocation::Block { first, last } => write!(f, "{opens}, one between {first} and {last}"),
+                Allocation::Unknown | Allocation::Preserving | Allocation::Changing | Allocation::Random => {
+                    write!(
+                        f,
+                        "{opens} (address-and-port-dependent mapping), so nobody can be told where to knock"
+                    )
+                }
+            };
         }
+        let keeps = "a NAT that keeps one port for all destinations";
         match (self.translated, self.mapping) {
-            (Some(false), _) => f.write_str("no address translation; a firewall may stand in front"),
-            (Some(true), Behaviour::EndpointIndependent) => {
-                f.write_str("a NAT that keeps one port for all destinations (endpoint-independent mapping)")
+            (Some(false), _) if self.lets_everybody_in() => {
+                return f.write_str("no address translation, and no firewall in front");
             }
-            (Some(true), _) => f.write_str("a NAT whose mapping is not known"),
-            (None, _) => f.write_str("a network of which nothing is known"),
+            (Some(false), _) => f.write_str("no address translation; a firewall may stand in front")?,
+            (Some(true), Behaviour::EndpointIndependent) => {
+                write!(f, "{keeps} (endpoint-independent mapping)")?;
+            }
+            (Some(true), Behaviour::PortIndependent) => write!(f, "{keeps}, as far as one broker can see")?,
+            (
+                Some(true),
+                Behaviour::AddressDependent
+                | Behaviour::EndpointDependent
+                | Behaviour::AddressAndPortDependent,
+            ) => f.write_str("a NAT that keeps ports and has several addresses")?,
+            (Some(true), Behaviour::Unknown) => f.write_str("a NAT whose mapping is not known")?,
+            (None, _) => return f.write_str("a network of which nothing is known"),
+        }
+        if self.lets_everybody_in() {
+            return f.write_str("; everybody may come in there");
+        }
+        match self.refusal {
+            Refusal::Unknown => Ok(()),
+            Refusal::Drop => f.write_str("; strangers get no answer"),
+            Refusal::Reset => f.write_str("; strangers are reset"),
+            Refusal::Icmp => f.write_str("; strangers are told that nobody is there"),
         }
     }
 }
@@ -197,7 +420,7 @@ mod tests {
         let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:6000");
         let same = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6000");
         let other = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.9:6001");
-        assert_eq!(classify(&[first, same]).mapping, Behaviour::EndpointIndependent);
+        assert_eq!(classify(&[first, same]).mapping, Behaviour::PortIndependent);
         assert_eq!(classify(&[first, other]).mapping, Behaviour::AddressAndPortDependent);
         assert!(classify(&[first, other]).is_symmetric());
     }

@@ -14,10 +14,17 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STUCK_AFTER, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
-    SYNS_PER_LANE,
+    REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
+    ROUNDS, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
+    SYNS_PER_LANE, VOLLEY_WITHIN,
 };
-use crate::plan::Rules;
+use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
+use crate::profile::NatProfile;
+
+mod volley;
+
+pub use volley::VolleyReport;
+use volley::{Step, Volley};
 
 /// Names a socket within one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +40,7 @@ pub enum Origin {
 }
 
 /// What an attempt is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Whether this side chooses the connection. Exactly one side does.
     pub controlling: bool,
@@ -43,6 +50,16 @@ pub struct Config {
     pub introduced: Instant,
     /// When to give up.
     pub deadline: Instant,
+    /// What the peer was told of the own network when it was introduced.
+    pub own: NatProfile,
+    /// What is known of the peer's.
+    pub peer: NatProfile,
+    /// They met in a lobby: nobody there fires at ports that the broker did not see.
+    pub strangers: bool,
+    /// How many sockets there may be beyond those of lanes.
+    pub sockets: usize,
+    /// Where nothing may be sent though it looks like the peer: this peer itself, and the broker.
+    pub avoid: Vec<SocketAddr>,
     /// The rules of firing.
     pub rules: Rules,
 }
@@ -65,12 +82,36 @@ pub enum Dialled {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The broker's signal to fire.
     Go,
     /// An address of the peer; what may not be dialled was taken out before.
     Candidate(Candidate),
+    /// What is known of the two networks now.
+    Profiles {
+        /// The own one.
+        own: NatProfile,
+        /// The peer's.
+        peer: NatProfile,
+    },
+    /// The peer begins a further round.
+    RoundWanted {
+        /// Which.
+        round: u8,
+    },
+    /// Both have a fresh port for a further round: fire.
+    Round {
+        /// Which.
+        round: u8,
+        /// Where the peer's fresh port is; what may not be dialled was taken out before.
+        candidates: Vec<Candidate>,
+    },
+    /// All that the peer had to fire first in this round is out.
+    PeerFired {
+        /// Which.
+        round: u8,
+    },
     /// A dial ended.
     Dialled {
         /// Its socket.
@@ -115,6 +156,20 @@ pub enum Output {
         origin: Origin,
         /// Whereto.
         remote: SocketAddr,
+        /// One of many to or from different ports.
+        many: bool,
+    },
+    /// Listen on a fresh port for a further round, and have the broker observe it.
+    Open {
+        /// Which round.
+        round: u8,
+        /// Over IPv6: nothing is left to hope for over IPv4.
+        v6: bool,
+    },
+    /// Tell the peer that all that was to be fired first in this round is out.
+    Tell {
+        /// Which round.
+        round: u8,
     },
     /// Exchange tags and first records on this connection.
     Authenticate {
@@ -152,6 +207,10 @@ pub struct Finished {
     pub syns: u32,
     /// What was tried.
     pub lanes: Vec<LaneReport>,
+    /// What was tried at many ports.
+    pub volleys: Vec<VolleyReport>,
+    /// Rounds that began.
+    pub rounds: u8,
 }
 
 /// The connection that won.
@@ -161,6 +220,10 @@ pub struct Winner {
     pub socket: SocketId,
     /// The kind of the candidate that it was dialled at, where the remote address is one.
     pub kind: Option<Kind>,
+    /// The round that it belongs to, as far as known.
+    pub round: u8,
+    /// It was found among many ports.
+    pub birthday: bool,
 }
 
 /// What was tried on one lane.
@@ -180,12 +243,20 @@ pub struct LaneReport {
     pub no_route: bool,
 }
 
+impl LaneReport {
+    fn new(candidate: Candidate) -> Self {
+        LaneReport { candidate, syns: 0, refused: 0, unreachable: 0, impostors: 0, no_route: false }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LaneState {
     /// Before Go.
     Waiting,
     /// Fires then.
     Ready(Instant),
+    /// Is not dialled: the peer has to come in.
+    Passive,
     /// The hole is open: a live SYN_SENT socket.
     Connecting(SocketId),
     /// The 4-tuple is alive in the kernel and must come in at the listener.
@@ -197,14 +268,24 @@ enum LaneState {
 
 struct Lane {
     report: LaneReport,
+    round: u8,
     state: LaneState,
     first_fire: Option<Instant>,
     last_fire: Instant,
 }
 
+/// One pair of local ports, the own and the peer's.
+struct Round {
+    strategy: Strategy,
+    went: Option<Instant>,
+    volley: Option<Volley>,
+}
+
 struct Open {
     socket: SocketId,
     remote: SocketAddr,
+    /// It was dialled, or came in, as one of many.
+    many: Option<u8>,
     verified: bool,
     until: Instant,
 }
@@ -215,11 +296,19 @@ pub struct Puncher<R> {
     config: Config,
     round_trip: Duration,
     lanes: Vec<Lane>,
+    rounds: Vec<Round>,
+    /// The last round that was opened on this side.
+    opened: u8,
+    /// The last round of which the peer said so: it may have begun before it does here.
+    peer_fired: Option<u8>,
+    /// What came of a lane is no good: a further round begins at once.
+    spoiled: bool,
     open: Vec<Open>,
     went: bool,
     nominated: Option<SocketId>,
     next_socket: u32,
-    syns: u32,
+    lane_syns: u32,
+    volley_syns: u32,
     quiet_since: Option<Instant>,
     outputs: VecDeque<Output>,
     finished: bool,
@@ -228,31 +317,36 @@ pub struct Puncher<R> {
 impl<R: RngCore> Puncher<R> {
     /// An attempt without lanes yet; it waits for Go.
     pub fn new(config: Config, rng: R) -> Self {
-        Puncher {
+        let first = strategy(&config.own, &config.peer, 0, config.strangers, &config.rules);
+        let mut puncher = Puncher {
             rng,
             round_trip: config.round_trip_bound.clamp(ROUND_TRIP_LEAST, ROUND_TRIP_MOST),
             config,
             lanes: Vec::new(),
+            rounds: vec![Round { strategy: first, went: None, volley: None }],
+            opened: 0,
+            peer_fired: None,
+            spoiled: false,
             open: Vec::new(),
             went: false,
             nominated: None,
             next_socket: 0,
-            syns: 0,
+            lane_syns: 0,
+            volley_syns: 0,
             quiet_since: None,
             outputs: VecDeque::new(),
             finished: false,
+        };
+        if first.fresh {
+            puncher.open_round(1);
         }
+        puncher
     }
 
     /// A name for a socket that the driver brings.
     pub fn name_socket(&mut self) -> SocketId {
         self.next_socket += 1;
         SocketId(self.next_socket)
-    }
-
-    /// Gives up at this time already, where nothing is left to hope for.
-    pub fn give_up_at(&mut self, deadline: Instant) {
-        self.config.deadline = self.config.deadline.min(deadline);
     }
 
     /// Whether the attempt is over, though outputs may be left.
@@ -262,7 +356,22 @@ impl<R: RngCore> Puncher<R> {
 
     /// First SYNs of this side so far.
     pub fn syns(&self) -> u32 {
-        self.syns
+        self.lane_syns + self.volley_syns
+    }
+
+    /// When it is given up: sooner where nothing is left to hope for.
+    fn deadline(&self) -> Instant {
+        let other = self.lanes.iter().any(needs_no_luck);
+        let within = |strategy: &Strategy| match (strategy.hopeless, strategy.volley) {
+            _ if other => None,
+            (true, _) => Some(SYMMETRIC_WITHIN),
+            (false, Some(_)) => Some(VOLLEY_WITHIN),
+            (false, None) if strategy.fresh => Some(VOLLEY_WITHIN),
+            (false, None) => None,
+        };
+        let bound = self.rounds.last().and_then(|round| within(&round.strategy));
+        let bound = bound.map(|within| self.config.introduced + within);
+        bound.map_or(self.config.deadline, |bound| bound.min(self.config.deadline))
     }
 
     /// Takes what happened.
@@ -273,6 +382,24 @@ impl<R: RngCore> Puncher<R> {
         match input {
             Input::Go => self.go(now),
             Input::Candidate(candidate) => self.candidate(now, candidate),
+            Input::Profiles { own, peer } => {
+                (self.config.own, self.config.peer) = (own, peer);
+                self.plan_again();
+            }
+            Input::RoundWanted { round } => {
+                if round == self.opened + 1 {
+                    self.open_round(round);
+                }
+            }
+            Input::Round { round, candidates } => self.round(now, round, candidates),
+            Input::PeerFired { round } => {
+                self.peer_fired = Some(round);
+                if let Some(volley) =
+                    self.rounds.get_mut(usize::from(round)).and_then(|it| it.volley.as_mut())
+                {
+                    volley.peer_fired(now);
+                }
+            }
             Input::Dialled { socket, outcome } => self.dialled(now, socket, outcome),
             Input::Accepted { socket, remote } => self.accepted(now, socket, remote),
             Input::Verified { socket, nominated } => self.verified(socket, nominated),
@@ -296,7 +423,8 @@ impl<R: RngCore> Puncher<R> {
             if self.finished {
                 return Output::Wait(self.config.deadline.max(now));
             }
-            if now >= self.config.deadline {
+            let deadline = self.deadline();
+            if now >= deadline {
                 self.finish(None);
                 continue;
             }
@@ -313,10 +441,18 @@ impl<R: RngCore> Puncher<R> {
             }
             let due = self.lanes.iter().position(|lane| match lane.state {
                 LaneState::Ready(at) | LaneState::AwaitingAccept(at) => at <= now,
-                LaneState::Waiting | LaneState::Connecting(_) | LaneState::Open(_) | LaneState::Dead => false,
+                LaneState::Waiting
+                | LaneState::Passive
+                | LaneState::Connecting(_)
+                | LaneState::Open(_)
+                | LaneState::Dead => false,
             });
             if let Some(index) = due {
                 self.fire(now, index);
+                continue;
+            }
+            let mut next = deadline;
+            if self.volleys(now, &mut next) || self.next_round(now, &mut next) {
                 continue;
             }
             let listen_until = self.listen_until(now);
@@ -324,7 +460,6 @@ impl<R: RngCore> Puncher<R> {
                 self.finish(None);
                 continue;
             }
-            let mut next = self.config.deadline;
             if !self.went {
                 next = next.min(go_lost);
             }
@@ -348,11 +483,162 @@ impl<R: RngCore> Puncher<R> {
             return;
         }
         self.went = true;
+        let Some(strategy) = self.rounds.first().map(|round| round.strategy) else { return };
         // On the others something came in before Go.
         let waiting = self.lanes.iter_mut().filter(|lane| lane.state == LaneState::Waiting);
         for (index, lane) in waiting.enumerate() {
-            lane.state = LaneState::Ready(now + pace(index));
+            lane.state = begins(&lane.report.candidate, &strategy, now + pace(index));
         }
+        self.start(now, 0);
+    }
+
+    /// The volley of a round that begins, where it has one and the peer was seen.
+    fn start(&mut self, now: Instant, round: u8) {
+        let ours = |lane: &&Lane| lane.round == round && is_translated(&lane.report.candidate);
+        let peer = self.lanes.iter().filter(ours).map(|lane| lane.report.candidate).min_by_key(|it| it.kind);
+        let Some(started) = self.rounds.get_mut(usize::from(round)) else { return };
+        started.went.get_or_insert(now);
+        let (strategy, round_trip) = (started.strategy, (self.round_trip, self.config.round_trip_bound));
+        let (Some(plan), Some(peer), None) = (&strategy.volley, peer, &started.volley) else { return };
+        let left = u32::from(plan.budget).saturating_sub(self.volley_syns);
+        let most = self.config.sockets.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // With fewer it would be for nothing.
+        if most >= usize::from(plan.shots) / 2 {
+            let (planned, avoid) = ((round, &strategy, plan), &self.config.avoid);
+            // What needs no luck goes first.
+            let others = self.lanes.iter().any(needs_no_luck);
+            let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
+            let mut volley =
+                Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
+            if self.peer_fired == Some(round) {
+                volley.peer_fired(now);
+            }
+            started.volley = Some(volley);
+            // What was dialled in earlier rounds rested on what is known better now.
+            let earlier = |lane: &&mut Lane| lane.round < round && is_translated(&lane.report.candidate);
+            for lane in self.lanes.iter_mut().filter(earlier) {
+                if let LaneState::Ready(_) = lane.state {
+                    lane.state = LaneState::Passive;
+                }
+            }
+        }
+    }
+
+    fn has_v6(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.report.candidate.address.is_ipv6())
+    }
+
+    fn open_round(&mut self, round: u8) {
+        if self.config.rules.rounds && round < ROUNDS {
+            self.opened = round;
+            let hopeless = self.rounds.last().is_some_and(|round| round.strategy.hopeless);
+            let v6 = hopeless && self.has_v6();
+            self.outputs.push_back(Output::Open { round, v6 });
+        }
+    }
+
+    /// The networks are known better: a round that goes by what was known before is not the last.
+    fn plan_again(&mut self) {
+        let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
+        let Some(last) = self.rounds.last() else { return };
+        let Config { own, peer, strangers, rules, .. } = &self.config;
+        let known = strategy(own, peer, round.saturating_sub(1), *strangers, rules);
+        let same = (known.dial, known.volley, known.fresh) == {
+            let Strategy { dial, volley, fresh, .. } = last.strategy;
+            (dial, volley, fresh)
+        };
+        if !same && !known.hopeless && self.opened < round {
+            self.open_round(round);
+        }
+    }
+
+    fn round(&mut self, now: Instant, round: u8, candidates: Vec<Candidate>) {
+        if usize::from(round) != self.rounds.len() || round >= ROUNDS || !self.config.rules.rounds {
+            return;
+        }
+        self.opened = self.opened.max(round);
+        let Config { own, peer, strangers, rules, controlling, .. } = &self.config;
+        let strategy = strategy(own, peer, round, *strangers, rules);
+        // Where nothing is known of who refuses, each fires first once.
+        let late = match strategy.order {
+            Order::First => false,
+            Order::Second => true,
+            Order::Together => *controlling == (round % 2 == 1),
+        };
+        let delay = if late && rules.order { self.round_trip / 4 } else { Duration::ZERO };
+        for candidate in candidates {
+            let report = LaneReport::new(candidate);
+            let state = begins(&candidate, &strategy, now + delay);
+            if self.lanes.len() < LANES_PER_ATTEMPT + usize::from(ROUNDS) {
+                self.lanes.push(Lane { report, round, state, first_fire: None, last_fire: now });
+            }
+        }
+        self.rounds.push(Round { strategy, went: None, volley: None });
+        self.quiet_since = None;
+        self.start(now, round);
+    }
+
+    /// Carries the volleys on; whether there is something to do.
+    fn volleys(&mut self, now: Instant, next: &mut Instant) -> bool {
+        for index in 0..self.rounds.len() {
+            let Some(volley) = self.rounds.get_mut(index).and_then(|round| round.volley.as_mut()) else {
+                continue;
+            };
+            let (round, origin, budget) = (volley.round, volley.origin(), volley.budget());
+            match volley.step(now) {
+                Step::Fire(remotes) => {
+                    for remote in remotes {
+                        self.next_socket += 1;
+                        let socket = SocketId(self.next_socket);
+                        if self.volley_syns >= budget {
+                            break;
+                        }
+                        self.volley_syns += 1;
+                        volley.fired(now, socket, remote);
+                        self.outputs.push_back(Output::Dial { socket, origin, remote, many: true });
+                    }
+                    return true;
+                }
+                Step::Tell => {
+                    self.outputs.push_back(Output::Tell { round });
+                    return true;
+                }
+                Step::Close(sockets) => {
+                    self.outputs.extend(sockets.into_iter().map(|socket| Output::Close { socket }));
+                    return true;
+                }
+                Step::Wait(at) => *next = (*next).min(at),
+                Step::Nothing => {}
+            }
+        }
+        false
+    }
+
+    /// Begins a further round where the last has led to nothing; whether it does.
+    fn next_round(&mut self, now: Instant, next: &mut Instant) -> bool {
+        let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
+        let Some(last) = self.rounds.last() else { return false };
+        let idle = self.opened < round && round < ROUNDS && self.config.rules.rounds;
+        let hope = !last.strategy.hopeless || self.has_v6();
+        let (Some(went), true) = (last.went, idle && hope && !self.open.iter().any(|open| open.verified))
+        else {
+            return false;
+        };
+        let doubt = may_be_symmetric(&self.config.own) || may_be_symmetric(&self.config.peer);
+        let patience = match (&last.volley, doubt) {
+            (Some(_), _) => ROUND_AFTER_VOLLEY,
+            (None, true) => ROUND_AFTER_DOUBT,
+            (None, false) => ROUND_AFTER,
+        };
+        let patient = went + 2 * self.round_trip + patience * u32::from(round);
+        let due = if self.spoiled { now } else { patient };
+        if due <= now {
+            self.spoiled = false;
+            self.open_round(round);
+            return true;
+        }
+        *next = (*next).min(due);
+        false
     }
 
     fn candidate(&mut self, now: Instant, candidate: Candidate) {
@@ -360,18 +646,25 @@ impl<R: RngCore> Puncher<R> {
         if known || self.lanes.len() >= LANES_PER_ATTEMPT {
             return;
         }
-        let state =
-            if self.went { LaneState::Ready(now + pace(self.lanes.len())) } else { LaneState::Waiting };
-        let report =
-            LaneReport { candidate, syns: 0, refused: 0, unreachable: 0, impostors: 0, no_route: false };
-        self.lanes.push(Lane { report, state, first_fire: None, last_fire: now });
+        let state = match self.rounds.first() {
+            Some(first) if self.went => begins(&candidate, &first.strategy, now + pace(self.lanes.len())),
+            Some(_) | None => LaneState::Waiting,
+        };
+        let report = LaneReport::new(candidate);
+        self.lanes.push(Lane { report, round: 0, state, first_fire: None, last_fire: now });
         self.quiet_since = None;
+        if self.went {
+            self.start(now, 0);
+        }
     }
 
     /// When the listener alone is no longer worth waiting for: all lanes are dead, nothing is open.
     fn listen_until(&mut self, now: Instant) -> Option<Instant> {
-        let quiet =
-            self.went && self.open.is_empty() && self.lanes.iter().all(|lane| lane.state == LaneState::Dead);
+        let mut volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
+        let quiet = self.went
+            && self.open.is_empty()
+            && self.lanes.iter().all(|lane| lane.state == LaneState::Dead)
+            && volleys.all(Volley::is_over);
         if !quiet {
             self.quiet_since = None;
             return None;
@@ -382,11 +675,14 @@ impl<R: RngCore> Puncher<R> {
 
     fn fire(&mut self, now: Instant, index: usize) {
         let socket = self.name_socket();
-        let spent = self.syns >= SYNS_PER_ATTEMPT;
+        let spent = self.lane_syns >= SYNS_PER_ATTEMPT;
         let Some(lane) = self.lanes.get_mut(index) else {
             return;
         };
+        let beside_volley =
+            self.rounds.get(usize::from(lane.round)).is_some_and(|it| it.strategy.volley.is_some());
         let budget = match lane.report.candidate.kind {
+            _ if beside_volley && is_translated(&lane.report.candidate) => SYNS_BESIDE_VOLLEY,
             Kind::Host => SYNS_PER_HOST_LANE,
             Kind::Reflexive | Kind::Predicted | Kind::Mapped => SYNS_PER_LANE,
         };
@@ -395,17 +691,34 @@ impl<R: RngCore> Puncher<R> {
             return;
         }
         lane.report.syns += 1;
-        self.syns += 1;
+        self.lane_syns += 1;
         lane.first_fire.get_or_insert(now);
         lane.last_fire = now;
         lane.state = LaneState::Connecting(socket);
         let remote = lane.report.candidate.address;
-        self.outputs.push_back(Output::Dial { socket, origin: Origin::Round(0), remote });
+        let origin = Origin::Round(lane.round);
+        self.outputs.push_back(Output::Dial { socket, origin, remote, many: false });
     }
 
     fn dialled(&mut self, now: Instant, socket: SocketId, outcome: Dialled) {
         let await_accept = now + self.round_trip + STUCK_AFTER;
         let jitter: f64 = self.rng.random_range(0.5..1.5);
+        for index in 0..self.rounds.len() {
+            let Some(volley) = self.rounds.get_mut(index).and_then(|round| round.volley.as_mut()) else {
+                continue;
+            };
+            let before = volley.report.syns;
+            let Some(ended) = volley.dialled(now, socket, outcome, jitter) else { continue };
+            self.volley_syns -= before - volley.report.syns;
+            let (round, cautious) = (volley.round, volley.was_refused() && self.config.rules.caution);
+            match ended {
+                // A stranger may listen on one of so many ports.
+                Some(remote) => self.authenticate(now, socket, remote, (false, cautious), Some(round)),
+                None => self.outputs.push_back(Output::Close { socket }),
+            }
+            return;
+        }
+        let Config { rules, .. } = self.config;
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Connecting(socket))
         else {
             // The connection came in at the listener meanwhile, or the lane died.
@@ -420,10 +733,14 @@ impl<R: RngCore> Puncher<R> {
                 // Another machine may have the peer's address in this network: it must show first
                 // that it is the peer. The round trip there is small.
                 let known = lane.report.candidate.kind != Kind::Host;
-                let cautious = lane.report.refused + lane.report.unreachable > 0;
+                let cautious = rules.caution && lane.report.refused + lane.report.unreachable > 0;
                 lane.state = LaneState::Open(socket);
-                self.authenticate(now, socket, remote, known, cautious);
+                self.authenticate(now, socket, remote, (known, cautious), None);
                 return;
+            }
+            Dialled::Refused if !rules.refire => {
+                lane.report.refused += 1;
+                lane.state = LaneState::Dead;
             }
             Dialled::Refused => {
                 lane.report.refused += 1;
@@ -439,7 +756,7 @@ impl<R: RngCore> Puncher<R> {
                 lane.report.unreachable += 1;
                 // The hole outlives the socket, and a peer's SYN that comes in while there is none
                 // spoils it: so at once, as long as answers may come from a limited supply.
-                let pause = if lane.report.unreachable <= REFIRE_AT_ONCE {
+                let pause = if rules.icmp_at_once && lane.report.unreachable <= REFIRE_AT_ONCE {
                     Duration::ZERO
                 } else if fast {
                     REFIRE_LEAST.mul_f64(jitter + 0.5)
@@ -451,12 +768,15 @@ impl<R: RngCore> Puncher<R> {
             Dialled::InUse => {
                 // It was no SYN: the kernel refused before sending one.
                 lane.report.syns -= 1;
-                self.syns -= 1;
+                self.lane_syns -= 1;
                 lane.state = LaneState::AwaitingAccept(await_accept);
+                // While the answer by ICMP was on its way to this program, the peer's SYN met the listener: the own NAT knows
+                // another sequence number, and what comes in is of no use.
+                self.spoiled |= rules.icmp_at_once && lane.report.unreachable > 0;
             }
             Dialled::NoRoute => {
                 lane.report.syns -= 1;
-                self.syns -= 1;
+                self.lane_syns -= 1;
                 lane.report.no_route = true;
                 lane.state = LaneState::Dead;
             }
@@ -466,8 +786,12 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
-        let mut cautious = false;
+        let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
+        let many = volleys.clone().last().map(|volley| volley.round);
+        let mut cautious = volleys.into_iter().any(Volley::was_refused);
+        let mut many = many;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
+            many = None;
             cautious = lane.report.refused + lane.report.unreachable > 0;
             match lane.state {
                 LaneState::Open(_) => {}
@@ -475,16 +799,19 @@ impl<R: RngCore> Puncher<R> {
                     // Crossing SYNs end in the connecting socket; that the listener has this one
                     // means that the kernel let none of ours out.
                     lane.report.syns = lane.report.syns.saturating_sub(1);
-                    self.syns = self.syns.saturating_sub(1);
+                    self.lane_syns = self.lane_syns.saturating_sub(1);
                     self.outputs.push_back(Output::Close { socket: old });
                     lane.state = LaneState::Open(socket);
                 }
-                LaneState::Waiting | LaneState::Ready(_) | LaneState::AwaitingAccept(_) | LaneState::Dead => {
-                    lane.state = LaneState::Open(socket)
-                }
+                LaneState::Waiting
+                | LaneState::Passive
+                | LaneState::Ready(_)
+                | LaneState::AwaitingAccept(_)
+                | LaneState::Dead => lane.state = LaneState::Open(socket),
             }
         }
-        self.authenticate(now, socket, remote, true, cautious);
+        cautious &= self.config.rules.caution;
+        self.authenticate(now, socket, remote, (true, cautious), many);
     }
 
     fn authenticate(
@@ -492,14 +819,14 @@ impl<R: RngCore> Puncher<R> {
         now: Instant,
         socket: SocketId,
         remote: SocketAddr,
-        known: bool,
-        cautious: bool,
+        (known, cautious): (bool, bool),
+        many: Option<u8>,
     ) {
         let nominate = known && !cautious && self.config.controlling && self.nominated.is_none();
         // Who is nominated does not know it before the record that says so has come, and the other side may be less cautious.
         let patience = if known { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
         let until = now + 2 * self.round_trip + patience;
-        self.open.push(Open { socket, remote, verified: false, until });
+        self.open.push(Open { socket, remote, many, verified: false, until });
         if nominate {
             self.nominated = Some(socket);
         }
@@ -525,10 +852,11 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn failed(&mut self, now: Instant, socket: SocketId) {
-        let before = self.open.len();
-        self.open.retain(|open| open.socket != socket);
-        if self.open.len() == before {
-            return;
+        let Some(at) = self.open.iter().position(|open| open.socket == socket) else { return };
+        let many = self.open.swap_remove(at).many;
+        let volley = many.and_then(|round| self.rounds.get_mut(usize::from(round))?.volley.as_mut());
+        if let Some(volley) = volley {
+            volley.report.impostors += 1;
         }
         let jitter: f64 = self.rng.random_range(0.5..1.5);
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
@@ -548,13 +876,14 @@ impl<R: RngCore> Puncher<R> {
     }
 
     fn win(&mut self, socket: SocketId) {
-        let remote = self.open.iter().find(|open| open.socket == socket).map(|open| open.remote);
-        let kind = self
-            .lanes
-            .iter()
-            .find(|lane| Some(lane.report.candidate.address) == remote)
-            .map(|lane| lane.report.candidate.kind);
-        self.finish(Some(Winner { socket, kind }));
+        let open = self.open.iter().find(|open| open.socket == socket);
+        let (remote, many) = (open.map(|open| open.remote), open.and_then(|open| open.many));
+        let lane = self.lanes.iter().find(|lane| Some(lane.report.candidate.address) == remote);
+        let kind = lane.filter(|_| many.is_none()).map(|lane| lane.report.candidate.kind);
+        let volley = many.and_then(|round| self.rounds.get(usize::from(round))?.volley.as_ref());
+        let round = many.or(lane.map(|lane| lane.round)).unwrap_or_default();
+        let birthday = volley.is_some_and(|volley| volley.birthday);
+        self.finish(Some(Winner { socket, kind, round, birthday }));
     }
 
     fn finish(&mut self, winner: Option<Winner>) {
@@ -565,13 +894,35 @@ impl<R: RngCore> Puncher<R> {
                 self.outputs.push_back(Output::Close { socket });
             }
         }
+        let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
+        let shots: Vec<SocketId> = volleys.clone().flat_map(Volley::sockets).collect();
+        let volleys = volleys.map(|volley| volley.report).collect();
+        self.outputs.extend(shots.into_iter().map(|socket| Output::Close { socket }));
         for open in self.open.iter().filter(|open| Some(open.socket) != won) {
             self.outputs.push_back(Output::Close { socket: open.socket });
         }
         let lanes = self.lanes.iter().map(|lane| lane.report).collect();
-        let finished = Finished { winner, syns: self.syns, lanes };
+        let rounds = self.rounds.iter().filter(|round| round.went.is_some()).count();
+        let rounds = u8::try_from(rounds).unwrap_or(u8::MAX);
+        let finished = Finished { winner, syns: self.syns(), lanes, volleys, rounds };
         self.outputs.push_back(Output::Finished(Box::new(finished)));
     }
+}
+
+/// Whether it is a lane that may connect whatever ports NATs choose.
+fn needs_no_luck(lane: &Lane) -> bool {
+    let Candidate { address, kind } = lane.report.candidate;
+    (address.is_ipv6() || kind == Kind::Mapped) && lane.state != LaneState::Dead
+}
+
+/// Whether it is an address before a NAT, the peer's.
+fn is_translated(candidate: &Candidate) -> bool {
+    candidate.address.is_ipv4() && matches!(candidate.kind, Kind::Reflexive | Kind::Predicted)
+}
+
+/// What a lane of a round that begins does.
+fn begins(candidate: &Candidate, strategy: &Strategy, at: Instant) -> LaneState {
+    if strategy.dial || !is_translated(candidate) { LaneState::Ready(at) } else { LaneState::Passive }
 }
 
 fn pace(index: usize) -> Duration {

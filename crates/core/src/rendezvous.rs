@@ -12,19 +12,20 @@ use crate::candidate::{Scope, scope};
 use crate::code::Verb;
 use crate::identity::PublicKey;
 use crate::limits::{
-    BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
+    BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_KNOCKS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
     CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION, GO_DELAY_MOST,
-    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS,
-    LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
-    MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
-    NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
-    SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
+    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS, KNOCK_WITHIN,
+    KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION, LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS,
+    LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES,
+    MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS,
+    PROFILES_PER_SESSION, PROOFS_PER_ADDRESS, ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS,
+    SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
 use crate::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, ObservationToken, Probe, Refusal, Signal,
-    ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, ObservationToken, Probe,
+    Refusal, Signal, ToBroker,
 };
 
 pub mod fence;
@@ -34,6 +35,10 @@ use fence::{Bucket, Held, Rates};
 /// Names a link; the driver never uses one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
+
+/// Names a knock; the broker never uses one twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KnockId(pub u64);
 
 /// How the broker is run.
 #[derive(Clone, Debug)]
@@ -46,8 +51,11 @@ pub struct Config {
     pub advertised: Vec<String>,
     /// Addresses under which peers beside this broker appear from outside.
     pub public: Vec<IpAddr>,
-    /// Where observations are answered too, beside the address and port of the link.
+    /// Where observations are answered too, beside the address and port of the link. An address that stands there is
+    /// knocked from.
     pub probes: Vec<Probe>,
+    /// Knocks at a time: at most [`BROKER_KNOCKS`], fewer where the process has few descriptors.
+    pub knocks: usize,
 }
 
 impl Default for Config {
@@ -58,6 +66,7 @@ impl Default for Config {
             advertised: Vec::new(),
             public: Vec::new(),
             probes: Vec::new(),
+            knocks: BROKER_KNOCKS,
         }
     }
 }
@@ -94,6 +103,15 @@ pub enum Input {
         token: ObservationToken,
         /// Where it came from.
         from: SocketAddr,
+        /// Where knocks are asked for: the own address that was dialled.
+        knock_from: Option<IpAddr>,
+    },
+    /// A knock came to its end.
+    Knocked {
+        /// Which.
+        knock: KnockId,
+        /// What came of it; `None` where it could not be made.
+        answer: Option<KnockAnswer>,
     },
 }
 
@@ -111,6 +129,15 @@ pub enum Output {
     Close {
         /// Which.
         link: LinkId,
+    },
+    /// Connect, from any port but those that are listened on; give up after [`KNOCK_WITHIN`], and close what comes of it.
+    Knock {
+        /// Its name, for [`Input::Knocked`].
+        knock: KnockId,
+        /// From which own address.
+        from: IpAddr,
+        /// To where: an observation has just come from there.
+        to: SocketAddr,
     },
     /// Tell the operator.
     Event(Event),
@@ -169,8 +196,18 @@ struct Session {
     asked: Option<u32>,
     profiles: u8,
     introductions: VecDeque<IntroductionId>,
+    /// The last observations, for rounds.
+    seen: VecDeque<([u8; 8], SocketAddr)>,
     signals: Bucket,
     observations: Bucket,
+    knocks: Bucket,
+}
+
+struct Knock {
+    peer: PublicKey,
+    question: [u8; 8],
+    elsewhere: bool,
+    expires: TimerKey,
 }
 
 struct Code {
@@ -203,8 +240,17 @@ struct Sent {
     bytes: usize,
 }
 
+/// A further round: each side's question, and where its fresh port was seen.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    asked: [Option<[u8; 8]>; 2],
+    seen: [Option<SocketAddr>; 2],
+}
+
 struct Introduced {
     sides: [PublicKey; 2],
+    /// From the first after the doors on.
+    rounds: Vec<Round>,
     relayed: [Sent; 2],
     /// Addresses that one side was told of the other; bounded by the links of a session.
     told: Vec<SocketAddr>,
@@ -237,10 +283,23 @@ impl Introduced {
 type TimerKey = (Instant, u64);
 
 enum Timer {
-    Go { introduction: IntroductionId, peer: PublicKey },
-    CodeExpires { number: u32 },
-    ClaimExpires { claim: ClaimId },
-    IntroductionExpires { introduction: IntroductionId },
+    /// To who is nearer than the other side.
+    Say {
+        peer: PublicKey,
+        message: Box<FromBroker>,
+    },
+    CodeExpires {
+        number: u32,
+    },
+    ClaimExpires {
+        claim: ClaimId,
+    },
+    IntroductionExpires {
+        introduction: IntroductionId,
+    },
+    KnockExpires {
+        knock: KnockId,
+    },
     Sweep,
 }
 
@@ -295,6 +354,8 @@ pub struct Rendezvous<R> {
     introductions: HashMap<IntroductionId, Introduced>,
     /// The oldest first; some are gone already.
     introduced: VecDeque<IntroductionId>,
+    knocks: HashMap<KnockId, Knock>,
+    last_knock: u64,
     rates: AllRates,
     timers: BTreeMap<TimerKey, Timer>,
     timer_number: u64,
@@ -312,6 +373,7 @@ struct AllRates {
     signals: Rates,
     introductions: Rates,
     lobby_introductions: Rates,
+    knocks: Rates,
 }
 
 impl AllRates {
@@ -324,12 +386,14 @@ impl AllRates {
             signals: Rates::new(SIGNALS_PER_ADDRESS),
             introductions: Rates::new(INTRODUCTIONS_PER_ADDRESS),
             lobby_introductions: Rates::new(LOBBY_INTRODUCTIONS_PER_ADDRESS),
+            knocks: Rates::new(KNOCKS_PER_ADDRESS),
         }
     }
 
-    fn each(&mut self) -> [&mut Rates; 7] {
-        let AllRates { joins, opens, claims, proofs, signals, introductions, lobby_introductions } = self;
-        [joins, opens, claims, proofs, signals, introductions, lobby_introductions]
+    fn each(&mut self) -> [&mut Rates; 8] {
+        let AllRates { joins, opens, claims, proofs, signals, introductions, lobby_introductions, knocks } =
+            self;
+        [joins, opens, claims, proofs, signals, introductions, lobby_introductions, knocks]
     }
 }
 
@@ -358,6 +422,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             claims: HashMap::new(),
             introductions: HashMap::new(),
             introduced: VecDeque::new(),
+            knocks: HashMap::new(),
+            last_knock: 0,
             rates: AllRates::new(),
             timers: BTreeMap::new(),
             timer_number: 0,
@@ -383,7 +449,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.message(now, link, peer, message);
             }
             Input::LinkDown { link } => self.link_down(link),
-            Input::Observation { token, from } => self.observation(now, token, from),
+            Input::Observation { token, from, knock_from } => self.observation(now, token, from, knock_from),
+            Input::Knocked { knock, answer } => self.knocked(knock, answer),
         }
     }
 
@@ -416,6 +483,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             && self.claims.is_empty()
             && self.introductions.is_empty()
             && self.introduced.is_empty()
+            && self.knocks.is_empty()
             && self.timers.is_empty()
     }
 
@@ -571,7 +639,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         self.outputs.push_back(Output::Event(Event::Left { peer }));
     }
 
-    fn observation(&mut self, now: Instant, token: ObservationToken, from: SocketAddr) {
+    fn observation(
+        &mut self,
+        now: Instant,
+        token: ObservationToken,
+        from: SocketAddr,
+        knock_from: Option<IpAddr>,
+    ) {
         let [a, b, c, d, e, f, g, h, question @ ..] = token;
         let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else { return };
         let allowed = self
@@ -580,6 +654,123 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
         if allowed {
             self.send_to(peer, FromBroker::Observed { question, from });
+            self.seen_for_round(now, peer, question, from);
+            if let Some(dialled) = knock_from {
+                self.knock(now, peer, question, from, dialled);
+            }
+        }
+    }
+
+    /// A side begins a further round from a fresh port, which it has observed under this question.
+    fn fresh_port(
+        &mut self,
+        now: Instant,
+        peer: PublicKey,
+        id: IntroductionId,
+        number: u8,
+        question: [u8; 8],
+    ) {
+        let Some(introduced) = self.introductions.get_mut(&id) else { return };
+        let Some(other) = introduced.other(peer) else { return };
+        let [first, _] = introduced.sides;
+        let side = usize::from(peer != first);
+        let index = usize::from(number).wrapping_sub(1);
+        // One after the other, each once.
+        if number >= ROUNDS || index > introduced.rounds.len() {
+            return;
+        }
+        if index == introduced.rounds.len() {
+            introduced.rounds.push(Round::default());
+        }
+        let Some(round) = introduced.rounds.get_mut(index) else { return };
+        let Some(asked) = round.asked.get_mut(side).filter(|asked| asked.is_none()) else { return };
+        *asked = Some(question);
+        if round.asked.iter().flatten().count() == 1 {
+            self.send_to(other, FromBroker::RoundWanted { introduction: id, round: number });
+        }
+        let session = self.sessions.get(&peer);
+        let seen =
+            session.and_then(|it| it.seen.iter().find(|(own, _)| *own == question)).map(|(_, from)| *from);
+        if let Some(from) = seen {
+            self.seen_for_round(now, peer, question, from);
+        }
+    }
+
+    /// An observation may be that of a fresh port; where both sides' are known, both fire.
+    fn seen_for_round(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], from: SocketAddr) {
+        let Some(session) = self.sessions.get_mut(&peer) else { return };
+        // It can come before the message that says what it is for.
+        session.seen.push_back((question, from));
+        if session.seen.len() > usize::from(ROUNDS) {
+            session.seen.pop_front();
+        }
+        for id in session.introductions.clone() {
+            let Some(introduced) = self.introductions.get_mut(&id) else { continue };
+            let [first, second] = introduced.sides;
+            let side = usize::from(peer != first);
+            let asked = |round: &Round| round.asked.get(side) == Some(&Some(question));
+            let Some(index) = introduced.rounds.iter().position(asked) else { continue };
+            let Some(round) = introduced.rounds.get_mut(index) else { continue };
+            if let Some(seen) = round.seen.get_mut(side).filter(|seen| seen.is_none()) {
+                *seen = Some(from);
+            } else {
+                return;
+            }
+            let [Some(of_first), Some(of_second)] = round.seen else { return };
+            let number = u8::try_from(index + 1).unwrap_or(u8::MAX);
+            let to = |peer| FromBroker::Round { introduction: id, round: number, peer };
+            self.together(now, (first, to(of_second)), (second, to(of_first)));
+            return;
+        }
+    }
+
+    /// Sends each its message so that both hear it at the same moment: the nearer side's leaves later.
+    fn together(&mut self, now: Instant, one: (PublicKey, FromBroker), other: (PublicKey, FromBroker)) {
+        let (near, far) = (self.round_trip(&one.0), self.round_trip(&other.0));
+        let (nearer, farther, delay) =
+            if near <= far { (one, other, (far - near) / 2) } else { (other, one, (near - far) / 2) };
+        self.send_to(farther.0, farther.1);
+        if delay.is_zero() {
+            self.send_to(nearer.0, nearer.1);
+        } else {
+            let (peer, message) = (nearer.0, Box::new(nearer.1));
+            self.at(now + delay.min(GO_DELAY_MOST), Timer::Say { peer, message });
+        }
+    }
+
+    /// Knocks where an observation came from, and nowhere else: nobody can name another's address. From elsewhere first,
+    /// as far as two connects can be in an order: that tells more.
+    fn knock(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], to: SocketAddr, dialled: IpAddr) {
+        let alike = |ip: &IpAddr| ip.is_ipv4() == to.is_ipv4() && *ip != dialled;
+        let second = self.config.probes.iter().filter_map(|probe| probe.ip).find(alike);
+        let sources: Vec<(bool, IpAddr)> =
+            second.map(|ip| (true, ip)).into_iter().chain([(false, dialled)]).collect();
+        let amount = if second.is_some() { 2 } else { 1 };
+        let room = self.knocks.len() + sources.len() <= self.config.knocks.min(BROKER_KNOCKS);
+        let allowed = room
+            && self
+                .sessions
+                .get_mut(&peer)
+                .is_some_and(|session| session.knocks.take(now, KNOCKS_PER_SESSION, 1))
+            && self.rates.knocks.allow(now, to.ip(), amount);
+        if !allowed {
+            return;
+        }
+        for (elsewhere, from) in sources {
+            self.last_knock += 1;
+            let knock = KnockId(self.last_knock);
+            // Who carries it out answers before; this is for whoever does not.
+            let expires = self.at(now + 2 * KNOCK_WITHIN, Timer::KnockExpires { knock });
+            self.knocks.insert(knock, Knock { peer, question, elsewhere, expires });
+            self.outputs.push_back(Output::Knock { knock, from, to });
+        }
+    }
+
+    fn knocked(&mut self, knock: KnockId, answer: Option<KnockAnswer>) {
+        let Some(Knock { peer, question, elsewhere, expires }) = self.knocks.remove(&knock) else { return };
+        self.timers.remove(&expires);
+        if let Some(answer) = answer {
+            self.send_to(peer, FromBroker::Knocked { question, elsewhere, answer });
         }
     }
 
@@ -612,7 +803,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             ToBroker::Accept { claim, handshake } => self.accept(now, link, peer, claim, handshake),
             ToBroker::Reject { claim, left } => self.reject(peer, claim, left),
             ToBroker::Relay { introduction, signal } => self.relay(now, link, peer, introduction, signal),
-            ToBroker::Round { .. } => {}
+            ToBroker::Round { introduction, round, question } => {
+                self.fresh_port(now, peer, introduction, round, question);
+            }
             ToBroker::Ping(number) => self.send(link, FromBroker::Pong(number)),
             ToBroker::Pong(_) => {}
         }
@@ -1067,7 +1260,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let expires = self.at(now + INTRODUCTION_LIFE, Timer::IntroductionExpires { introduction: id });
         self.keep_introduction(
             id,
-            Introduced { sides: [arriver, waiter], relayed: Default::default(), told, expires },
+            Introduced {
+                sides: [arriver, waiter],
+                rounds: Vec::new(),
+                relayed: Default::default(),
+                told,
+                expires,
+            },
         );
         let sides = [
             (arriver, arriver_met, waiter, &seen_waiter, &seen_arriver),
@@ -1101,16 +1300,8 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             arriver: (arriver, seen_arriver),
             waiter: (waiter, seen_waiter),
         }));
-        // Both SYNs are to leave at the same moment: the nearer side hears later.
-        let (nearer, delay) =
-            if near <= far { (arriver, (far - near) / 2) } else { (waiter, (near - far) / 2) };
-        let farther = if nearer == arriver { waiter } else { arriver };
-        self.send_to(farther, FromBroker::Go { introduction: id });
-        if delay.is_zero() {
-            self.send_to(nearer, FromBroker::Go { introduction: id });
-        } else {
-            self.at(now + delay.min(GO_DELAY_MOST), Timer::Go { introduction: id, peer: nearer });
-        }
+        let go = FromBroker::Go { introduction: id };
+        self.together(now, (arriver, go.clone()), (waiter, go));
         self.outputs.push_back(Output::Event(Event::Go { arriver, waiter }));
     }
 
@@ -1154,14 +1345,15 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
 
     fn fire(&mut self, now: Instant, timer: Timer) {
         match timer {
-            Timer::Go { introduction, peer } => {
-                self.send_to(peer, FromBroker::Go { introduction });
+            Timer::Say { peer, message } => {
+                self.send_to(peer, *message);
             }
             Timer::CodeExpires { number } => self.expire_code(number),
             Timer::ClaimExpires { claim } => {
                 self.remove_claim(claim);
             }
             Timer::IntroductionExpires { introduction } => self.end_introduction(introduction),
+            Timer::KnockExpires { knock } => self.knocked(knock, None),
             Timer::Sweep => {
                 let silent: Vec<LinkId> = self
                     .links

@@ -354,9 +354,9 @@ pub struct Probe {
 pub enum KnockAnswer {
     /// A connection.
     Accepted,
-    /// A reset.
+    /// A reset; or ICMP port unreachable, which sockets tell as the same.
     Refused,
-    /// An ICMP error.
+    /// Another ICMP error.
     Unreachable,
     /// Nothing within [`crate::limits::KNOCK_WITHIN`].
     Silent,
@@ -485,7 +485,9 @@ mod tests {
 
     #[test]
     fn prefaces_read_back() {
-        for preface in [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe] {
+        for preface in
+            [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe, Preface::Knock]
+        {
             assert_eq!(Preface::decode(preface.encode()), Ok(preface));
         }
         assert_eq!(Preface::decode(*b"GET / HTT"), Err(BadPreface::Foreign));

@@ -12,6 +12,7 @@ pub mod nftables;
 mod pool;
 mod real;
 pub mod report;
+pub mod rows;
 mod scenario;
 pub mod sim;
 pub mod table;

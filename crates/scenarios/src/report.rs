@@ -3,7 +3,7 @@
 mod heat_map;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::Verdict;
@@ -40,6 +40,13 @@ pub struct Condition {
     pub loss: f64,
     /// How much later than the other one side hears Go.
     pub skew: Duration,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { round_trip, loss, skew } = self;
+        write!(f, "{} ms, loss {} %, skew {} ms", round_trip.as_millis(), loss * 100.0, skew.as_millis())
+    }
 }
 
 /// Runs of pairs of networks.
@@ -93,7 +100,7 @@ impl Summary {
 }
 
 /// Of sorted values, the least that is not below so many percent of them.
-fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
+pub(crate) fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
 }
@@ -134,15 +141,7 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// As Markdown; the pictures are `matrix-sim.svg` and `matrix-kernels.svg` beside it.
     pub fn markdown(&self) -> String {
-        let mut page = String::from(
-            "# Who connects with whom\n\n\
-             Each cell is a pair of networks: the row waits with a code, the column comes with it. Its colour is the share of\n\
-             runs in which both had the same authenticated connection; the number is the median time from the claim of the code\n\
-             to that connection, as a multiple of the least that the network allows. The injected skew counts as allowed, so it\n\
-             can be less than 1 where the late side only had to listen. Red is what does not connect yet.\n",
-        );
-        let _ = write!(
-            page,
+        let mut page = format!(
             "\nWritten by `{}`; the networks are in `crates/scenarios/src/table.rs`.\n",
             self.command
         );
@@ -155,19 +154,13 @@ impl Page<'_> {
                 "the kernel's TCP stack on every host, through NATs in user space",
             ),
         ];
-        page.push_str(
-            "\nEvery pair is run at round trips of 1, 50 and 200 ms (between the two, and between each and the broker), losses of\n\
-             0 and 2 % and skews of 0 and 100 ms (who waits hears Go so much later). At 200 ms with that skew an ICMP error that\n\
-             answers the first SYN comes back in the same moment as the other side's SYN. Where the error is first, the two do\n\
-             not connect: the listener answers the SYN before the next one is fired. In simulation it always is.\n",
-        );
         for (title, picture, grid, what) in parts {
             let (connect, pairs) = grid.pairs();
             let kept = |run: &&Run| [run.expected, run.verdict] == [Verdict::Connected; 2];
             let summary = Summary::of(&grid.runs);
             let _ = write!(
                 page,
-                "\n## {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs\n\
+                "\n### {title}\n\n![{title}]({picture})\n\n{} runs, {what}. {connect} of {pairs} pairs connect; {} of {} runs\n\
                  that should connect did, {} ended wrong (one side connected and the other not, or it broke before).\n",
                 thousands(summary.runs),
                 thousands(grid.runs.iter().filter(kept).count()),
@@ -225,7 +218,7 @@ pub fn thousands(count: usize) -> String {
 }
 
 /// A share for people; 100 % only where it is all.
-fn percent(share: Option<f64>) -> String {
+pub(crate) fn percent(share: Option<f64>) -> String {
     match share {
         None => "–".to_owned(),
         Some(share) if share >= 1.0 || share <= 0.0 => format!("{:.0} %", share * 100.0),
@@ -234,7 +227,7 @@ fn percent(share: Option<f64>) -> String {
 }
 
 /// A multiple for people.
-fn times(multiple: Option<f64>) -> String {
+pub(crate) fn times(multiple: Option<f64>) -> String {
     match multiple {
         None => "–".to_owned(),
         Some(multiple) if multiple < 9.95 => format!("{multiple:.1} ×"),

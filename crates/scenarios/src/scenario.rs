@@ -119,4 +119,14 @@ impl Report {
             _ => None,
         }
     }
+
+    /// From the introduction until the later of both was told that there is no path.
+    pub fn told_after(&self) -> Option<Duration> {
+        match &self.sides {
+            [Outcome::NoPath { elapsed: one, .. }, Outcome::NoPath { elapsed: other, .. }] => {
+                Some(*one.max(other))
+            }
+            _ => None,
+        }
+    }
 }

@@ -16,6 +16,7 @@ use natlab::{Attachment, HostId, Time};
 use tcpunch_core::candidate::Surroundings;
 use tcpunch_core::limits::{BROKER_PORT, CODE_LIFE, PROBE_PORT};
 use tcpunch_core::plan::Rules;
+use tcpunch_core::profile::NatProfile;
 
 pub use attempt::Dial;
 use broker::BrokerAgent;
@@ -107,6 +108,10 @@ pub struct Options {
     pub reaction: Duration,
     /// The rules that the waiter and the arriver follow.
     pub rules: [Rules; 2],
+    /// What the waiter and the arriver know of their networks without having measured.
+    pub known: [Option<NatProfile>; 2],
+    /// Give the broker a second address, from which peers learn more of their networks; only to one on the core.
+    pub second_address: bool,
 }
 
 /// Runs a scenario.
@@ -126,6 +131,7 @@ pub fn run_recorded(scenario: &Scenario) -> (Report, String) {
 /// its link stands. Both say something on the connection that they are given, and it counts only if the other hears it.
 pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let Topology { mut internet, broker, peers, brokers, v6, public } = topology::build(scenario);
+    let second = options.second_address.then(|| internet.further_address(broker));
     if options.record || options.count {
         internet.record();
     }
@@ -133,14 +139,16 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let mut world = World { sim: Sim::new(internet, scenario.seed), broker, peers };
     // Further seeds that differ from those that the internet draws from its own.
     let seed = |number: u64| scenario.seed.rotate_left(17) ^ (number << 56);
-    let agent = Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, seed(1)))), events: 0 };
+    let agent =
+        Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, second, seed(1)))), events: 0 };
     world.sim.place(broker, Time::ZERO, agent);
     let [waits, comes] = &scenario.sides;
     let [waiter, arriver] = peers;
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
-    let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).collect();
+    let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).chain(second).collect();
     let [near, far] = brokers;
-    let setup = |side: &Side, part, brokers, v6, number, rules| Setup {
+    let Options { rules, known, .. } = options;
+    let setup = |side: &Side, part, brokers, v6, number, (rules, known)| Setup {
         clock,
         part,
         brokers,
@@ -148,13 +156,14 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         late: side.late,
         timeout: scenario.timeout,
         rules,
+        known,
         seed: seed(number),
     };
     let program = |setup| Program { role: Role::Peer(Box::new(PeerAgent::new(setup))), events: 0 };
     world.sim.place(
         waiter,
         Time::ZERO,
-        program(setup(waits, Part::Waiter, near, v6[0], 2, options.rules[0])),
+        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], known[0]))),
     );
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
@@ -166,7 +175,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         world.sim.place(
             arriver,
             starts,
-            program(setup(comes, Part::Arriver(number), far, v6[1], 3, options.rules[1])),
+            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], known[1]))),
         );
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
@@ -194,6 +203,51 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let count = options.count && !options.record;
     let packets = count.then(|| world.sim.internet_mut().take_record().len());
     Run { report, diagram, sides, same_connection, emptied, events, packets }
+}
+
+/// What a peer learns of its own network.
+#[derive(Debug, Clone)]
+pub struct Learnt {
+    /// All of it.
+    pub profile: NatProfile,
+    /// What was known, and how long after the broker's welcome.
+    pub since: Vec<(Duration, NatProfile)>,
+    /// Connections that were made for it.
+    pub connections: u64,
+}
+
+/// Lets who waits in a scenario learn of its own network all that it can, and nobody else come; `None` where it never
+/// came to an end. The broker has a second address, or one alone.
+pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
+    let Topology { mut internet, broker, peers: [host, _], brokers: [brokers, _], v6: [v6, _], public } =
+        topology::build(scenario);
+    let second = second_address.then(|| internet.further_address(broker));
+    let clock = Clock::start();
+    let mut sim = Sim::new(internet, scenario.seed);
+    let program = |role| Program { role, events: 0 };
+    let role = Role::Broker(Box::new(BrokerAgent::new(clock, public, second, scenario.seed)));
+    sim.place(broker, Time::ZERO, program(role));
+    let [side, _] = &scenario.sides;
+    let setup = Setup {
+        clock,
+        part: Part::Waiter,
+        brokers,
+        v6,
+        late: side.late,
+        timeout: scenario.timeout,
+        rules: Rules::default(),
+        known: None,
+        seed: !scenario.seed,
+    };
+    sim.place(host, Time::ZERO, program(Role::Peer(Box::new(PeerAgent::new(setup)))));
+    let ended = sim.run(INTRODUCED_WITHIN, |sim| peer(sim, host).is_some_and(PeerAgent::is_surveyed));
+    let peer = peer(&sim, host).filter(|_| ended)?;
+    let began = peer.welcomed?;
+    let since = peer.learnt.iter().map(|(at, profile)| (*at - began, *profile));
+    let (connections, _) = sim.syns(host, |_| true);
+    // One of them is the link.
+    let connections = connections.saturating_sub(1);
+    Some(Learnt { profile: peer.learnt.last()?.1, since: since.collect(), connections })
 }
 
 /// What who waits needs for all that it does on its own, beyond having its code.

@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
+use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED};
 use tcpunch_core::plan::{
     self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
 };
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Output, Puncher, SocketId};
+use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Origin, Output, Puncher, SocketId, Winner};
 use tcpunch_core::secure::{
     ChannelBinding, HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer,
     SecureError, Tag, parse_preamble, preamble, signal_keys, tags,
 };
-use tcpunch_core::wire::{Introduction, Signal, ToBroker};
+use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -28,10 +28,11 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::{Connection, Parts, PathInfo};
 use crate::endpoint::EventSink;
+use crate::endpoint::Task;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
 use crate::network::Network;
-use crate::port::{self, DialError, Families};
+use crate::port::{self, DialError, Families, Port};
 use crate::registration::Order;
 
 /// What is told to a running attempt.
@@ -44,6 +45,10 @@ pub(crate) enum Message {
     SeenAt(SocketAddr),
     /// What is known of the peer's network.
     Profile(NatProfile),
+    /// The peer begins a further round.
+    RoundWanted(u8),
+    /// Both have a fresh port for this round; the peer's is seen there.
+    Round(u8, SocketAddr),
     /// A connection with this attempt's tag came in.
     Arrived(Arrival),
 }
@@ -75,6 +80,10 @@ pub(crate) struct Reach {
     pub(crate) tell: Vec<SocketAddr>,
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
+    /// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
+    pub(crate) observers: [Option<(SocketAddr, [u8; 8])>; 2],
+    /// They met in a lobby.
+    pub(crate) strangers: bool,
     pub(crate) profile: watch::Receiver<NatProfile>,
     pub(crate) families: Families,
     /// Of all attempts of this endpoint.
@@ -110,7 +119,7 @@ pub(crate) async fn reach(
     let (address, mut messages) = inbox;
     let (own_tag, peer_tag) = tags(&reach.introduction.nonce, &reach.own, &reach.introduction.peer);
     let _expectation = router.expect(peer_tag, address);
-    let mut attempt = Attempt::new(reach, secrets, own_tag, peer_tag);
+    let mut attempt = Attempt::new(reach, secrets, own_tag, peer_tag, router);
     attempt.begin();
     loop {
         let wait = loop {
@@ -145,11 +154,21 @@ struct Attempt {
     verified: HashMap<SocketId, Lane>,
     salts: HashSet<[u8; SALT]>,
     controlling: bool,
+    router: Arc<Router>,
+    fresh: Vec<Fresh>,
     over: Arc<AtomicBool>,
 }
 
+/// The own port of a further round.
+struct Fresh {
+    round: u8,
+    port: u16,
+    /// Its listener, and the connection on which it is observed: that holds its mapping.
+    _tasks: [Task; 2],
+}
+
 impl Attempt {
-    fn new(reach: Reach, secrets: Secrets, own_tag: Tag, peer_tag: Tag) -> Self {
+    fn new(reach: Reach, secrets: Secrets, own_tag: Tag, peer_tag: Tag, router: Arc<Router>) -> Self {
         // One fixed rule that both sides can apply: the greater session key chooses.
         let controlling = reach.own > reach.introduction.peer;
         let config = Config {
@@ -157,6 +176,11 @@ impl Attempt {
             round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
             introduced: reach.introduced,
             deadline: reach.introduced + reach.timeout,
+            own: reach.introduction.own_profile,
+            peer: reach.introduction.profile,
+            strangers: reach.strangers,
+            sockets: port::spare_descriptors(),
+            avoid: [&reach.here.observed[..], &reach.here.brokers].concat(),
             rules: plan::Rules::default(),
         };
         let (keys, _) = watch::channel(None);
@@ -191,6 +215,8 @@ impl Attempt {
             verified: HashMap::new(),
             salts: HashSet::new(),
             controlling,
+            router,
+            fresh: Vec::new(),
             over: Arc::default(),
             reach,
         }
@@ -202,7 +228,9 @@ impl Attempt {
         self.candidates(first);
         let hosts = std::mem::take(&mut self.reach.hosts);
         self.hosts(&hosts);
-        self.judge();
+        if *self.reach.profile.borrow() != self.reach.introduction.own_profile {
+            self.profiles();
+        }
     }
 
     fn candidates(&mut self, candidates: Vec<Candidate>) {
@@ -219,11 +247,35 @@ impl Attempt {
         self.candidates(candidates);
     }
 
-    /// An attempt with a symmetric NAT on either side has shown all it can after a few seconds.
-    fn judge(&mut self) {
-        if self.peer_profile.is_symmetric() || self.reach.profile.borrow().is_symmetric() {
-            self.puncher.give_up_at(self.reach.introduced + SYMMETRIC_WITHIN);
-        }
+    fn profiles(&mut self) {
+        let own = *self.reach.profile.borrow();
+        self.puncher.handle(Instant::now(), Input::Profiles { own, peer: self.peer_profile });
+    }
+
+    /// Listens on a fresh port, and has the broker observe it.
+    fn open(&mut self, round: u8, v6: bool) {
+        let [four, six] = self.reach.observers;
+        let Some((broker, token)) = (if v6 { six } else { four.or(six) }) else { return };
+        let port = match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
+            Ok(port) => port,
+            Err(error) => return tracing::warn!("no further round: {error}"),
+        };
+        let number = port.number();
+        let listening = tokio::spawn(self.router.clone().serve(Arc::new(port)));
+        let question: [u8; 8] = rand::rng().random();
+        let Sources { v4, v6 } = self.reach.sources;
+        let source = if broker.is_ipv4() { v4 } else { v6 };
+        let observing = tokio::spawn(async move {
+            let Ok(mut stream) = port::dial(source, number, broker).await else { return };
+            let greeting = [&Preface::Observe.encode()[..], &token, &question].concat();
+            if stream.write_all(&greeting).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        });
+        let _tasks = [Task(listening.abort_handle()), Task(observing.abort_handle())];
+        self.fresh.push(Fresh { round, port: number, _tasks });
+        let introduction = self.reach.introduction.id;
+        let _ = self.reach.link.try_send(Order::Say(ToBroker::Round { introduction, round, question }));
     }
 
     async fn step(&mut self, messages: &mut mpsc::Receiver<Message>, wait: Instant) {
@@ -252,7 +304,7 @@ impl Attempt {
                     self.puncher.handle(Instant::now(), input);
                 }
             }
-            Ok(()) = self.reach.profile.changed() => self.judge(),
+            Ok(()) = self.reach.profile.changed() => self.profiles(),
             () = tokio::time::sleep_until(wait.into()) => {}
         }
     }
@@ -262,7 +314,19 @@ impl Attempt {
             Message::Go => self.puncher.handle(Instant::now(), Input::Go),
             Message::Signal(Signal::Answer(answer)) => self.answer(&answer),
             Message::Signal(Signal::Sealed(record)) => self.sealed(record),
-            Message::Signal(Signal::Fired { .. }) => {}
+            Message::Signal(Signal::Fired { round }) => {
+                self.puncher.handle(Instant::now(), Input::PeerFired { round });
+            }
+            Message::RoundWanted(round) => {
+                self.puncher.handle(Instant::now(), Input::RoundWanted { round });
+            }
+            Message::Round(round, peer) => {
+                let Introduction { public, .. } = &self.reach.introduction;
+                let found = first_candidates(&[peer], public, &self.reach.here);
+                let families = self.reach.families;
+                let candidates = found.into_iter().filter(|it| families.has(it.address)).collect();
+                self.puncher.handle(Instant::now(), Input::Round { round, candidates });
+            }
             Message::SeenAt(address) => {
                 if self.reach.introduction.addresses.len() < MAX_OBSERVED {
                     self.reach.introduction.addresses.push(address);
@@ -272,7 +336,7 @@ impl Attempt {
             }
             Message::Profile(profile) => {
                 self.peer_profile = profile;
-                self.judge();
+                self.profiles();
             }
             Message::Arrived(_) if self.connected.len() + self.lanes.len() >= ARRIVALS => {}
             Message::Arrived(arrival) => {
@@ -359,22 +423,24 @@ impl Attempt {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Dial { socket, origin: _, remote } => {
+            Output::Open { round, v6 } => self.open(round, v6),
+            Output::Tell { round } => {
+                let introduction = self.reach.introduction.id;
+                let relay = ToBroker::Relay { introduction, signal: Signal::Fired { round } };
+                let _ = self.reach.link.try_send(Order::Say(relay));
+            }
+            Output::Dial { socket, origin, remote, many } => {
                 let mut syns = self.reach.syns.lock().unwrap_or_else(PoisonError::into_inner);
-                let allowed = syns.allow(Instant::now(), remote.ip());
+                let allowed = syns.allow(Instant::now(), remote.ip(), many);
                 drop(syns);
                 if !allowed {
                     tracing::warn!("no SYN to {remote}: too many went there within a minute");
                     let outcome = Dialled::TimedOut;
                     return self.puncher.handle(Instant::now(), Input::Dialled { socket, outcome });
                 }
-                (self.reach.events)(Event::Fired {
-                    peer: self.reach.introduction.peer,
-                    port: self.reach.here.port,
-                    remote,
-                });
+                let port = self.port(origin);
+                (self.reach.events)(Event::Fired { peer: self.reach.introduction.peer, port, remote });
                 let source = self.source(remote);
-                let port = self.reach.here.port;
                 let task = self.dials.spawn(async move { (socket, port::dial(source, port, remote).await) });
                 self.tasks.insert(socket, task);
             }
@@ -415,6 +481,17 @@ impl Attempt {
         }
     }
 
+    /// The local port; 0 for any.
+    fn port(&self, origin: Origin) -> u16 {
+        match origin {
+            Origin::Round(0) => self.reach.here.port,
+            Origin::Round(round) => {
+                self.fresh.iter().find(|fresh| fresh.round == round).map_or(0, |fresh| fresh.port)
+            }
+            Origin::Scratch => 0,
+        }
+    }
+
     fn source(&self, remote: SocketAddr) -> Option<IpAddr> {
         let Sources { v4, v6 } = self.reach.sources;
         plan::source(if remote.is_ipv4() { v4 } else { v6 }, remote)
@@ -422,8 +499,8 @@ impl Attempt {
 
     fn finish(mut self, finished: Finished) -> Result<Connection, Box<Obstacle>> {
         let own = *self.reach.profile.borrow();
-        let winner = finished.winner.and_then(|winner| self.verified.remove(&winner.socket));
-        let Some(lane) = winner else {
+        let winner = finished.winner.and_then(|winner| Some((winner, self.verified.remove(&winner.socket)?)));
+        let Some((Winner { birthday, round, .. }, lane)) = winner else {
             let Introduction { addresses, public, .. } = &self.reach.introduction;
             let beside_broker = hidden_beside_broker(addresses, public, &self.reach.here);
             return Err(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }));
@@ -432,11 +509,12 @@ impl Attempt {
             translated(own, lane.local, &self.reach.here.observed),
             translated(self.peer_profile, lane.remote, &self.told),
         ];
+        let path = Path::of(lane.local, lane.remote, ends);
         let info = PathInfo {
-            path: Path::of(lane.local, lane.remote, ends),
+            path: if birthday && path == Path::Punched { Path::Birthday } else { path },
             local: lane.local,
             remote: lane.remote,
-            tries: 1,
+            tries: u32::from(round) + 1,
             syns: finished.syns,
             elapsed: self.reach.introduced.elapsed(),
         };

@@ -158,4 +158,6 @@ pub enum Event {
     },
     /// The own network is known better.
     Profile(tcpunch_core::profile::NatProfile),
+    /// All that this broker can tell of the own network is known.
+    Surveyed,
 }

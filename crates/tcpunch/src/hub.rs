@@ -2,7 +2,7 @@
 //! what the broker says into them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
 use crate::connection::{Answer, Connection, ConnectionHandle};
-use crate::diagnose;
+use crate::diagnose::{self, Said};
 use crate::door::Door;
 use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
@@ -146,6 +146,8 @@ struct Link {
     remote: SocketAddr,
     local: SocketAddr,
     observed: Option<SocketAddr>,
+    /// What an observation begins with.
+    token: Option<[u8; 8]>,
 }
 
 struct Running {
@@ -156,6 +158,20 @@ struct Running {
     addresses: Vec<SocketAddr>,
     /// Of an attempt in the lobby, which a later one may replace.
     task: Option<AbortHandle>,
+}
+
+/// A survey of the own network.
+struct Surveyed {
+    /// Own address, the one outside, and the broker's, that of the link.
+    network: (IpAddr, IpAddr, SocketAddr),
+    running: Option<Survey>,
+}
+
+struct Survey {
+    learnt: mpsc::Receiver<NatProfile>,
+    said: mpsc::Sender<Said>,
+    /// Ends with this.
+    _task: JoinSet<()>,
 }
 
 pub(crate) struct Hub {
@@ -173,8 +189,7 @@ pub(crate) struct Hub {
     /// Connections of the lobby that are watched for their end; whether it was a loss.
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
-    profiles: JoinSet<NatProfile>,
-    observations: Option<mpsc::Sender<diagnose::Observed>>,
+    survey: Option<Surveyed>,
     next_id: u64,
 }
 
@@ -194,8 +209,7 @@ impl Hub {
             attempts: JoinSet::new(),
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
-            profiles: JoinSet::new(),
-            observations: None,
+            survey: None,
             next_id: 0,
         }
     }
@@ -232,11 +246,19 @@ impl Hub {
                 _ = network.doubt() => self.probe(),
                 () = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now).into()).await },
                     if again_at.is_some() => self.meet_again(),
-                Some(profile) = self.profiles.join_next() => {
-                    if let Ok(profile) = profile {
-                        self.learnt(profile);
+                learnt = async {
+                    match &mut self.survey {
+                        Some(Surveyed { running: Some(running), .. }) => running.learnt.recv().await,
+                        Some(Surveyed { running: None, .. }) | None => std::future::pending().await,
                     }
-                }
+                } => match (learnt, &mut self.survey) {
+                    (Some(profile), _) => self.learnt(profile),
+                    (None, Some(survey)) => {
+                        survey.running = None;
+                        (self.setup.events)(Event::Surveyed);
+                    }
+                    (None, None) => {}
+                },
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
@@ -386,14 +408,16 @@ impl Hub {
             Notice::Up { broker, key, remote, local } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
-                self.links = vec![Link { remote, local, observed: None }];
+                self.links = vec![Link { remote, local, observed: None, token: None }];
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
                     self.join();
                 }
             }
-            Notice::Also { remote, local } => self.links.push(Link { remote, local, observed: None }),
+            Notice::Also { remote, local } => {
+                self.links.push(Link { remote, local, observed: None, token: None })
+            }
             Notice::Message { message, remote, local } => self.message(*message, remote, local),
             Notice::Less { local } => self.links.retain(|link| link.local != local),
             Notice::Down => {
@@ -464,9 +488,10 @@ impl Hub {
                 self.welcome(remote, local, observed, token, &probes);
             }
             FromBroker::Observed { question, from } => {
-                if let Some(observations) = &self.observations {
-                    let _ = observations.try_send((question, from));
-                }
+                self.tell_survey(Said::Observed(question, from));
+            }
+            FromBroker::Knocked { question, elsewhere, answer } => {
+                self.tell_survey(Said::Knocked(question, elsewhere, answer));
             }
             FromBroker::Opened { number, .. } => self.opened(number),
             FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
@@ -488,10 +513,7 @@ impl Hub {
             FromBroker::ProfileOf { introduction, profile } => {
                 self.tell(introduction, attempt::Message::Profile(profile));
             }
-            FromBroker::Go { introduction } if self.setup.late.is_zero() => {
-                self.tell(introduction, attempt::Message::Go);
-            }
-            FromBroker::Go { introduction } => self.tell_late(introduction),
+            FromBroker::Go { introduction } => self.tell_late(introduction, attempt::Message::Go),
             FromBroker::Relayed { introduction, signal } => {
                 self.tell(introduction, attempt::Message::Signal(signal));
             }
@@ -516,11 +538,13 @@ impl Hub {
                 }
             }
             FromBroker::Refused { about, refusal } => self.refused(about, refusal),
-            FromBroker::Knocked { .. }
-            | FromBroker::RoundWanted { .. }
-            | FromBroker::Round { .. }
-            | FromBroker::Ping(_)
-            | FromBroker::Pong(_) => {}
+            FromBroker::RoundWanted { introduction, round } => {
+                self.tell(introduction, attempt::Message::RoundWanted(round));
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                self.tell_late(introduction, attempt::Message::Round(round, peer));
+            }
+            FromBroker::Ping(_) | FromBroker::Pong(_) => {}
         }
     }
 
@@ -531,12 +555,15 @@ impl Hub {
         }
     }
 
-    fn tell_late(&self, introduction: IntroductionId) {
-        if let Some(running) = self.running.get(&introduction) {
+    /// Tells when to fire, as late as a test wants it.
+    fn tell_late(&self, introduction: IntroductionId, message: attempt::Message) {
+        if self.setup.late.is_zero() {
+            self.tell(introduction, message);
+        } else if let Some(running) = self.running.get(&introduction) {
             let (inbox, late) = (running.inbox.clone(), self.setup.late);
             tokio::spawn(async move {
                 tokio::time::sleep(late).await;
-                let _ = inbox.try_send(attempt::Message::Go);
+                let _ = inbox.try_send(message);
             });
         }
     }
@@ -567,21 +594,30 @@ impl Hub {
         }
         if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
             link.observed = Some(observed);
+            link.token = Some(token);
         }
         let door = Sample { local, destination: remote, observed };
-        let translated = classify(&[door]).translated;
         // What a link over IPv6 shows says nothing of the translator that IPv4 has.
-        if remote.ip().to_canonical().is_ipv4() || !self.setup.families.v4 {
-            let known = *self.profile.borrow();
-            self.learnt(NatProfile { translated, ..known });
+        if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
+            return;
         }
-        // Only a translator's mapping is in question.
-        if translated == Some(true) && self.profiles.is_empty() {
-            let (sender, observations) = mpsc::channel(16);
-            self.observations = Some(sender);
-            let ports =
-                std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4).collect();
-            self.profiles.spawn(diagnose::mapping(door, local.ip(), remote.ip(), ports, token, observations));
+        let network = (local.ip(), observed.ip(), remote);
+        let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
+        let known = if same { *self.profile.borrow() } else { NatProfile::default() };
+        self.learnt(NatProfile { translated: classify(&[door]).translated, ..known });
+        // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
+        if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
+            let (learns, learnt) = mpsc::channel(1);
+            let (said, hears) = mpsc::channel(diagnose::SAID);
+            let mut task = JoinSet::new();
+            task.spawn(diagnose::survey(door, probes.to_vec(), token, hears, learns));
+            self.survey = Some(Surveyed { network, running: Some(Survey { learnt, said, _task: task }) });
+        }
+    }
+
+    fn tell_survey(&self, said: Said) {
+        if let Some(Surveyed { running: Some(running), .. }) = &self.survey {
+            let _ = running.said.try_send(said);
         }
     }
 
@@ -802,6 +838,11 @@ impl Hub {
         gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
+    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let link = self.links.iter().find(|link| link.remote.is_ipv4() == v4)?;
+        Some((link.remote, link.token?))
+    }
+
     fn observed(&self) -> Vec<SocketAddr> {
         self.links.iter().filter_map(|link| link.observed).collect()
     }
@@ -861,6 +902,8 @@ impl Hub {
             tell: hosts,
             here,
             sources: Sources { v4: source(true), v6: source(false) },
+            observers: [self.observer(true), self.observer(false)],
+            strangers: matches!(waits, For::Lobby),
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),
             families: self.setup.families,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tcpunch_core::limits::{PORT_FIRST, PORT_LAST, PORT_TRIES};
+use tcpunch_core::limits::{DESCRIPTORS_RESERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
 use tcpunch_core::puncher::Dialled;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -183,6 +183,18 @@ pub(crate) async fn dial(
     port: u16,
     remote: SocketAddr,
 ) -> Result<TcpStream, DialError> {
+    begin(source, port, remote)?.finish().await
+}
+
+/// A connect whose SYN has left.
+pub(crate) struct Dialling(Socket);
+
+/// Begins to [`dial`]: when it returns the SYN has left, so that several leave in the order of the calls.
+///
+/// # Errors
+///
+/// As those of [`dial`].
+pub(crate) fn begin(source: Option<IpAddr>, port: u16, remote: SocketAddr) -> Result<Dialling, DialError> {
     let any: IpAddr =
         if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let local = SocketAddr::new(source.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any), port);
@@ -202,17 +214,28 @@ pub(crate) async fn dial(
     {
         return Err(DialError { outcome: at_once(&error), error });
     }
-    let finish = async || -> io::Result<TcpStream> {
-        let stream = TcpStream::from_std(socket.into())?;
-        stream.writable().await?;
-        match stream.take_error()? {
-            // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
-            // socket, so that the kernel went on, and connected.
-            Some(error) if stream.peer_addr().is_err() => Err(error),
-            Some(_) | None => Ok(stream),
-        }
-    };
-    finish().await.map_err(|error| DialError { outcome: later(&error), error })
+    Ok(Dialling(socket))
+}
+
+impl Dialling {
+    /// The connection, once it stands.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`dial`].
+    pub(crate) async fn finish(self) -> Result<TcpStream, DialError> {
+        let finish = async || -> io::Result<TcpStream> {
+            let stream = TcpStream::from_std(self.0.into())?;
+            stream.writable().await?;
+            match stream.take_error()? {
+                // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
+                // socket, so that the kernel went on, and connected.
+                Some(error) if stream.peer_addr().is_err() => Err(error),
+                Some(_) | None => Ok(stream),
+            }
+        };
+        finish().await.map_err(|error| DialError { outcome: later(&error), error })
+    }
 }
 
 /// Errors that `bind` and `connect` return before a SYN left.
@@ -233,6 +256,19 @@ fn later(error: &io::Error) -> Dialled {
         io::ErrorKind::TimedOut => Dialled::TimedOut,
         _ => Dialled::Unreachable,
     }
+}
+
+/// How many sockets may still be opened, some left for the program around.
+pub(crate) fn spare_descriptors() -> usize {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit};
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open + DESCRIPTORS_RESERVED)
+    }
+    #[cfg(not(unix))]
+    usize::MAX
 }
 
 /// Closes with a reset, so that the 4-tuple is free at once: a new link from the same port to the

@@ -73,13 +73,19 @@ impl Attempt {
             round_trip_bound: Duration::from_millis(input.u16().into()),
             introduced: *START,
             deadline: *START + Duration::from_secs((input.u8() % 20).into()),
-            rules: Default::default(),
+            own: Default::default(),
+            peer: Default::default(),
+            strangers: false,
+            sockets: 2000,
+            avoid: Vec::new(),
+            rules: tcpunch_core::plan::Rules { rounds: false, ..Default::default() },
         };
+        let deadline = config.deadline;
         Attempt {
             puncher: Puncher::new(config, ChaCha8Rng::seed_from_u64(input.u8().into())),
             controlling,
             now: *START,
-            deadline: config.deadline,
+            deadline,
             sockets: BTreeMap::new(),
             lanes: BTreeMap::new(),
             dialled: BTreeMap::new(),
@@ -148,9 +154,7 @@ impl Attempt {
                 }
             }
             _ => {
-                let deadline = self.now + Duration::from_millis(100 * u64::from(input.u8()));
-                self.deadline = self.deadline.min(deadline);
-                self.puncher.give_up_at(deadline);
+                let _ = input.u8();
             }
         }
     }
@@ -233,7 +237,7 @@ impl Attempt {
     fn carry_out(&mut self, output: Output) {
         assert!(self.finished.is_none(), "nothing comes after the end: {output:?}");
         match output {
-            Output::Dial { socket, origin: _, remote } => {
+            Output::Dial { socket, origin: _, remote, many: _ } => {
                 assert!(self.lanes.contains_key(&remote), "{remote} is no candidate");
                 let same = Socket::Dialling { remote };
                 assert!(!self.sockets.values().any(|socket| *socket == same), "one socket a lane");
@@ -261,7 +265,7 @@ impl Attempt {
                 self.gone(socket);
             }
             Output::Finished(finished) => self.finished = Some(*finished),
-            Output::Wait(_) => {}
+            Output::Open { .. } | Output::Tell { .. } | Output::Wait(_) => {}
         }
     }
 

@@ -55,6 +55,7 @@ enum Cause {
     Up { peer: PublicKey, address: SocketAddr },
     Down,
     Observation { peer: Option<PublicKey>, from: SocketAddr },
+    Knocked { peer: PublicKey },
     Said { peer: PublicKey, message: ToBroker },
 }
 
@@ -136,7 +137,16 @@ impl World {
                 let mut token = [7; 16];
                 token[..8].copy_from_slice(&half);
                 let from = observed(input);
-                self.handle(Cause::Observation { peer, from }, Input::Observation { token, from });
+                let knock_from = input.yes().then(|| Ipv4Addr::new(192, 0, 2, 1).into());
+                let observation = Input::Observation { token, from, knock_from };
+                self.handle(Cause::Observation { peer, from }, observation);
+                if let Some((knock, peer)) = self.knocks.pop()
+                    && input.yes()
+                {
+                    let answers = [KnockAnswer::Accepted, KnockAnswer::Refused, KnockAnswer::Silent];
+                    let answer = input.yes().then(|| input.pick(&answers));
+                    self.handle(Cause::Knocked { peer }, Input::Knocked { knock, answer });
+                }
             }
             _ => {
                 let Some(link) = self.any_link(input) else { return };
@@ -286,6 +296,11 @@ impl World {
                     }
                     self.gone(link);
                 }
+                Output::Knock { knock, from: _, to } => {
+                    let Cause::Observation { peer: Some(peer), from } = self.cause else { panic!() };
+                    assert_eq!(to, from, "a broker dials nobody but who has just come from there");
+                    self.knocks.push((knock, peer));
+                }
                 Output::Event(Event::Left { peer }) => {
                     assert!(self.links.values().all(|(other, _)| *other != peer));
                 }
@@ -299,7 +314,11 @@ impl World {
         let cause = self.cause.clone();
         let by = match &cause {
             Cause::Said { peer, .. } => Some(*peer),
-            Cause::Time | Cause::Up { .. } | Cause::Down | Cause::Observation { .. } => None,
+            Cause::Time
+            | Cause::Up { .. }
+            | Cause::Down
+            | Cause::Observation { .. }
+            | Cause::Knocked { .. } => None,
         };
         match message {
             FromBroker::Welcome { observed, token, .. } => {

@@ -16,9 +16,15 @@ use crate::term::Talk;
 
 pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u8, Failure> {
     let mut config = ServerConfig::listening_on(flags.listen, key(common)?);
-    if !flags.probe.is_empty() {
-        config.probes = flags.probe;
+    // A further address comes in addition; another port instead.
+    let (further, ports): (Vec<_>, Vec<_>) = flags
+        .probe
+        .into_iter()
+        .partition(|probe| !probe.ip().is_unspecified() && probe.ip() != flags.listen.ip());
+    if !ports.is_empty() {
+        config.probes = ports;
     }
+    config.probes.extend(further);
     config.lobby = flags.lobby;
     config.public = flags.public;
     let public = !config.public.is_empty();

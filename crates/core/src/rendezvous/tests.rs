@@ -621,7 +621,7 @@ fn observations_with_a_token_that_others_saw_are_limited() {
     let observe = |token: [u8; 8]| {
         let mut full = [5; 16];
         full[..8].copy_from_slice(&token);
-        Input::Observation { token: full, from }
+        Input::Observation { token: full, from, knock_from: None }
     };
     for _ in 0..500 {
         world.input(observe(first));
@@ -679,10 +679,10 @@ fn observations_reach_only_the_session_they_name() {
     let mut full = [0; 16];
     full[..8].copy_from_slice(&token);
     full[8..].copy_from_slice(&[5; 8]);
-    world.input(Input::Observation { token: full, from });
+    world.input(Input::Observation { token: full, from, knock_from: None });
     assert_eq!(world.next(1), Some(FromBroker::Observed { question: [5; 8], from }));
     full[0] ^= 1;
-    world.input(Input::Observation { token: full, from });
+    world.input(Input::Observation { token: full, from, knock_from: None });
     assert_eq!(world.next(1), None);
 }
 

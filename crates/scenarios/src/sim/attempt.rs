@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use natlab::Time;
 use natlab::sim::{ConnectOptions, Os, SocketError, SocketId};
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, SYMMETRIC_WITHIN};
+use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
 use tcpunch_core::plan::{
     self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
 };
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Output, Puncher};
+use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher, Winner};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, parse_preamble, preamble, tags};
-use tcpunch_core::wire::Introduction;
+use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 
 use super::clock::Clock;
 use super::wire::{Inbox, Record};
@@ -51,8 +52,12 @@ pub(super) struct Reach {
     pub(super) sources: [Option<IpAddr>; 2],
     pub(super) v6: bool,
     pub(super) profile: NatProfile,
+    pub(super) observers: Observers,
     pub(super) rules: plan::Rules,
 }
+
+/// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
+pub(super) type Observers = [Option<(SocketAddr, [u8; 8])>; 2];
 
 /// A connection that came in with this attempt's tag.
 pub(super) struct Arrival {
@@ -112,7 +117,11 @@ pub(super) struct Attempt {
     finishes: u32,
     /// Most sockets at once.
     most_sockets: usize,
+    /// The fresh ports of rounds, and the connections on which they are observed.
+    fresh: Vec<Fresh>,
     pub(super) dials: Vec<Dial>,
+    /// To be told to the broker.
+    pub(super) say: Vec<ToBroker>,
 }
 
 impl Attempt {
@@ -125,6 +134,11 @@ impl Attempt {
             round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
             introduced,
             deadline: introduced + reach.timeout,
+            own: reach.introduction.own_profile,
+            peer: reach.introduction.profile,
+            strangers: false,
+            sockets: SOCKETS,
+            avoid: [&reach.here.observed[..], &reach.here.brokers].concat(),
             rules: reach.rules,
         };
         let mut attempt = Self {
@@ -142,7 +156,9 @@ impl Attempt {
             wait: reach.introduced,
             finishes: 0,
             most_sockets: 0,
+            fresh: Vec::new(),
             dials: Vec::new(),
+            say: Vec::new(),
             reach,
         };
         attempt.begin();
@@ -157,7 +173,9 @@ impl Attempt {
         self.told = std::mem::take(&mut self.reach.hosts);
         let hosts = host_candidates(&self.told, &self.reach.introduction.addresses, &self.reach.here);
         self.candidates(now, hosts);
-        self.judge();
+        if self.reach.profile != self.reach.introduction.own_profile {
+            self.profiles(now);
+        }
     }
 
     fn candidates(&mut self, now: Time, candidates: Vec<Candidate>) {
@@ -169,11 +187,9 @@ impl Attempt {
         }
     }
 
-    fn judge(&mut self) {
-        if self.peer_profile.is_symmetric() || self.reach.profile.is_symmetric() {
-            let introduced = self.reach.clock.instant(self.reach.introduced);
-            self.puncher.give_up_at(introduced + SYMMETRIC_WITHIN);
-        }
+    fn profiles(&mut self, now: Time) {
+        let input = Input::Profiles { own: self.reach.profile, peer: self.peer_profile };
+        self.puncher.handle(self.reach.clock.instant(now), input);
     }
 
     fn input(&mut self, os: &Os<'_>, input: Input) {
@@ -229,14 +245,60 @@ impl Attempt {
         self.candidates(os.now(), found);
     }
 
-    pub(super) fn peer_profile(&mut self, profile: NatProfile) {
+    pub(super) fn peer_profile(&mut self, os: &Os<'_>, profile: NatProfile) {
         self.peer_profile = profile;
-        self.judge();
+        self.profiles(os.now());
     }
 
-    pub(super) fn own_profile(&mut self, profile: NatProfile) {
+    pub(super) fn own_profile(&mut self, os: &Os<'_>, profile: NatProfile) {
         self.reach.profile = profile;
-        self.judge();
+        self.profiles(os.now());
+    }
+
+    pub(super) fn round_wanted(&mut self, os: &Os<'_>, round: u8) {
+        self.input(os, Input::RoundWanted { round });
+    }
+
+    pub(super) fn round(&mut self, os: &Os<'_>, round: u8, peer: SocketAddr) {
+        let found = first_candidates(&[peer], &self.reach.introduction.public, &self.reach.here);
+        let candidates = found.into_iter().filter(|it| it.address.is_ipv4() || self.reach.v6).collect();
+        self.input(os, Input::Round { round, candidates });
+    }
+
+    pub(super) fn peer_fired(&mut self, os: &Os<'_>, round: u8) {
+        self.input(os, Input::PeerFired { round });
+    }
+
+    /// Listens on a fresh port and has it observed.
+    fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool) {
+        let Some((broker, token)) = self.observer(v6) else { return };
+        for _ in 0..PORT_TRIES {
+            let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
+            if os.listen(port).is_err() {
+                continue;
+            }
+            let [v4, v6] = self.reach.sources;
+            let source = if broker.is_ipv4() { v4 } else { v6 };
+            let socket = os.connect(broker, ConnectOptions { source, port, ttl: None }).ok();
+            let question: [u8; 8] = self.random.random();
+            self.fresh.push((round, port, socket.map(|socket| (socket, token, question))));
+            let introduction = self.reach.introduction.id;
+            self.say.push(ToBroker::Round { introduction, round, question });
+            return;
+        }
+    }
+
+    fn observer(&self, v6: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let [four, six] = self.reach.observers;
+        if v6 { six } else { four.or(six) }
+    }
+
+    /// A connection on which a fresh port is observed stands.
+    fn observe(&mut self, os: &mut Os<'_>, socket: SocketId) -> bool {
+        let observed = self.fresh.iter().filter_map(|(_, _, it)| *it).find(|(own, ..)| *own == socket);
+        let Some((_, token, question)) = observed else { return false };
+        os.write(socket, &[&Preface::Observe.encode()[..], &token, &question].concat());
+        true
     }
 
     pub(super) fn arrived(&mut self, os: &mut Os<'_>, arrival: Arrival) {
@@ -269,7 +331,10 @@ impl Attempt {
         self.position(socket).is_some()
     }
 
-    pub(super) fn connected(&mut self, os: &Os<'_>, socket: SocketId) {
+    pub(super) fn connected(&mut self, os: &mut Os<'_>, socket: SocketId) {
+        if self.observe(os, socket) {
+            return;
+        }
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.socket == socket) else { return };
         lane.stage = Stage::Connected;
         let id = lane.id;
@@ -420,7 +485,14 @@ impl Attempt {
                     self.finishes += 1;
                     return Some(self.finish(os, *finished));
                 }
-                Output::Dial { socket, origin: _, remote } => self.dial(os, socket, remote),
+                Output::Dial { socket, origin, remote, many } => {
+                    self.dial(os, socket, (origin, remote), many)
+                }
+                Output::Open { round, v6 } => self.open(os, round, v6),
+                Output::Tell { round } => {
+                    let introduction = self.reach.introduction.id;
+                    self.say.push(ToBroker::Relay { introduction, signal: Signal::Fired { round } });
+                }
                 Output::Authenticate { socket, nominate, cautious } => {
                     self.authenticate(os, socket, nominate, cautious);
                 }
@@ -440,12 +512,23 @@ impl Attempt {
         }
     }
 
-    fn dial(&mut self, os: &mut Os<'_>, id: puncher::SocketId, remote: SocketAddr) {
+    fn dial(
+        &mut self,
+        os: &mut Os<'_>,
+        id: puncher::SocketId,
+        (origin, remote): (Origin, SocketAddr),
+        many: bool,
+    ) {
         let now = self.reach.clock.instant(os.now());
-        let socket = if self.budget.allow(now, remote.ip()) {
+        let socket = if self.budget.allow(now, remote.ip(), many) {
             self.dials.push(Dial { at: os.now(), remote });
-            let options =
-                ConnectOptions { source: self.source(remote), port: self.reach.here.port, ttl: None };
+            let fresh = |round| self.fresh.iter().find(|(own, ..)| *own == round).map(|(_, port, _)| *port);
+            let port = match origin {
+                Origin::Round(0) => self.reach.here.port,
+                Origin::Round(round) => fresh(round).unwrap_or_default(),
+                Origin::Scratch => 0,
+            };
+            let options = ConnectOptions { source: self.source(remote), port, ttl: None };
             os.connect(remote, options).map_err(at_once)
         } else {
             Err(Dialled::TimedOut)
@@ -489,6 +572,12 @@ impl Attempt {
     }
 
     fn finish(&mut self, os: &mut Os<'_>, finished: Finished) -> Ended {
+        for (_, _, observed) in std::mem::take(&mut self.fresh) {
+            if let Some((socket, ..)) = observed {
+                os.close(socket);
+            }
+        }
+        let birthday = finished.winner.is_some_and(|Winner { birthday, .. }| birthday);
         let won = finished.winner.and_then(|winner| {
             let at = self.lanes.iter().position(|lane| lane.id == winner.socket)?;
             let verified = self.lanes.get(at).is_some_and(|lane| lane.stage == Stage::Verified);
@@ -507,6 +596,7 @@ impl Attempt {
                 translated(self.peer_profile, lane.remote, &self.told),
             ];
             let path = Path::of(local, lane.remote, ends);
+            let path = if birthday && path == Path::Punched { Path::Birthday } else { path };
             let salts = (lane.own_salt, peer_salt);
             return Ended::Connected { path, salts, socket: lane.socket, inbox: lane.inbox };
         }
@@ -515,6 +605,12 @@ impl Attempt {
         Ended::NoPath(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }))
     }
 }
+
+/// Descriptors that a process has without having asked for more, and some.
+const SOCKETS: usize = 2048;
+
+/// The own port of a further round, and the connection on which it is observed, with what is said there.
+type Fresh = (u8, u16, Option<(SocketId, [u8; 8], [u8; 8])>);
 
 enum Step {
     Waits,

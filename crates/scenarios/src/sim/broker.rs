@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use natlab::sim::{Event, Os, SocketId};
+use natlab::Time;
+use natlab::sim::{ConnectOptions, Event, Os, SocketError, SocketId};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
-use tcpunch_core::rendezvous::{self, Config, Input, LinkId, Output, Rendezvous};
-use tcpunch_core::wire::{ObservationToken, PREFACE, Preface, Probe, ToBroker};
+use tcpunch_core::limits::{BROKER_PORT, KNOCK_WITHIN, PROBE_PORT};
+use tcpunch_core::rendezvous::{self, Config, Input, KnockId, LinkId, Output, Rendezvous};
+use tcpunch_core::wire::{KnockAnswer, ObservationToken, PREFACE, Preface, Probe, ToBroker};
 
 use super::clock::Clock;
 use super::wire::{self, Inbox, Malformed};
@@ -24,7 +25,8 @@ enum Stage {
     /// The first message on the link: only then the rendezvous hears of it.
     First(PublicKey),
     Link(LinkId),
-    Token,
+    /// Whether knocks are asked for.
+    Token(bool),
     /// Held open for the peer's sake.
     Observer,
 }
@@ -42,21 +44,25 @@ pub(super) struct BrokerAgent {
     rendezvous: Rendezvous<ChaCha8Rng>,
     probe: Option<SocketId>,
     connections: Vec<Connection>,
+    knocks: Vec<(SocketId, KnockId, Time)>,
     last_link: u64,
     /// Why it can't work.
     pub(super) broken: Option<String>,
 }
 
 impl BrokerAgent {
-    pub(super) fn new(clock: Clock, public: Option<IpAddr>, seed: u64) -> Self {
+    /// `second`: a second address of its host.
+    pub(super) fn new(clock: Clock, public: Option<IpAddr>, second: Option<IpAddr>, seed: u64) -> Self {
         let public = public.into_iter().collect();
-        let config =
-            Config { probes: vec![Probe { ip: None, port: PROBE_PORT }], public, ..Config::default() };
+        let places = [Some(None), second.map(Some)].into_iter().flatten();
+        let probes = places.map(|ip| Probe { ip, port: PROBE_PORT }).collect();
+        let config = Config { probes, public, ..Config::default() };
         Self {
             clock,
             rendezvous: Rendezvous::new(config, ChaCha8Rng::seed_from_u64(seed)),
             probe: None,
             connections: Vec::new(),
+            knocks: Vec::new(),
             last_link: 0,
             broken: None,
         }
@@ -70,7 +76,25 @@ impl BrokerAgent {
     pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
         match event {
             Event::Started => self.listen(os),
-            Event::Woken | Event::Connected(_) | Event::Failed(..) => {}
+            Event::Woken => {}
+            Event::Connected(socket) => {
+                if self.knocked(os, socket, KnockAnswer::Accepted) {
+                    os.close(socket);
+                }
+            }
+            Event::Failed(socket, error) => {
+                let answer = match error {
+                    SocketError::Refused | SocketError::Reset => KnockAnswer::Refused,
+                    SocketError::HostUnreachable | SocketError::NetUnreachable | SocketError::Prohibited => {
+                        KnockAnswer::Unreachable
+                    }
+                    SocketError::TimedOut
+                    | SocketError::AddressNotAvailable
+                    | SocketError::AddressInUse
+                    | SocketError::TooManyFiles => KnockAnswer::Silent,
+                };
+                self.knocked(os, socket, answer);
+            }
             Event::Accepted { listener, socket } => {
                 if let Some(from) = os.remote(socket) {
                     let probe = self.probe == Some(listener);
@@ -82,7 +106,22 @@ impl BrokerAgent {
             Event::Finished(socket) => self.end(os, socket, true),
             Event::Broken(socket, _) => self.end(os, socket, false),
         }
+        let silent: Vec<SocketId> =
+            self.knocks.iter().filter(|(.., until)| *until <= os.now()).map(|(socket, ..)| *socket).collect();
+        for socket in silent {
+            os.abort(socket);
+            self.knocked(os, socket, KnockAnswer::Silent);
+        }
         self.settle(os);
+    }
+
+    /// Whether that was a knock.
+    fn knocked(&mut self, os: &Os<'_>, socket: SocketId, answer: KnockAnswer) -> bool {
+        let Some(at) = self.knocks.iter().position(|(own, ..)| *own == socket) else { return false };
+        let (_, knock, _) = self.knocks.swap_remove(at);
+        let input = Input::Knocked { knock, answer: Some(answer) };
+        self.rendezvous.handle(self.clock.instant(os.now()), input);
+        true
     }
 
     fn listen(&mut self, os: &mut Os<'_>) {
@@ -129,7 +168,8 @@ impl BrokerAgent {
                 let Some(preface) = inbox.take_array::<PREFACE>() else { return Ok(false) };
                 *stage = match Preface::decode(preface) {
                     Ok(Preface::Link(_)) if !*probe => Stage::Hello,
-                    Ok(Preface::Observe | Preface::Knock) => Stage::Token,
+                    Ok(Preface::Observe) => Stage::Token(false),
+                    Ok(Preface::Knock) => Stage::Token(true),
                     Ok(Preface::Link(_)) | Err(_) => return Err(Malformed),
                 };
             }
@@ -160,12 +200,13 @@ impl BrokerAgent {
                 let round_trip = os.round_trip(*socket);
                 self.rendezvous.handle(now, Input::Message { link, message, round_trip });
             }
-            Stage::Token => {
+            Stage::Token(knocks) => {
                 let Some(token) = inbox.take_array::<{ size_of::<ObservationToken>() }>() else {
                     return Ok(false);
                 };
                 *stage = Stage::Observer;
-                self.rendezvous.handle(now, Input::Observation { token, from: *from });
+                let knock_from = os.local(*socket).filter(|_| knocks).map(|own| own.ip());
+                self.rendezvous.handle(now, Input::Observation { token, from: *from, knock_from });
             }
             Stage::Observer => return Ok(false),
         }
@@ -197,6 +238,16 @@ impl BrokerAgent {
                         os.close(socket);
                     }
                 }
+                Output::Knock { knock, from, to } => {
+                    let options = ConnectOptions { source: Some(from), port: 0, ttl: None };
+                    match os.connect(to, options) {
+                        Ok(socket) => self.knocks.push((socket, knock, os.now() + KNOCK_WITHIN)),
+                        Err(_) => {
+                            let input = Input::Knocked { knock, answer: None };
+                            self.rendezvous.handle(self.clock.instant(os.now()), input);
+                        }
+                    }
+                }
                 Output::Event(
                     rendezvous::Event::Registered { .. }
                     | rendezvous::Event::Left { .. }
@@ -207,8 +258,9 @@ impl BrokerAgent {
                     for (socket, out) in writes {
                         os.write(socket, &out);
                     }
-                    if let Some(at) = at {
-                        os.wake_at(self.clock.time(at));
+                    let silent = self.knocks.iter().map(|(.., until)| *until);
+                    if let Some(at) = silent.chain(at.map(|at| self.clock.time(at))).min() {
+                        os.wake_at(at);
                     }
                     return;
                 }

@@ -1,77 +1,68 @@
-//! Learning how the own network maps: what `tcpunch`'s `diagnose.rs` does.
+//! Learning how the own network behaves: what `tcpunch`'s `diagnose.rs` does.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use natlab::Time;
 use natlab::sim::{ConnectOptions, Os, SocketId};
 use rand::{Rng, RngCore};
-use tcpunch_core::limits::OBSERVE_WITHIN;
-use tcpunch_core::profile::{NatProfile, Sample, classify};
-use tcpunch_core::wire::Preface;
+use tcpunch_core::limits::{PORT_FIRST, PORT_LAST, PORT_TRIES};
+use tcpunch_core::profile::{NatProfile, Sample};
+use tcpunch_core::survey::{ConnectionId, Output, Port, Survey};
+use tcpunch_core::wire::{KnockAnswer, Probe};
 
-/// Connections from one scratch port to several ports of the broker.
+use super::clock::Clock;
+
+/// A survey on a simulated host.
 pub(super) struct Observations {
-    door: Sample,
+    clock: Clock,
+    survey: Survey,
     token: [u8; 8],
-    ports: VecDeque<u16>,
-    scratch: u16,
-    connecting: Option<(SocketId, SocketAddr)>,
+    door: Sample,
+    /// The ports that are kept, with their listeners.
+    kept: Vec<(u8, u16, SocketId)>,
+    connecting: Vec<(SocketId, ConnectionId, Vec<u8>)>,
     /// Held until the end: a closed connection may take its mapping along.
     held: Vec<SocketId>,
-    asked: Vec<([u8; 8], SocketAddr, SocketAddr)>,
-    samples: Vec<Sample>,
     until: Option<Time>,
 }
 
 impl Observations {
-    pub(super) fn begin(os: &mut Os<'_>, door: Sample, ports: VecDeque<u16>, token: [u8; 8]) -> Self {
-        let mut observations = Self {
-            door,
-            token,
-            ports,
-            scratch: 0,
-            connecting: None,
-            held: Vec::new(),
-            asked: Vec::new(),
-            samples: vec![door],
-            until: Some(os.now() + OBSERVE_WITHIN),
-        };
-        observations.next(os);
-        observations
-    }
-
-    fn next(&mut self, os: &mut Os<'_>) {
-        while let Some(port) = self.ports.pop_front() {
-            let destination = SocketAddr::new(self.door.destination.ip(), port);
-            let options =
-                ConnectOptions { source: Some(self.door.local.ip()), port: self.scratch, ttl: None };
-            if let Ok(socket) = os.connect(destination, options) {
-                self.connecting = Some((socket, destination));
-                return;
-            }
-        }
+    pub(super) fn begin(
+        os: &Os<'_>,
+        clock: Clock,
+        door: Sample,
+        probes: &[Probe],
+        token: [u8; 8],
+        random: &mut impl RngCore,
+    ) -> Option<Self> {
+        let survey = Survey::begin(clock.instant(os.now()), door, probes, random)?;
+        let (kept, connecting, held) = (Vec::new(), Vec::new(), Vec::new());
+        Some(Self { clock, survey, token, door, kept, connecting, held, until: Some(os.now()) })
     }
 
     pub(super) fn has(&self, socket: SocketId) -> bool {
-        self.connecting.is_some_and(|(own, _)| own == socket) || self.held.contains(&socket)
+        self.connecting.iter().any(|(own, ..)| *own == socket) || self.held.contains(&socket)
     }
 
-    pub(super) fn connected(&mut self, os: &mut Os<'_>, socket: SocketId, random: &mut impl RngCore) {
-        let Some((_, destination)) = self.connecting.take_if(|(own, _)| *own == socket) else { return };
+    /// Whether a connection that came in there is a knock.
+    pub(super) fn listens(&self, listener: SocketId) -> bool {
+        self.kept.iter().any(|(.., own)| *own == listener)
+    }
+
+    pub(super) fn connected(&mut self, os: &mut Os<'_>, socket: SocketId) {
+        let Some(at) = self.connecting.iter().position(|(own, ..)| *own == socket) else { return };
+        let (_, connection, greeting) = self.connecting.swap_remove(at);
         self.held.push(socket);
         if let Some(local) = os.local(socket) {
-            self.scratch = local.port();
-            let question: [u8; 8] = random.random();
-            os.write(socket, &[&Preface::Observe.encode()[..], &self.token, &question].concat());
-            self.asked.push((question, local, destination));
+            self.survey.connected(self.clock.instant(os.now()), connection, local);
+            os.write(socket, &greeting);
         }
-        self.next(os);
     }
 
-    pub(super) fn failed(&mut self, os: &mut Os<'_>, socket: SocketId) {
-        if self.connecting.take_if(|(own, _)| *own == socket).is_some() {
-            self.next(os);
+    pub(super) fn failed(&mut self, socket: SocketId) {
+        if let Some(at) = self.connecting.iter().position(|(own, ..)| *own == socket) {
+            let (_, connection, _) = self.connecting.swap_remove(at);
+            self.survey.failed(connection);
         }
     }
 
@@ -82,30 +73,74 @@ impl Observations {
         }
     }
 
-    pub(super) fn observed(&mut self, question: [u8; 8], from: SocketAddr) {
-        if let Some(at) = self.asked.iter().position(|(own, ..)| *own == question) {
-            let (_, local, destination) = self.asked.swap_remove(at);
-            self.samples.push(Sample { local, destination, observed: from });
-        }
+    pub(super) fn observed(&mut self, os: &Os<'_>, question: [u8; 8], from: SocketAddr) {
+        self.survey.observed(self.clock.instant(os.now()), question, from);
     }
 
-    /// By when it is over.
+    pub(super) fn knocked(&mut self, question: [u8; 8], elsewhere: bool, answer: KnockAnswer) {
+        self.survey.knocked(question, elsewhere, answer);
+    }
+
+    /// When it has something to do; `None` once it is over.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.until
     }
 
-    /// What is known, once: when all is answered or the time is over.
-    pub(super) fn result(&mut self, os: &mut Os<'_>) -> Option<NatProfile> {
-        let until = self.until?;
-        let answered = self.ports.is_empty() && self.connecting.is_none() && self.asked.is_empty();
-        if !answered && os.now() < until {
-            return None;
+    /// Does what is due; what is newly known.
+    pub(super) fn drive(&mut self, os: &mut Os<'_>, random: &mut impl RngCore) -> Option<NatProfile> {
+        self.until?;
+        let mut known = None;
+        loop {
+            match self.survey.poll(self.clock.instant(os.now())) {
+                Output::Connect { connection, from, destination, preface, question } => {
+                    let source = Some(self.door.local.ip());
+                    let options = self
+                        .port(os, from, random)
+                        .map(|port| ConnectOptions { source, port, ttl: None })
+                        .and_then(|options| os.connect(destination, options).ok());
+                    match options {
+                        Some(socket) => {
+                            let greeting = [&preface.encode()[..], &self.token, &question].concat();
+                            self.connecting.push((socket, connection, greeting));
+                        }
+                        None => self.survey.failed(connection),
+                    }
+                }
+                Output::Learnt(profile) => known = Some(profile),
+                Output::Wait(until) => {
+                    self.until = Some(self.clock.time(until));
+                    return known;
+                }
+                Output::Finished => {
+                    self.end(os);
+                    return known;
+                }
+            }
         }
+    }
+
+    /// The local port to use; 0 is any.
+    fn port(&mut self, os: &mut Os<'_>, from: Port, random: &mut impl RngCore) -> Option<u16> {
+        let Port::Kept(number) = from else { return Some(0) };
+        if let Some((_, port, _)) = self.kept.iter().find(|(own, ..)| *own == number) {
+            return Some(*port);
+        }
+        (0..PORT_TRIES).find_map(|_| {
+            let port = random.random_range(PORT_FIRST..=PORT_LAST);
+            let listener = os.listen(port).ok()?;
+            self.kept.push((number, port, listener));
+            Some(port)
+        })
+    }
+
+    fn end(&mut self, os: &mut Os<'_>) {
         self.until = None;
-        self.ports.clear();
-        for socket in self.held.drain(..).chain(self.connecting.take().map(|(socket, _)| socket)) {
-            os.close(socket);
+        let connecting = self.connecting.drain(..).map(|(socket, ..)| socket);
+        for socket in self.held.drain(..).chain(connecting) {
+            os.abort(socket);
         }
-        Some(classify(&self.samples))
+        for (.., listener) in self.kept.drain(..) {
+            os.close(listener);
+        }
     }
 }

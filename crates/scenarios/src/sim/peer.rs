@@ -19,7 +19,7 @@ use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, parse_preamble};
-use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, ToBroker};
+use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, Signal, ToBroker};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
@@ -45,6 +45,8 @@ pub(super) struct Setup {
     pub(super) late: Duration,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
+    /// What it knows of its network without having measured.
+    pub(super) known: Option<NatProfile>,
     pub(super) seed: u64,
 }
 
@@ -62,6 +64,8 @@ struct Link {
     local: SocketAddr,
     inbox: Inbox,
     observed: Option<SocketAddr>,
+    /// What an observation begins with.
+    token: Option<[u8; 8]>,
     heard: Time,
     pinged: Time,
 }
@@ -104,10 +108,16 @@ pub(super) struct PeerAgent {
     links: Vec<Link>,
     profile: NatProfile,
     observations: Option<Observations>,
+    /// When the broker first said where it sees this peer.
+    pub(super) welcomed: Option<Time>,
+    /// What was known of the own network, and since when.
+    pub(super) learnt: Vec<(Time, NatProfile)>,
     strangers: Vec<Stranger>,
     meeting: Option<Meeting>,
     attempt: Option<Attempt>,
     go_at: Option<Time>,
+    /// Further rounds, when they are heard of.
+    rounds: Vec<(Time, u8, SocketAddr)>,
     /// Until when the broker must have introduced somebody.
     patience: Option<Time>,
     introduced: bool,
@@ -136,12 +146,15 @@ impl PeerAgent {
             next_address: None,
             tries: Vec::new(),
             links: Vec::new(),
-            profile: NatProfile::default(),
+            profile: setup.known.unwrap_or_default(),
             observations: None,
+            welcomed: None,
+            learnt: Vec::new(),
             strangers: Vec::new(),
             meeting: None,
             attempt: None,
             go_at: None,
+            rounds: Vec::new(),
             patience: None,
             introduced: false,
             number: None,
@@ -158,10 +171,17 @@ impl PeerAgent {
         }
     }
 
+    /// Whether all is learnt of the own network that can be.
+    pub(super) fn is_surveyed(&self) -> bool {
+        self.observations.as_ref().is_some_and(|it| it.deadline().is_none())
+    }
+
     pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
         match event {
             Event::Started => self.start(os),
             Event::Woken => {}
+            Event::Accepted { listener, .. }
+                if self.observations.as_ref().is_some_and(|it| it.listens(listener)) => {}
             Event::Accepted { socket, .. } => self.accepted(os, socket),
             Event::Connected(socket) => self.connected(os, socket),
             Event::Failed(socket, error) => self.failed(os, socket, error),
@@ -225,7 +245,7 @@ impl PeerAgent {
             wire::hello(&mut out, &self.key);
             os.write(socket, &out);
         } else if let Some(observations) = self.observations.as_mut().filter(|it| it.has(socket)) {
-            observations.connected(os, socket, &mut self.random);
+            observations.connected(os, socket);
         } else if let Some(attempt) = &mut self.attempt {
             attempt.connected(os, socket);
         }
@@ -236,7 +256,7 @@ impl PeerAgent {
             self.tries.swap_remove(at);
             self.tried(os);
         } else if let Some(observations) = self.observations.as_mut().filter(|it| it.has(socket)) {
-            observations.failed(os, socket);
+            observations.failed(socket);
         } else if let Some(attempt) = &mut self.attempt {
             attempt.refused(os, socket, error);
         }
@@ -310,7 +330,16 @@ impl PeerAgent {
                 let Some(local) = os.local(socket) else { return };
                 self.link_up(
                     os,
-                    Link { socket, remote, local, inbox, observed: None, heard: os.now(), pinged: os.now() },
+                    Link {
+                        socket,
+                        remote,
+                        local,
+                        inbox,
+                        observed: None,
+                        token: None,
+                        heard: os.now(),
+                        pinged: os.now(),
+                    },
                 );
             }
             Err(Malformed) => {
@@ -373,7 +402,12 @@ impl PeerAgent {
             }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &mut self.observations {
-                    observations.observed(question, from);
+                    observations.observed(os, question, from);
+                }
+            }
+            FromBroker::Knocked { question, elsewhere, answer } => {
+                if let Some(observations) = &mut self.observations {
+                    observations.knocked(question, elsewhere, answer);
                 }
             }
             FromBroker::Opened { number, .. } => {
@@ -403,7 +437,7 @@ impl PeerAgent {
             }
             FromBroker::ProfileOf { introduction, profile } => {
                 if let Some(attempt) = self.running(introduction) {
-                    attempt.peer_profile(profile);
+                    attempt.peer_profile(os, profile);
                 }
             }
             FromBroker::Go { introduction } => {
@@ -425,12 +459,25 @@ impl PeerAgent {
             FromBroker::Expired { .. } | FromBroker::WrongWords { .. } | FromBroker::Gone { .. } => {
                 self.broken(os, "the code was of no use".to_owned());
             }
+            FromBroker::RoundWanted { introduction, round } => {
+                if let Some(attempt) = self.running(introduction) {
+                    attempt.round_wanted(os, round);
+                }
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                let late = self.setup.late;
+                if self.running(introduction).is_some() {
+                    self.rounds.push((os.now() + late, round, peer));
+                }
+            }
+            FromBroker::Relayed { introduction, signal: Signal::Fired { round } } => {
+                if let Some(attempt) = self.running(introduction) {
+                    attempt.peer_fired(os, round);
+                }
+            }
             FromBroker::Relayed { .. }
             | FromBroker::Joined { .. }
             | FromBroker::Left { .. }
-            | FromBroker::Knocked { .. }
-            | FromBroker::RoundWanted { .. }
-            | FromBroker::Round { .. }
             | FromBroker::Pong(_) => {}
         }
     }
@@ -457,24 +504,35 @@ impl PeerAgent {
             return;
         }
         link.observed = Some(observed);
+        link.token = Some(token);
         let door = Sample { local, destination: remote, observed };
         let translated = classify(&[door]).translated;
         if remote.is_ipv4() {
             self.learnt(os, NatProfile { translated, ..self.profile });
         }
-        if translated == Some(true) && self.observations.is_none() {
-            let ports = std::iter::once(remote.port()).chain(probes.iter().map(|probe| probe.port)).take(4);
-            self.observations = Some(Observations::begin(os, door, ports.collect(), token));
+        if self.observations.is_none() {
+            let clock = self.setup.clock;
+            self.observations = Observations::begin(os, clock, door, probes, token, &mut self.random);
+            self.welcomed.get_or_insert(os.now());
         }
     }
 
     fn learnt(&mut self, os: &mut Os<'_>, profile: NatProfile) {
+        if self.setup.known.is_some() {
+            return;
+        }
         if std::mem::replace(&mut self.profile, profile) != profile {
+            self.learnt.push((os.now(), profile));
             self.say(os, &ToBroker::Profile(profile));
             if let Some(attempt) = &mut self.attempt {
-                attempt.own_profile(profile);
+                attempt.own_profile(os, profile);
             }
         }
+    }
+
+    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
+        let link = self.links.iter().find(|it| it.remote.is_ipv4() == v4)?;
+        Some((link.remote, link.token?))
     }
 
     fn own_handshake(&self, os: &Os<'_>) -> Vec<u8> {
@@ -534,6 +592,7 @@ impl PeerAgent {
             sources: [source(true), source(false)],
             v6: self.setup.v6,
             profile: self.profile,
+            observers: [self.observer(true), self.observer(false)],
             rules: self.setup.rules,
         };
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
@@ -598,9 +657,14 @@ impl PeerAgent {
     fn drive(&mut self, os: &mut Os<'_>) {
         let Some(attempt) = &mut self.attempt else { return };
         let ended = attempt.drive(os);
+        let say = std::mem::take(&mut attempt.say);
         self.syns = attempt.syns();
         self.finishes = attempt.finishes();
         self.most_sockets = attempt.most_sockets();
+        for message in &say {
+            self.say(os, message);
+        }
+        let Some(attempt) = &mut self.attempt else { return };
         let Some(ended) = ended else { return };
         let elapsed = os.now() - attempt.introduced();
         self.dials = std::mem::take(&mut attempt.dials);
@@ -638,13 +702,20 @@ impl PeerAgent {
             let lost = self.strangers.remove(at);
             drop_stream(os, lost.socket, &lost.inbox);
         }
-        if let Some(profile) = self.observations.as_mut().and_then(|it| it.result(os)) {
+        let random = &mut self.random;
+        if let Some(profile) = self.observations.as_mut().and_then(|it| it.drive(os, random)) {
             self.learnt(os, profile);
         }
         if self.go_at.is_some_and(|at| at <= now) {
             self.go_at = None;
             if let Some(attempt) = &mut self.attempt {
                 attempt.go(os);
+            }
+        }
+        while let Some(at) = self.rounds.iter().position(|(at, ..)| *at <= now) {
+            let (_, round, peer) = self.rounds.remove(at);
+            if let Some(attempt) = &mut self.attempt {
+                attempt.round(os, round, peer);
             }
         }
         if self.patience.is_some_and(|at| at <= now) {
@@ -676,7 +747,8 @@ impl PeerAgent {
             self.observations.as_ref().and_then(Observations::deadline),
             self.attempt.as_ref().map(Attempt::wait),
         ];
-        tries.chain(strangers).chain(links).chain(others.into_iter().flatten()).min()
+        let rounds = self.rounds.iter().map(|(at, ..)| *at);
+        tries.chain(strangers).chain(links).chain(rounds).chain(others.into_iter().flatten()).min()
     }
 }
 

@@ -1,14 +1,8 @@
-//! Runs the table; started by `cargo xtask matrix`.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a developer's program: its output is for the terminal"
-)]
+//! Every network with every other.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{fs, io};
 
 use rand::SeedableRng as _;
@@ -18,65 +12,29 @@ use tcpunch_scenarios::report::{Condition, Grid, Page, Run, Summary, heat_map, t
 use tcpunch_scenarios::table::{self, Entry};
 use tcpunch_scenarios::{Verdict, each, sim, userspace};
 
-/// Labs at a time: more, and two processors let packets wait.
-const LABS: usize = 10;
+use crate::{Wanted, write};
+
 /// Simulated runs of each pair on each link: 25 times 12 links are 300 a cell.
 const SIMULATED: usize = 25;
 /// Runs of each pair on real kernels, each on another link.
 const ON_KERNELS: usize = 3;
-/// When the quick form begins no more runs on real kernels; the last ones take up to 15 s.
-const QUICK_WITHIN: Duration = Duration::from_secs(35);
 /// How often progress is told.
 const TOLD_EVERY: usize = 200;
 
-const COMMAND: &str = "cargo xtask matrix";
-const USAGE: &str = "matrix [--quick] [--simulated RUNS] [--kernels RUNS]";
-
-fn main() -> ExitCode {
-    let (mut quick, mut simulated, mut kernels) = (false, SIMULATED, ON_KERNELS);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let runs: &mut usize = match argument.as_str() {
-            "--quick" => {
-                quick = true;
-                continue;
-            }
-            "--simulated" => &mut simulated,
-            "--kernels" => &mut kernels,
-            _ => {
-                eprintln!("unknown: {argument}\n{USAGE}");
-                return ExitCode::from(2);
-            }
-        };
-        match arguments.next().and_then(|text| text.parse().ok()) {
-            Some(number) => *runs = number,
-            None => {
-                eprintln!("{argument} wants a number of runs\n{USAGE}");
-                return ExitCode::from(2);
-            }
-        }
-    }
-    if quick {
-        return if quickly() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
-    match fully(simulated, kernels) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("can't write the pages: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
+const COMMAND: &str = "cargo xtask matrix --heat";
 
 /// All of it, into `docs`.
-fn fully(simulated: usize, kernels: usize) -> io::Result<()> {
+pub(crate) fn fully(wanted: &Wanted) -> io::Result<()> {
+    let runs =
+        |asked: Option<u64>, otherwise| asked.and_then(|it| usize::try_from(it).ok()).unwrap_or(otherwise);
+    let (simulated, kernels) = (runs(wanted.simulated, SIMULATED), runs(wanted.kernels, ON_KERNELS));
     let conditions = table::conditions();
     let simulation = grid(simulate(&conditions, simulated));
     tell("in simulation", &simulation);
     let mut entries = some(&conditions, kernels);
     // What ends soon and what waits for its time-out are mixed, so that labs are busy alike all the time.
     entries.shuffle(&mut StdRng::seed_from_u64(1));
-    let kernels = grid(on_kernels(&entries, None));
+    let kernels = grid(on_kernels(&entries, wanted.labs, None));
     tell("on real kernels", &kernels);
     let docs = Path::new("docs");
     for (file, title, what, grid) in [
@@ -91,12 +49,11 @@ fn fully(simulated: usize, kernels: usize) -> io::Result<()> {
         fs::write(docs.join(file), heat_map(title, &subtitle, grid))?;
     }
     let page = Page { simulation: &simulation, kernels: &kernels, command: COMMAND };
-    fs::write(docs.join("matrix.md"), page.markdown())
+    write("heat map", &page.markdown())
 }
 
 /// Enough to see that something broke: whether nothing that should connect does not.
-fn quickly() -> bool {
-    let began = Instant::now();
+pub(crate) fn quickly(labs: usize, until: Instant) -> bool {
     let conditions = table::conditions();
     let simulation = grid(simulate(&conditions, 1));
     let mut good = judge("in simulation", &simulation);
@@ -111,7 +68,7 @@ fn quickly() -> bool {
         entry.expected == Verdict::Connected && !entry.by_chance() && !entry.hangs_on_speed()
     });
     entries.shuffle(&mut StdRng::seed_from_u64(1));
-    let kernels = grid(on_kernels(&entries, Some(began + QUICK_WITHIN)));
+    let kernels = grid(on_kernels(&entries, labs, Some(until)));
     good &= judge("on real kernels", &kernels);
     good
 }
@@ -182,9 +139,9 @@ fn simulate(conditions: &[Condition], times: usize) -> Vec<Run> {
 }
 
 /// What a lab says, until some time; a run that the lab itself could not do is told and left out.
-fn on_kernels(entries: &[Entry], until: Option<Instant>) -> Vec<Run> {
+fn on_kernels(entries: &[Entry], labs: usize, until: Option<Instant>) -> Vec<Run> {
     let done = AtomicUsize::new(0);
-    let runs = each(entries, LABS, |entry| {
+    let runs = each(entries, labs, |entry| {
         if until.is_some_and(|until| Instant::now() > until) {
             return None;
         }

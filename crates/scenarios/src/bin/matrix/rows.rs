@@ -1,0 +1,236 @@
+//! What is promised.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use tcpunch_scenarios::report::thousands;
+use tcpunch_scenarios::rows::{
+    Done, HEAVY_LOSS, Plan, Promise, Trial, Without, ablation, details, figures, legend, summary,
+};
+use tcpunch_scenarios::{Verdict, each, sim, userspace};
+
+use crate::{Wanted, write};
+
+/// Simulated runs of each row on each link: thousands of each row without loss.
+const SIMULATED: u64 = 1000;
+/// Runs of each row on each link on real kernels: 20 of a certain one, and of one that leaves something to chance 200 on the nine links of
+/// each loss.
+const ON_KERNELS: [u64; 2] = [20, 23];
+/// Runs of each row on each link with each rule turned off.
+const ABLATED: u64 = 200;
+/// How often progress is told.
+const TOLD_EVERY: usize = 200;
+/// Failing pairs that are told, of each row.
+const TOLD_PAIRS: usize = 12;
+/// Links on which they fail, of each.
+const TOLD_LINKS: usize = 3;
+
+/// So many trials of each row that is wanted, on each link. What ends soon and what waits for its time-out are mixed, so that
+/// processors are busy alike all the time.
+fn trials(plan: &Plan, wanted: &Wanted, [certain, chancy]: [u64; 2]) -> Vec<Trial> {
+    let mut trials = plan.trials(|row, _| {
+        let chosen = wanted.rows.is_empty() || wanted.rows.iter().any(|it| it == row.name);
+        match (chosen, row.is_certain()) {
+            (false, _) => 0,
+            (true, true) => certain,
+            (true, false) => chancy,
+        }
+    });
+    trials.shuffle(&mut StdRng::seed_from_u64(1));
+    trials
+}
+
+/// All rows, on the terminal, and into the page.
+pub(crate) fn fully(wanted: &Wanted, writes: bool) -> io::Result<()> {
+    let plan = Plan::whole();
+    let mut kinds: Vec<(&str, Vec<Done>)> = Vec::new();
+    let mut page = format!("\n{}\n{}", WORDS.trim(), legend(&plan));
+    for (kind, counts) in [
+        ("simulation", [wanted.simulated.unwrap_or(SIMULATED); 2]),
+        ("kernels", wanted.kernels.map_or(ON_KERNELS, |it| [it; 2])),
+    ] {
+        let trials = trials(&plan, wanted, counts);
+        if trials.is_empty() {
+            continue;
+        }
+        let began = Instant::now();
+        let done = match kind {
+            "simulation" => simulate(&trials),
+            _ => on_kernels(&trials, wanted.labs, None),
+        };
+        let took = began.elapsed().as_secs();
+        let _ = write!(page, "\n{}: {} runs, in {took} s.\n", kind, thousands(done.len()));
+        println!("# {kind}: {} runs in {took} s", done.len());
+        println!("{}", summary(&plan, &[(kind, &done)]));
+        if wanted.details {
+            println!("{}", details(&plan, &done));
+        }
+        failures(&plan, &done);
+        kinds.push((kind, done));
+    }
+    if !writes || !wanted.rows.is_empty() {
+        return Ok(());
+    }
+    let kinds: Vec<(&str, &[Done])> = kinds.iter().map(|(kind, done)| (*kind, &done[..])).collect();
+    page.push_str(&summary(&plan, &kinds));
+    write("rows", &page)
+}
+
+/// What stands above the rows.
+const WORDS: &str = "
+Written by `cargo xtask matrix --rows --write`; the rows are in `crates/scenarios/src/rows.rs`, their networks in
+`crates/scenarios/src/rows/families.rs`.
+";
+
+/// What each rule is worth, on the terminal and into the page.
+pub(crate) fn ablate(wanted: &Wanted, writes: bool) -> io::Result<()> {
+    let plan = Plan::whole();
+    let mut trials = trials(&plan, wanted, [wanted.simulated.unwrap_or(ABLATED); 2]);
+    trials.retain(|trial| plan.conditions.get(trial.condition).is_some_and(|link| link.loss < HEAVY_LOSS));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let all = Without::each();
+    let runs: Vec<(Without, Vec<Done>)> = all
+        .into_iter()
+        .map(|without| (without, each(&trials, processors, |trial| without.run(trial))))
+        .collect();
+    let table = ablation(&plan, &runs);
+    println!("{table}");
+    if !writes || !wanted.rows.is_empty() {
+        return Ok(());
+    }
+    let words = format!(
+        "\nWritten by `cargo xtask matrix --ablation --write`: {} simulated runs of the rows, at losses of 0 and 2 %, with \
+         each\nrule.\n",
+        thousands(trials.len())
+    );
+    write("ablation", &format!("{words}{table}"))
+}
+
+/// Every certain pair without loss, in simulation on each link, and on real kernels as many as fit in: whether all that should
+/// connect do.
+pub(crate) fn quickly(labs: usize, until: Instant) -> bool {
+    let plan = Plan::whole();
+    let mut trials =
+        plan.trials(
+            |row, condition| {
+                if row.is_certain() && condition.loss <= 0.0 { row.pairs.len() as u64 } else { 0 }
+            },
+        );
+    let mut good = judge(&plan, "in simulation", &simulate(&trials));
+    if let Err(missing) = natlab::availability() {
+        println!("rows, on real kernels: not run, {}", missing.reason());
+        return good && std::env::var("TCPUNCH_LAB").as_deref() != Ok("required");
+    }
+    trials.retain(|trial| plan.rows.get(trial.row).is_some_and(|row| row.verdict() == Verdict::Connected));
+    trials.shuffle(&mut StdRng::seed_from_u64(1));
+    good &= judge(&plan, "on real kernels", &on_kernels(&trials, labs, Some(until)));
+    good
+}
+
+/// Tells what did not end as it should; whether everything did.
+fn judge(plan: &Plan, how: &str, done: &[Done]) -> bool {
+    let ends = |it: &&Done| plan.rows.get(it.row).is_none_or(|row| row.verdict() == it.verdict);
+    let failed: Vec<&Done> = done.iter().filter(|it| !ends(it)).collect();
+    println!("rows, {how}: {} runs, {} ended otherwise than promised", done.len(), failed.len());
+    for one in failed.iter().take(TOLD_PAIRS) {
+        println!("  FAILS: {}: {:?}, seed {}", plan.name(one), one.verdict, one.seed);
+    }
+    failed.is_empty()
+}
+
+/// Runs one again, and shows every segment.
+pub(crate) fn replay(seed: u64) -> ExitCode {
+    let plan = Plan::whole();
+    let Some(trial) = plan.again(seed) else {
+        eprintln!("no run has this seed");
+        return ExitCode::from(2);
+    };
+    let run = sim::run_closely(&trial.scenario, sim::Options { record: true, ..sim::Options::default() });
+    println!("{}", run.diagram);
+    println!("{:#?}\n{:#?}", run.report, run.sides);
+    println!("{}", plan.name(&trial.done(&run.report)));
+    ExitCode::SUCCESS
+}
+
+/// Tells what failed of each row: which pairs on which links, with a seed of each.
+fn failures(plan: &Plan, done: &[Done]) {
+    for (at, row) in plan.rows.iter().enumerate() {
+        let mut failed: BTreeMap<usize, Vec<&Done>> = BTreeMap::new();
+        for (nth, condition) in plan.conditions.iter().enumerate() {
+            let here = done.iter().filter(|it| it.row == at && it.condition == nth);
+            let all = figures(plan, row, here.clone());
+            if all.promise() == Promise::Holds {
+                continue;
+            }
+            let word = |it: &Promise| format!("{it:?}").to_lowercase();
+            println!(
+                "{}, {condition}: share {} ({} of {}, {} wrong), time {} ({:?} s), SYNs {} ({} at most, {} on the wire)",
+                row.name,
+                word(&all.share),
+                all.kept,
+                all.runs,
+                all.wrong,
+                word(&all.time),
+                all.seconds,
+                word(&all.politeness),
+                all.syns[2],
+                all.wire_syns
+            );
+            for one in here.filter(|it| all.failures.contains(&it.seed)) {
+                failed.entry(one.pair).or_default().push(one);
+            }
+        }
+        let mut failed: Vec<(usize, Vec<&Done>)> = failed.into_iter().collect();
+        failed.sort_by_key(|(_, runs)| std::cmp::Reverse(runs.len()));
+        for (pair, runs) in failed.iter().take(TOLD_PAIRS) {
+            let name = row.pairs.get(*pair).map_or_else(String::new, |pair| pair.name());
+            println!("    {} × {name}", runs.len());
+            let mut links: BTreeMap<usize, Vec<&Done>> = BTreeMap::new();
+            for one in runs {
+                links.entry(one.condition).or_default().push(one);
+            }
+            for (condition, runs) in links.iter().take(TOLD_LINKS) {
+                let Some((link, first)) = plan.conditions.get(*condition).zip(runs.first()) else { continue };
+                let took = first.took.unwrap_or_default();
+                println!("        {} × {link}: {:?} {took:?} seed {}", runs.len(), first.verdict, first.seed);
+            }
+        }
+        if failed.len() > TOLD_PAIRS {
+            println!("    and {} more pairs", failed.len() - TOLD_PAIRS);
+        }
+    }
+}
+
+fn simulate(trials: &[Trial]) -> Vec<Done> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    each(trials, processors, |trial| trial.done(&sim::run(&trial.scenario)))
+}
+
+/// What a lab says, until some time; a run that the lab itself could not do is told and left out.
+fn on_kernels(trials: &[Trial], labs: usize, until: Option<Instant>) -> Vec<Done> {
+    let told = AtomicUsize::new(0);
+    let runs = each(trials, labs, |trial| {
+        if until.is_some_and(|until| Instant::now() > until) {
+            return None;
+        }
+        let count = told.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_multiple_of(TOLD_EVERY) {
+            eprintln!("{count} of {} on real kernels", trials.len());
+        }
+        match userspace::run(&trial.scenario) {
+            Ok(report) => Some(trial.done(&report)),
+            Err(error) => {
+                eprintln!("seed {}: {error}", trial.scenario.seed);
+                None
+            }
+        }
+    });
+    runs.into_iter().flatten().collect()
+}
