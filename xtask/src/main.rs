@@ -11,6 +11,7 @@ mod check;
 mod fuzz;
 mod lab;
 mod matrix;
+mod population;
 mod rules;
 
 use std::path::PathBuf;
@@ -33,7 +34,10 @@ cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine
 cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
                             every network with every other: writes docs/matrix.md; as root (a quarter of an hour)
-cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute";
+cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute
+cargo xtask population [--pairs N] [--seed S]
+                            which share of pairs of networks connects: writes docs/population.md (minutes)
+cargo xtask population --quick  some pairs: fails on nonsense only";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
+        ["population", rest @ ..] => root().and_then(|root| population::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);
