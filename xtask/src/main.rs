@@ -32,9 +32,11 @@ cargo xtask lab --nat A,B [-- COMMAND]
 cargo xtask lab --help      all about it
 cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N] [--keep]
                             looks for inputs that break a parser or a state machine
-cargo xtask matrix [--simulated RUNS] [--kernels RUNS]
-                            every network with every other: writes docs/matrix.md; as root (a quarter of an hour)
-cargo xtask matrix --quick  each pair once in simulation, and as many on real kernels as fit into a minute
+cargo xtask matrix          who connects with whom, and what is promised of it: writes docs/matrix.md; as root (an hour)
+cargo xtask matrix --rows [--write] [--simulated RUNS] [--kernels RUNS] [--row NAME]
+                            what is promised alone; --heat, --ablation and --replay SEED alike
+cargo xtask matrix --quick  whether all that should connect does: in simulation, and on real kernels as many as fit
+                            into a minute
 cargo xtask population [--pairs N] [--seed S]
                             which share of pairs of networks connects: writes docs/population.md (minutes)
 cargo xtask population --quick  some pairs: fails on nonsense only";

@@ -1,5 +1,5 @@
 //! `cargo xtask matrix`: who connects with whom, as `docs/matrix.md` shows it. The program is
-//! `crates/scenarios/src/bin/matrix.rs`.
+//! `crates/scenarios/src/bin/matrix/main.rs`.
 
 use std::path::Path;
 use std::process::Command;

@@ -206,6 +206,11 @@ impl Server {
         &self.addresses
     }
 
+    /// Where observations are answered too, as peers are told.
+    pub fn probes(&self) -> &[Probe] {
+        &self.config.probes
+    }
+
     /// Ports that answer observations and that peers are told of.
     pub fn probe_ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.config.probes.iter().map(|probe| probe.port).collect();

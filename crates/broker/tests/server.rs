@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tcpunch_core::limits::{
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::Event;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
-use tcpunch_core::wire::{self, FromBroker, Introduction, Preface, ToBroker};
+use tcpunch_core::wire::{self, FromBroker, Introduction, KnockAnswer, Preface, Probe, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -282,6 +282,82 @@ async fn observations_are_answered_on_both_ports() {
         assert!(early.is_err(), "{early:?}");
     }
     client.ping(1).await;
+}
+
+/// A connection from a port of its own to the broker, and who else comes to that port.
+async fn from_a_port_with_a_listener(to: SocketAddr) -> (TcpStream, TcpListener) {
+    let shared = |at: SocketAddr| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.set_reuseport(true).unwrap();
+        socket.bind(at).unwrap();
+        socket
+    };
+    let listening = shared("127.0.0.1:0".parse().unwrap());
+    let own = listening.local_addr().unwrap();
+    let listener = listening.listen(8).unwrap();
+    (shared(own).connect(to).await.unwrap(), listener)
+}
+
+async fn ask_for_knocks(stream: &mut TcpStream, token: [u8; 8], question: [u8; 8]) -> SocketAddr {
+    stream.write_all(&[&Preface::Knock.encode()[..], &token, &question].concat()).await.unwrap();
+    stream.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn the_broker_knocks_where_an_observation_came_from_from_both_its_addresses() {
+    let mut config = config("127.0.0.1:0");
+    config.probes.push("127.0.0.2:0".parse().unwrap());
+    let broker = start_with(config).await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    let (_, token, _) = client.welcome().await;
+    let (mut stream, listener) = from_a_port_with_a_listener(broker.address).await;
+    let from = ask_for_knocks(&mut stream, token, [7; 8]).await;
+    assert_eq!(client.hear().await, FromBroker::Observed { question: [7; 8], from });
+    let mut knocked = Vec::new();
+    for _ in 0..2 {
+        let (mut knock, remote) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        assert!(remote.port() != broker.address.port() && remote.port() != broker.probe);
+        assert_eq!(timeout(SOON, knock.read(&mut [0])).await.unwrap().unwrap(), 0, "it says nothing");
+        let FromBroker::Knocked { question, elsewhere, answer } = client.hear().await else { panic!() };
+        assert_eq!((question, answer), ([7; 8], KnockAnswer::Accepted));
+        knocked.push((elsewhere, remote.ip()));
+    }
+    knocked.sort();
+    let ips: [IpAddr; 2] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse().unwrap());
+    let mut seen = knocked.iter().map(|(_, ip)| *ip).collect::<Vec<_>>();
+    seen.sort();
+    assert_eq!(seen, ips);
+    assert_eq!(knocked.iter().map(|(elsewhere, _)| *elsewhere).collect::<Vec<_>>(), [false, true]);
+}
+
+#[tokio::test]
+async fn who_lets_nobody_in_is_told_so() {
+    let broker = start().await;
+    let mut client = Client::register(broker.address, &key(1), None).await;
+    let (_, token, _) = client.welcome().await;
+    let mut stream = TcpStream::connect(broker.address).await.unwrap();
+    let from = ask_for_knocks(&mut stream, token, [7; 8]).await;
+    assert_eq!(client.hear().await, FromBroker::Observed { question: [7; 8], from });
+    let refused = FromBroker::Knocked { question: [7; 8], elsewhere: false, answer: KnockAnswer::Refused };
+    assert_eq!(client.hear().await, refused);
+}
+
+#[tokio::test]
+async fn a_further_address_is_told_where_a_listener_of_all_addresses_has_its_port_too() {
+    let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let mut config = config("127.0.0.1:0");
+    let nobodys = SocketAddr::from(([198, 51, 100, 7], port));
+    let probes = [[0, 0, 0, 0], [127, 0, 0, 2]].map(|ip| SocketAddr::from((ip, port)));
+    config.probes = [&probes[..], &[nobodys]].concat();
+    let server = Server::bind(config).await.unwrap();
+    assert!(
+        matches!(server.notes(), [Note::NoProbe { address, .. }] if *address == nobodys),
+        "{:?}",
+        server.notes()
+    );
+    let second = Probe { ip: Some([127, 0, 0, 2].into()), port };
+    assert_eq!(server.probes(), [Probe { ip: None, port }, second]);
 }
 
 #[tokio::test]

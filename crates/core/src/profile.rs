@@ -390,6 +390,9 @@ impl fmt::Display for NatProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha20Rng;
 
     fn sample(local: &str, destination: &str, observed: &str) -> Sample {
         Sample {
@@ -444,6 +447,183 @@ mod tests {
         let loopback = sample("127.0.0.1:5000", "127.0.0.1:7766", "127.0.0.1:5000");
         let lan = sample("192.168.1.2:5000", "192.168.1.3:7766", "192.168.1.2:5000");
         assert_eq!(classify(&[loopback, lan]), NatProfile::default());
+    }
+
+    /// One scratch port at a broker: two ports of its first address, and one of its second.
+    fn at(first: u16, beside: u16, second: Option<u16>) -> NatProfile {
+        let seen =
+            |destination, port: u16| sample("10.0.0.2:5000", destination, &format!("198.51.100.9:{port}"));
+        let mut samples = vec![seen("203.0.113.1:7766", first), seen("203.0.113.1:7767", beside)];
+        samples.extend(second.map(|port| seen("203.0.113.2:7767", port)));
+        classify(&samples)
+    }
+
+    #[test]
+    fn a_second_address_tells_what_one_cannot() {
+        let mapping = |first, beside, second| at(first, beside, second).mapping;
+        assert_eq!(mapping(6000, 6000, None), Behaviour::PortIndependent);
+        assert_eq!(mapping(6000, 6000, Some(6000)), Behaviour::EndpointIndependent);
+        assert_eq!(mapping(6000, 6000, Some(6001)), Behaviour::AddressDependent);
+        assert_eq!(mapping(6000, 6001, None), Behaviour::AddressAndPortDependent);
+        assert_eq!(mapping(6000, 6001, Some(6002)), Behaviour::AddressAndPortDependent);
+        assert!(at(6000, 6000, Some(6001)).is_symmetric());
+        assert!(!at(6000, 6000, None).is_symmetric());
+    }
+
+    #[test]
+    fn several_outside_addresses_that_keep_ports_are_no_ports_to_guess_at() {
+        let first = sample("10.0.0.2:5000", "203.0.113.1:7766", "198.51.100.9:5000");
+        let other = sample("10.0.0.2:5000", "203.0.113.1:7767", "198.51.100.8:5000");
+        let profile = classify(&[first, other]);
+        assert_eq!(profile.mapping, Behaviour::AddressAndPortDependent);
+        assert_eq!(profile.allocation, Allocation::Preserving);
+        assert!(!profile.is_symmetric());
+    }
+
+    /// Fresh local ports at one place, with these ports outside.
+    fn fresh(ports: impl IntoIterator<Item = u16>) -> Allocation {
+        let samples: Vec<Sample> = ports
+            .into_iter()
+            .zip(40_000..)
+            .map(|(port, local)| {
+                let (local, seen) = (format!("10.0.0.2:{local}"), format!("198.51.100.9:{port}"));
+                sample(&local, "203.0.113.1:7766", &seen)
+            })
+            .collect();
+        classify(&samples).allocation
+    }
+
+    #[test]
+    fn steps_are_found_though_others_take_ports_in_between() {
+        assert_eq!(fresh((0..12).map(|n| 50_000 + n)), Allocation::Stepping(1));
+        assert_eq!(fresh((0..12).map(|n| 50_000 - 2 * n)), Allocation::Stepping(-2));
+        let with_others = [500, 503, 506, 512, 515, 518, 521, 530, 533, 536, 539, 551];
+        assert_eq!(fresh(with_others), Allocation::Stepping(3));
+        let round_the_end = [65_530, 65_532, 65_534, 1024, 1026, 1028, 1030, 1032];
+        assert_eq!(fresh(round_the_end), Allocation::Stepping(2));
+    }
+
+    #[test]
+    fn ports_are_kept_though_two_hosts_want_one() {
+        let with_a_clash = (0..12).map(|n| if n == 5 { 1234 } else { 40_000 + n });
+        assert_eq!(fresh(with_a_clash), Allocation::Preserving);
+    }
+
+    #[test]
+    fn few_fresh_ports_tell_no_rule() {
+        assert_eq!(fresh((0..7).map(|n| 50_000 + n)), Allocation::Changing);
+        assert_eq!(fresh([]), Allocation::Unknown);
+    }
+
+    #[test]
+    fn ports_all_over_are_random() {
+        let mut random = ChaCha20Rng::seed_from_u64(7);
+        for _ in 0..2000 {
+            let ports: Vec<u16> = (0..16).map(|_| random.random_range(1024..=u16::MAX)).collect();
+            assert_eq!(fresh(ports.iter().copied()), Allocation::Random, "{ports:?}");
+        }
+    }
+
+    /// Ports of blocks of this size, each with what is made of so many of its ports.
+    fn blocks(size: u16, aligned: bool, draws: usize) -> Vec<((u16, u16), (u16, u16))> {
+        let mut random = ChaCha20Rng::seed_from_u64(u64::from(size));
+        let mut found = Vec::new();
+        for _ in 0..2000 {
+            let first = if aligned {
+                USER_PORTS + size * random.random_range(0..64_512 / size)
+            } else {
+                random.random_range(USER_PORTS..=u16::MAX - size)
+            };
+            let last = first + (size - 1);
+            let offsets = rand::seq::index::sample(&mut random, usize::from(size), draws);
+            let ports = offsets.iter().map(|offset| first + u16::try_from(offset).unwrap());
+            let Allocation::Block { first: seen, last: until } = fresh(ports) else { panic!("no block") };
+            found.push(((first, last), (seen, until)));
+        }
+        found
+    }
+
+    #[test]
+    fn blocks_as_carriers_give_them_are_found_as_they_are() {
+        for size in BLOCKS {
+            let found = blocks(size, true, 16);
+            let exact = found.iter().filter(|(real, seen)| real == seen).count();
+            assert!(exact * 100 >= found.len() * 98, "{size}: {exact} of {}", found.len());
+        }
+    }
+
+    #[test]
+    fn of_any_other_block_nearly_all_ports_are_in_what_is_found_and_few_besides() {
+        for size in [100, 500, 1000, 1024, 3000, 10_000] {
+            let found = blocks(size, false, 16);
+            let (mut covered, mut width) = (0, 0);
+            for ((first, last), (seen, until)) in &found {
+                let common = i64::from(*last.min(until)) - i64::from(*first.max(seen)) + 1;
+                covered += common.max(0);
+                width += i64::from(until - seen) + 1;
+            }
+            let all = i64::from(size) * i64::try_from(found.len()).unwrap();
+            assert!(covered * 100 >= all * 99, "{size}: {covered} of {all}");
+            assert!(width < all * 2, "{size}: {width} for {all}");
+        }
+    }
+
+    fn knocked(same: Option<KnockAnswer>, elsewhere: Option<KnockAnswer>) -> (Behaviour, Refusal) {
+        let knocks: Vec<Knock> = [(false, same), (true, elsewhere)]
+            .into_iter()
+            .filter_map(|(elsewhere, answer)| Some(Knock { elsewhere, answer: answer? }))
+            .collect();
+        let profile = NatProfile::default().with_knocks(&knocks);
+        (profile.filtering, profile.refusal)
+    }
+
+    #[test]
+    fn knocks_tell_who_is_let_in_and_what_others_are_answered() {
+        use KnockAnswer::{Accepted, Refused, Silent, Unreachable};
+        let open = (Behaviour::EndpointIndependent, Refusal::Unknown);
+        assert_eq!(knocked(Some(Accepted), Some(Accepted)), open);
+        assert_eq!(knocked(Some(Accepted), None), (Behaviour::PortIndependent, Refusal::Unknown));
+        assert_eq!(knocked(Some(Accepted), Some(Refused)), (Behaviour::AddressDependent, Refusal::Reset));
+        assert_eq!(knocked(Some(Accepted), Some(Silent)), (Behaviour::AddressDependent, Refusal::Drop));
+        let strict = |refusal| (Behaviour::AddressAndPortDependent, refusal);
+        assert_eq!(knocked(Some(Refused), None), strict(Refusal::Reset));
+        assert_eq!(knocked(Some(Silent), Some(Unreachable)), strict(Refusal::Icmp));
+        assert_eq!(knocked(Some(Silent), Some(Silent)), strict(Refusal::Drop));
+        assert_eq!(knocked(None, Some(Silent)), (Behaviour::EndpointDependent, Refusal::Drop));
+        assert_eq!(knocked(None, None), (Behaviour::Unknown, Refusal::Unknown));
+    }
+
+    #[test]
+    fn words_say_what_is_known_and_that_something_is_not() {
+        let stepping = NatProfile { allocation: Allocation::Stepping(2), ..at(6000, 6002, None) };
+        assert!(stepping.to_string().starts_with("a symmetric NAT"), "{stepping}");
+        assert!(stepping.to_string().contains("+2"), "{stepping}");
+        let resets = NatProfile { refusal: Refusal::Reset, ..at(5000, 5000, Some(5000)) };
+        assert!(resets.to_string().contains("keeps one port for all destinations"), "{resets}");
+        assert!(resets.to_string().contains("reset"), "{resets}");
+        assert_eq!(
+            NatProfile { filtering: Behaviour::PortIndependent, ..at(6000, 6000, None) }
+                .rfc_terms()
+                .to_string(),
+            "endpoint-independent or address-dependent mapping, port assignment not preserving, \
+             endpoint-independent or address-dependent filtering"
+        );
+        assert_eq!(NatProfile::default().rfc_terms().to_string(), "address translation not known");
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_holds_every_port_that_was_seen(
+            ports in proptest::collection::vec(any::<u16>(), 0..30),
+            low in any::<u16>(),
+            span in 1..3000_u16,
+        ) {
+            let near = ports.iter().map(|port| low.saturating_add(port % span));
+            let seen: Vec<u16> = near.collect();
+            if let Allocation::Block { first, last } = fresh(seen.iter().copied()) {
+                prop_assert!(seen.iter().all(|port| (first..=last).contains(port)));
+            }
+        }
     }
 
     #[test]

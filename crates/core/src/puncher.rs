@@ -384,7 +384,7 @@ impl<R: RngCore> Puncher<R> {
             Input::Candidate(candidate) => self.candidate(now, candidate),
             Input::Profiles { own, peer } => {
                 (self.config.own, self.config.peer) = (own, peer);
-                self.plan_again();
+                self.plan_again(now);
             }
             Input::RoundWanted { round } => {
                 if round == self.opened + 1 {
@@ -538,16 +538,30 @@ impl<R: RngCore> Puncher<R> {
     }
 
     /// The networks are known better: a round that goes by what was known before is not the last.
-    fn plan_again(&mut self) {
+    fn plan_again(&mut self, now: Instant) {
         let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
-        let Some(last) = self.rounds.last() else { return };
+        let Some(last) = self.rounds.last_mut() else { return };
         let Config { own, peer, strangers, rules, .. } = &self.config;
         let known = strategy(own, peer, round.saturating_sub(1), *strangers, rules);
         let same = (known.dial, known.volley, known.fresh) == {
             let Strategy { dial, volley, fresh, .. } = last.strategy;
             (dial, volley, fresh)
         };
-        if !same && !known.hopeless && self.opened < round {
+        let waits = last.volley.as_mut().filter(|volley| volley.has_not_begun());
+        if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
+            && (before.aim, before.shots) == (wanted.aim, wanted.shots)
+        {
+            volley.order_anew(
+                now,
+                known.order,
+                wanted.crossing,
+                (self.round_trip, self.config.round_trip_bound),
+            );
+            if self.peer_fired == Some(round.saturating_sub(1)) {
+                volley.peer_fired(now);
+            }
+            last.strategy = known;
+        } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);
         }
     }
@@ -787,7 +801,7 @@ impl<R: RngCore> Puncher<R> {
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
         let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
-        let many = volleys.clone().last().map(|volley| volley.round);
+        let many = volleys.clone().next_back().map(|volley| volley.round);
         let mut cautious = volleys.into_iter().any(Volley::was_refused);
         let mut many = many;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
@@ -861,8 +875,11 @@ impl<R: RngCore> Puncher<R> {
         let jitter: f64 = self.rng.random_range(0.5..1.5);
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
             lane.report.impostors += 1;
-            let pause = REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
-            lane.state = if self.went { LaneState::Ready(now + pause) } else { LaneState::Waiting };
+            let at = now + REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
+            lane.state = match self.rounds.get(usize::from(lane.round)) {
+                Some(round) if self.went => begins(&lane.report.candidate, &round.strategy, at),
+                Some(_) | None => LaneState::Waiting,
+            };
         }
         if self.nominated == Some(socket) {
             self.nominated = None;

@@ -14,8 +14,9 @@ use natlab::nat::{
 };
 use natlab::{Attachment, Error};
 use tcpunch_core::limits::BROKER_PORT;
+use tcpunch_core::profile::NatProfile;
 
-use crate::real::{Cast, is_broker, play};
+use crate::real::{Cast, is_broker, play, survey};
 use crate::{Arrangement, Network, Report, Scenario};
 
 /// Runs it, if nftables and the kernel lab have all its knobs: see [`kernel_nat`]; and cables with the same delay and loss
@@ -26,6 +27,20 @@ use crate::{Arrangement, Network, Report, Scenario};
 pub fn run(scenario: &Scenario) -> Result<Option<Report>, Error> {
     let Some(plan) = Plan::of(scenario) else { return Ok(None) };
     carry_out(scenario, &plan).map(Some)
+}
+
+/// Lets who waits in a scenario learn of its own network all that it can, if nftables has all its knobs; nobody else
+/// comes. The broker has one address.
+///
+/// # Errors
+/// There can be no lab here, or nothing was learnt.
+pub fn learn(scenario: &Scenario) -> Result<Option<NatProfile>, Error> {
+    let Some(plan) = Plan::of(scenario) else { return Ok(None) };
+    let lab = Lab::new()?;
+    let built = plan.build(&lab)?;
+    let [peer, _] = &built.sides;
+    let at = built.broker_seen_by(0).into_iter().filter(IpAddr::is_ipv4).collect();
+    survey(&built.broker, built.public, None, peer, at).map(Some)
 }
 
 fn carry_out(scenario: &Scenario, plan: &Plan) -> Result<Report, Error> {

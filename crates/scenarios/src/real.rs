@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use tcpunch_broker::{Server, ServerConfig};
 use tcpunch_core::identity::SecretKey;
 use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
+use tcpunch_core::profile::NatProfile;
 use tokio::sync::oneshot;
 
 use crate::{Outcome, Scenario};
@@ -83,12 +84,8 @@ pub(crate) fn play<M: Machine>(scenario: &Scenario, cast: &Cast<'_, M>) -> Resul
     let (listening, listens) = mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let public = cast.public;
-    let broker = cast.broker.spawn(move || serve(public, &listening, stopped))?;
-    match listens.recv_timeout(LISTENS_WITHIN) {
-        Ok(Ok(())) => {}
-        Ok(Err(reason)) => return Err(Error::OutOfRange(format!("no broker: {reason}"))),
-        Err(_) => return Err(Error::OutOfRange("the broker does not begin to listen".into())),
-    }
+    let broker = cast.broker.spawn(move || serve(public, None, &listening, stopped))?;
+    wait_for(&listens)?;
     let (tell, told) = oneshot::channel();
     let seat = |at: usize| Seat {
         broker: cast.reached_at.get(at).cloned().unwrap_or_default(),
@@ -125,14 +122,47 @@ pub(crate) fn play<M: Machine>(scenario: &Scenario, cast: &Cast<'_, M>) -> Resul
     Ok(Play { sides: [waiter.outcome, arriver.outcome], since_claim })
 }
 
+/// Lets a peer learn of its own network all that it can from a broker, which may have a second address.
+///
+/// # Errors
+/// The lab can't start a thread, the broker can't listen, or the peer does not come to an end.
+pub(crate) fn survey<M: Machine>(
+    broker: &M,
+    public: Option<IpAddr>,
+    second: Option<IpAddr>,
+    peer: &M,
+    at: Vec<IpAddr>,
+) -> Result<NatProfile, Error> {
+    let (listening, listens) = mpsc::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let broker = broker.spawn(move || serve(public, second, &listening, stopped))?;
+    wait_for(&listens)?;
+    let learnt = peer.spawn(move || peer::survey(&at));
+    let learnt =
+        learnt.map(|thread| thread.join().unwrap_or_else(|_| Err("the peer's thread panicked".into())));
+    drop(stop);
+    let _ = broker.join();
+    learnt?.map_err(Error::OutOfRange)
+}
+
+fn wait_for(listens: &mpsc::Receiver<Result<(), String>>) -> Result<(), Error> {
+    match listens.recv_timeout(LISTENS_WITHIN) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(Error::OutOfRange(format!("no broker: {reason}"))),
+        Err(_) => Err(Error::OutOfRange("the broker does not begin to listen".into())),
+    }
+}
+
 fn serve(
     public: Option<IpAddr>,
+    second: Option<IpAddr>,
     listening: &mpsc::Sender<Result<(), String>>,
     stopped: oneshot::Receiver<()>,
 ) {
     let work = async {
         let mut config = ServerConfig::new(SecretKey::generate(&mut StdRng::from_os_rng()));
         config.public.extend(public.map(|ip| ip.to_string()));
+        config.probes.extend(second.map(|ip| SocketAddr::new(ip, PROBE_PORT)));
         let server = Server::bind(config).await.map_err(|error| error.to_string())?;
         let _ = listening.send(Ok(()));
         let stopped = async {

@@ -444,6 +444,22 @@ impl Plan {
         self.trial(cell / conditions, cell % conditions, seed & ((1 << NTH) - 1))
     }
 
+    /// Each pair of these rows once, their pairs spread over these links.
+    pub fn each_pair(&self, rows: impl Fn(&Row) -> bool, links: impl Fn(Condition) -> bool) -> Vec<Trial> {
+        let chosen = self.conditions.iter().enumerate().filter(|(_, link)| links(**link));
+        let chosen: Vec<usize> = chosen.map(|(at, _)| at).collect();
+        let mut trials = Vec::new();
+        for (row, what) in self.rows.iter().enumerate().filter(|(_, row)| rows(row)) {
+            let of_each = what.pairs.len().div_ceil(chosen.len().max(1)) as u64;
+            for (nth, condition) in chosen.iter().enumerate() {
+                // Where `trial` begins on each link is made up for, so that no pair is left out.
+                let first = nth as u64 * of_each + (self.conditions.len() - condition) as u64;
+                trials.extend((first..first + of_each).filter_map(|nth| self.trial(row, *condition, nth)));
+            }
+        }
+        trials
+    }
+
     /// So many trials of each row on each link.
     pub fn trials(&self, count: impl Fn(&Row, Condition) -> u64) -> Vec<Trial> {
         let mut trials = Vec::new();
@@ -453,5 +469,112 @@ impl Plan {
             }
         }
         trials
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_is_what_is_expected_of_the_two() {
+        for row in apart().iter().filter(|row| row.pairs.iter().all(|pair| pair.networks[0].ipv6.is_none())) {
+            for pair in &row.pairs {
+                let [one, other] = &pair.networks;
+                assert_eq!(table::expected(one, other), row.verdict(), "{}: {}", row.name, pair.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_pair_of_a_row_stands_in_both_orders_and_once() {
+        for row in apart() {
+            let names: Vec<[&str; 2]> =
+                row.pairs.iter().map(|pair| pair.networks.each_ref().map(|it| it.name.as_str())).collect();
+            for (at, [one, other]) in names.iter().enumerate() {
+                assert!(names.contains(&[other, one]), "{}: {other} × {one}", row.name);
+                assert!(!names[at + 1..].contains(&[one, other]), "{}: {one} × {other} twice", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_leads_back_to_its_run() {
+        let plan = Plan::whole();
+        let trials = plan.trials(|_, _| 3);
+        assert_eq!(trials.len(), plan.rows.len() * plan.conditions.len() * 3);
+        for trial in trials {
+            let again = plan.again(trial.scenario.seed).unwrap();
+            assert_eq!(
+                (again.row, again.pair, again.condition, &again.scenario),
+                (trial.row, trial.pair, trial.condition, &trial.scenario)
+            );
+        }
+        assert!(plan.again(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn the_quick_form_leaves_out_no_pair() {
+        let plan = Plan::whole();
+        let trials = plan.each_pair(Row::is_certain, |link| link.loss <= 0.0);
+        for (at, row) in plan.rows.iter().enumerate().filter(|(_, row)| row.is_certain()) {
+            let mut met: Vec<usize> =
+                trials.iter().filter(|trial| trial.row == at).map(|trial| trial.pair).collect();
+            met.sort_unstable();
+            met.dedup();
+            assert!(
+                met.len() * 10 >= row.pairs.len() * 9,
+                "{}: {} of {}",
+                row.name,
+                met.len(),
+                row.pairs.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_promise_is_kept_up_to_its_bound_and_no_further() {
+        let plan = Plan::whole();
+        let at = |name: &str| plan.rows.iter().position(|row| row.name == name).unwrap();
+        let done = |row: usize, condition: usize, milliseconds: u64, syns: u64| Done {
+            row,
+            pair: 0,
+            condition,
+            seed: 7,
+            least: Duration::from_millis(100),
+            verdict: Verdict::Connected,
+            took: Some(Duration::from_millis(milliseconds)),
+            syns,
+            wire_syns: syns,
+        };
+        let judge = |name: &str, condition: usize, milliseconds: u64, syns: u64| {
+            let row = at(name);
+            let runs = vec![done(row, condition, milliseconds, syns); 5];
+            figures(&plan, &plan.rows[row], runs.iter()).promise()
+        };
+        let link = |loss: f64, round_trip: u64| {
+            let wanted =
+                Condition { loss, round_trip: Duration::from_millis(round_trip), skew: Duration::ZERO };
+            plan.conditions.iter().position(|condition| *condition == wanted).unwrap()
+        };
+        let (plain, lossy, heavy) = (link(0.0, 50), link(0.02, 50), link(HEAVY_LOSS, 50));
+        for (name, condition, latest) in [
+            ("independent", plain, 128),
+            ("independent-resets", plain, 178),
+            ("independent", heavy, 3128),
+            ("narrow", plain, 2000),
+            ("narrow", lossy, 2000),
+            ("narrow", heavy, 5000),
+            ("random", plain, 700),
+            ("random", lossy, 5000),
+            ("random-both-ipv6", plain, 208),
+        ] {
+            assert_eq!(judge(name, condition, latest, 2), Promise::Holds, "{name}");
+            assert_eq!(judge(name, condition, latest + 1, 2), Promise::Missed, "{name}");
+        }
+        // With packets lost the median is not judged.
+        assert_eq!(judge("independent", lossy, 14_000, 2), Promise::Holds);
+        assert_eq!(judge("narrow", plain, 100, 300), Promise::Holds);
+        assert_eq!(judge("narrow", plain, 100, 301), Promise::Missed);
     }
 }

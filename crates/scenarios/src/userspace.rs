@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use natlab::{Error, HostId, netns};
+use tcpunch_core::profile::NatProfile;
 
-use crate::real::{Cast, is_broker, play};
+use crate::real::{Cast, is_broker, play, survey};
 use crate::sim::topology::{Topology, build};
 use crate::{Report, Scenario};
 
@@ -26,6 +27,20 @@ pub fn run(scenario: &Scenario) -> Result<Report, Error> {
 /// There can be no lab here, it failed, or the files can't be written.
 pub fn run_captured(scenario: &Scenario, directory: &Path) -> Result<Report, Error> {
     carry_out(scenario, Some(directory))
+}
+
+/// Lets who waits in a scenario learn of its own network all that it can, on real kernels; nobody else comes. The broker
+/// has a second address, or one alone.
+///
+/// # Errors
+/// There can be no lab here, or nothing was learnt.
+pub fn learn(scenario: &Scenario, second_address: bool) -> Result<NatProfile, Error> {
+    let Topology { mut internet, broker, peers: [peer, _], brokers: [reached_at, _], public, .. } =
+        build(scenario);
+    let second = second_address.then(|| internet.further_address(broker));
+    let lab = netns::Lab::start(internet)?;
+    let at = reached_at.iter().map(SocketAddr::ip).filter(IpAddr::is_ipv4).collect();
+    survey(lab.host(broker), public, second, lab.host(peer), at)
 }
 
 fn carry_out(scenario: &Scenario, directory: Option<&Path>) -> Result<Report, Error> {

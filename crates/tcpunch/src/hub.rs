@@ -603,8 +603,9 @@ impl Hub {
         }
         let network = (local.ip(), observed.ip(), remote);
         let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
-        let known = if same { *self.profile.borrow() } else { NatProfile::default() };
-        self.learnt(NatProfile { translated: classify(&[door]).translated, ..known });
+        if !same {
+            self.learnt(classify(&[door]));
+        }
         // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
         if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
             let (learns, learnt) = mpsc::channel(1);

@@ -11,12 +11,14 @@ use tcpunch_core::code::Verb;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     BROKER_LINKS_PER_ADDRESS, CODE_LIFE, CODES_PER_SESSION, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED,
-    NUMBER_FIRST, NUMBER_LAST, WRONG_GUESSES,
+    NUMBER_FIRST, NUMBER_LAST, ROUNDS, WRONG_GUESSES,
 };
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::rendezvous::{Config, Event, Input, LinkId, Output, Rendezvous};
+use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
 use tcpunch_core::secure::SHARE;
-use tcpunch_core::wire::{self, ClaimId, FromBroker, Introduction, IntroductionId, Met, Signal, ToBroker};
+use tcpunch_core::wire::{
+    self, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, Probe, Signal, ToBroker,
+};
 
 use crate::bytes::Bytes;
 
@@ -54,7 +56,7 @@ enum Cause {
     Time,
     Up { peer: PublicKey, address: SocketAddr },
     Down,
-    Observation { peer: Option<PublicKey>, from: SocketAddr },
+    Observation { peer: Option<PublicKey>, question: [u8; 8], from: SocketAddr },
     Knocked { peer: PublicKey },
     Said { peer: PublicKey, message: ToBroker },
 }
@@ -75,6 +77,14 @@ struct World {
     claims: BTreeMap<ClaimId, (u32, PublicKey)>,
     served: BTreeSet<ClaimId>,
     introductions: BTreeMap<IntroductionId, Introduced>,
+    /// Under way, with whose observation each answers.
+    knocks: Vec<(KnockId, PublicKey)>,
+    /// What was observed of whom under which question.
+    seen: BTreeMap<(PublicKey, [u8; 8]), BTreeSet<SocketAddr>>,
+    /// Who asked for which round of which introduction, under which questions.
+    asked: BTreeMap<(PublicKey, IntroductionId, u8), BTreeSet<[u8; 8]>>,
+    wanted: BTreeSet<(IntroductionId, u8)>,
+    began: BTreeSet<(IntroductionId, u8, PublicKey)>,
 }
 
 impl World {
@@ -84,6 +94,7 @@ impl World {
             lobby: lobby_size,
             advertised: vec!["broker.example".to_owned()],
             public: vec![Ipv4Addr::new(203, 0, 113, 9).into()],
+            probes: vec![Probe { ip: Some(Ipv4Addr::new(192, 0, 2, 2).into()), port: 7767 }],
             ..Config::default()
         };
         World {
@@ -101,6 +112,11 @@ impl World {
             claims: BTreeMap::new(),
             served: BTreeSet::new(),
             introductions: BTreeMap::new(),
+            knocks: Vec::new(),
+            seen: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            began: BTreeSet::new(),
         }
     }
 
@@ -134,12 +150,17 @@ impl World {
                         (Some(peer), half)
                     }
                 };
-                let mut token = [7; 16];
+                let mut token = [0; 16];
                 token[..8].copy_from_slice(&half);
+                let question = question(input);
+                token[8..].copy_from_slice(&question);
                 let from = observed(input);
+                if let Some(peer) = peer {
+                    self.seen.entry((peer, question)).or_default().insert(from);
+                }
                 let knock_from = input.yes().then(|| Ipv4Addr::new(192, 0, 2, 1).into());
                 let observation = Input::Observation { token, from, knock_from };
-                self.handle(Cause::Observation { peer, from }, observation);
+                self.handle(Cause::Observation { peer, question, from }, observation);
                 if let Some((knock, peer)) = self.knocks.pop()
                     && input.yes()
                 {
@@ -181,7 +202,7 @@ impl World {
             short => usize::from(short % 64),
         };
         let share = |input: &mut Bytes<'_>| vec![1; if input.u8() == 255 { SHARE + 1 } else { SHARE }];
-        match input.u8() % 14 {
+        match input.u8() % 15 {
             0 => ToBroker::Join {
                 connected: (0..input.u8() % 4).map(|_| PublicKey([input.u8(); 32])).collect(),
                 openers: (0..input.u8() % 20).map(|_| vec![2; length(input)]).collect(),
@@ -199,11 +220,11 @@ impl World {
             8 => ToBroker::Accept { claim: self.claim(input), handshake: vec![4; length(input)] },
             9 => ToBroker::Reject { claim: self.claim(input), left: input.u8() % 3 },
             10 => {
-                let known: Vec<IntroductionId> = self.introductions.keys().copied().collect();
-                let introduction = if known.is_empty() { input.u8().into() } else { input.pick(&known) };
-                let signal = match input.u8() % 2 {
+                let introduction = self.introduction(input);
+                let signal = match input.u8() % 3 {
                     0 => Signal::Answer(vec![5; length(input)]),
-                    _ => Signal::Sealed(vec![6; length(input)]),
+                    1 => Signal::Sealed(vec![6; length(input)]),
+                    _ => Signal::Fired { round: input.u8() },
                 };
                 ToBroker::Relay { introduction, signal }
             }
@@ -212,6 +233,11 @@ impl World {
                 if input.yes() { ToBroker::Profile(profile) } else { ToBroker::Register { profile } }
             }
             12 => ToBroker::Ping(input.u8().into()),
+            13 => ToBroker::Round {
+                introduction: self.introduction(input),
+                round: input.u8() % (ROUNDS + 2),
+                question: question(input),
+            },
             _ => wire::decode(input.piece()).unwrap_or(ToBroker::Pong(0)),
         }
     }
@@ -221,6 +247,11 @@ impl World {
             (255, _) | (_, []) => input.u16().into(),
             (which, known) => known[usize::from(which) % known.len()],
         }
+    }
+
+    fn introduction(&self, input: &mut Bytes<'_>) -> IntroductionId {
+        let known: Vec<IntroductionId> = self.introductions.keys().copied().collect();
+        if known.is_empty() { input.u8().into() } else { input.pick(&known) }
     }
 
     fn claim(&self, input: &mut Bytes<'_>) -> ClaimId {
@@ -234,6 +265,9 @@ impl World {
         match message {
             ToBroker::Withdraw { number } if self.codes.get(number).is_some_and(own) => {
                 self.codes.remove(number);
+            }
+            ToBroker::Round { introduction, round, question } => {
+                self.asked.entry((peer, *introduction, *round)).or_default().insert(*question);
             }
             ToBroker::Reject { claim, left } => {
                 let checked =
@@ -297,8 +331,9 @@ impl World {
                     self.gone(link);
                 }
                 Output::Knock { knock, from: _, to } => {
-                    let Cause::Observation { peer: Some(peer), from } = self.cause else { panic!() };
+                    let Cause::Observation { peer: Some(peer), from, .. } = self.cause else { panic!() };
                     assert_eq!(to, from, "a broker dials nobody but who has just come from there");
+                    assert!(self.knocks.iter().all(|(other, _)| *other != knock));
                     self.knocks.push((knock, peer));
                 }
                 Output::Event(Event::Left { peer }) => {
@@ -329,8 +364,7 @@ impl World {
                 self.no_address_has_too_many_links();
             }
             FromBroker::Observed { question, from } => {
-                assert!(cause == Cause::Observation { peer: Some(to), from });
-                assert_eq!(question, [7; 8]);
+                assert!(cause == Cause::Observation { peer: Some(to), question, from });
             }
             FromBroker::Opened { number, .. } => {
                 let Cause::Said { peer, message: ToBroker::Open { verb, .. } } = cause else { panic!() };
@@ -419,7 +453,32 @@ impl World {
                 self.lobby.insert(to);
                 assert!(self.lobby.len() <= self.lobby_size);
             }
-            FromBroker::Knocked { .. } | FromBroker::RoundWanted { .. } | FromBroker::Round { .. } => {}
+            FromBroker::RoundWanted { introduction, round } => {
+                let other = self.other(introduction, to);
+                assert!(
+                    matches!(cause, Cause::Said { peer, message: ToBroker::Round { introduction: i, round: r, .. } } if (peer, i, r) == (other, introduction, round))
+                );
+                assert!((1..ROUNDS).contains(&round));
+                assert!(self.wanted.insert((introduction, round)), "the wish is told once");
+            }
+            FromBroker::Round { introduction, round, peer } => {
+                let other = self.other(introduction, to);
+                assert!((1..ROUNDS).contains(&round));
+                let seen = |of: PublicKey| -> BTreeSet<SocketAddr> {
+                    let questions = self.asked.get(&(of, introduction, round)).into_iter().flatten();
+                    questions
+                        .filter_map(|question| self.seen.get(&(of, *question)))
+                        .flatten()
+                        .copied()
+                        .collect()
+                };
+                assert!(seen(other).contains(&peer), "only where it was seen, under a question of its own");
+                assert!(!seen(to).is_empty(), "both have a fresh port");
+                assert!(self.began.insert((introduction, round, to)), "a round begins once");
+            }
+            FromBroker::Knocked { .. } => {
+                assert!(cause == Cause::Knocked { peer: to }, "who was seen there is told")
+            }
             FromBroker::Left { peer } => {
                 assert!(self.lobby.contains(&to) && !self.lobby.contains(&peer));
             }
@@ -513,6 +572,11 @@ impl World {
     }
 }
 
+/// Few questions, so that they meet.
+fn question(input: &mut Bytes<'_>) -> [u8; 8] {
+    [input.u8() % 8; 8]
+}
+
 /// Few addresses, so that many peers share them; some are beside the broker.
 fn observed(input: &mut Bytes<'_>) -> SocketAddr {
     let (kind, host) = (input.u8(), input.u8());
@@ -536,6 +600,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let two = || [begin(), up(1, 0), up(2, 0)].concat();
     let code = || [two(), say(0, &[1, 0]), say(0, &[3, 0, 0]), say(1, &[5, 0, 1])].concat();
     let proven = || [code(), say(1, &[7, 0, 0, 48])].concat();
+    let met = || [two(), join(0), join(1)].concat();
+    // For a round of the one introduction; an observation on behalf of the n-th session, and nothing knocks.
+    let ask = |link: u8, round: u8, question: u8| say(link, &[13, 0, round, question]);
+    let see = |session: u8, question: u8, host: u8| vec![4, session, question, 0, host, 1];
     let crowd: Vec<u8> = (0..140).flat_map(|n| up(n, 2)).collect();
     vec![
         [two(), join(0), join(1), say(0, &[10, 0, 1, 40]), say(1, &[10, 0, 0, 254]), vec![2, 0]].concat(),
@@ -545,8 +613,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         [proven(), vec![2, 1], say(0, &[8, 0, 48]), say(0, &[3, 0, 0])].concat(),
         [code(), say(1, &[5, 0, 2]), say(0, &[4, 0]), say(0, &[2, 0, 0])].concat(),
         [two(), join(0), up(1, 1), join(1), up(2, 1), say(0, &[11, 0, 0]), up(1, 0)].concat(),
-        [two(), vec![4, 0, 0, 9], vec![4, 1, 2, 7], pass(3, 4)].concat(),
+        [two(), vec![4, 0, 1, 0, 9, 1], vec![4, 1, 1, 2, 7, 0, 0, 0, 1], pass(3, 4)].concat(),
         [two(), (0..12).flat_map(|_| say(0, &[1, 0])).collect(), pass(3, 30)].concat(),
         [begin(), crowd, pass(3, 3)].concat(),
+        [met(), ask(0, 1, 3), ask(1, 1, 4), see(0, 3, 7), see(1, 4, 8), pass(1, 9)].concat(),
+        [met(), see(1, 4, 8), ask(1, 1, 4), ask(0, 1, 3), see(0, 3, 7), ask(0, 2, 5), ask(1, 3, 6)].concat(),
+        [met(), (0..9).flat_map(|n| say(n % 2, &[10, 0, 2, n / 2])).collect()].concat(),
     ]
 }

@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use tcpunch_core::code::Verb;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::MAX_MESSAGE;
-use tcpunch_core::profile::NatProfile;
+use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal as Refuses};
 use tcpunch_core::secure::{Pattern, SHARE};
 use tcpunch_core::wire::{
-    About, FromBroker, Introduction, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker, decode, encode,
+    About, FromBroker, Introduction, KnockAnswer, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker,
+    decode, encode,
 };
 
 use crate::within;
@@ -38,11 +39,23 @@ fn reads_back<T: Serialize + DeserializeOwned + Debug + PartialEq>(bytes: &[u8])
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let prefaces = [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe];
+    let prefaces = [Preface::Link(Pattern::Ik), Preface::Link(Pattern::Xx), Preface::Observe, Preface::Knock];
     let mut seeds: Vec<Vec<u8>> = prefaces.iter().map(|preface| preface.encode().to_vec()).collect();
     seeds.extend(to_broker().iter().map(|message| encode(message).unwrap()));
     seeds.extend(from_broker().iter().map(|message| encode(message).unwrap()));
     seeds
+}
+
+/// A network of which everything is known.
+fn profile_of_all() -> NatProfile {
+    NatProfile {
+        translated: Some(true),
+        mapping: Behaviour::AddressAndPortDependent,
+        allocation: Allocation::Block { first: 40_000, last: 41_023 },
+        filtering: Behaviour::AddressDependent,
+        refusal: Refuses::Icmp,
+        simultaneous_open: Some(false),
+    }
 }
 
 pub(crate) fn to_broker() -> Vec<ToBroker> {
@@ -61,6 +74,9 @@ pub(crate) fn to_broker() -> Vec<ToBroker> {
         ToBroker::Reject { claim: 9, left: 2 },
         ToBroker::Relay { introduction: 11, signal: Signal::Answer(vec![8; 48]) },
         ToBroker::Relay { introduction: 11, signal: Signal::Sealed(vec![8; 48]) },
+        ToBroker::Relay { introduction: 11, signal: Signal::Fired { round: 1 } },
+        ToBroker::Round { introduction: 11, round: 1, question: [2; 8] },
+        ToBroker::Profile(profile_of_all()),
         ToBroker::Ping(1),
         ToBroker::Pong(u32::MAX),
     ]
@@ -88,6 +104,11 @@ fn from_broker() -> Vec<FromBroker> {
             probes: vec![Probe { ip: None, port: 7767 }],
         },
         FromBroker::Observed { question: [2; 8], from: address },
+        FromBroker::Knocked { question: [2; 8], elsewhere: true, answer: KnockAnswer::Silent },
+        FromBroker::RoundWanted { introduction: 11, round: 1 },
+        FromBroker::Round { introduction: 11, round: 1, peer: address },
+        FromBroker::ProfileOf { introduction: 11, profile: profile_of_all() },
+        FromBroker::Relayed { introduction: 11, signal: Signal::Fired { round: 1 } },
         FromBroker::Opened { number: 412, expires_s: 600 },
         FromBroker::Expired { number: 412 },
         FromBroker::Claimed { number: 412, claim: 9, waiter: PublicKey([3; 32]), share: vec![4; SHARE] },

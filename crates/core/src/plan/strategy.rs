@@ -119,8 +119,11 @@ fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
     }
     match profile.allocation {
         Allocation::Stepping(step) if rules.prediction && step != 0 => Ports::Stepping(step),
+        // No NAT gives away well-known ports, and nobody is made to dial them.
         Allocation::Block { first, last }
-            if rules.prediction && last.saturating_sub(first) < BLOCK_LARGEST =>
+            if rules.prediction
+                && (BIRTHDAY_PORTS.0..=last).contains(&first)
+                && last - first < BLOCK_LARGEST =>
         {
             Ports::Within(first, last)
         }
@@ -182,13 +185,14 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     }
     let crossing = may_reset(own) && may_reset(peer) && rules.order;
     let volley = |aim, shots: u16| {
-        let budget = shots.saturating_add((shots / 10).min(REFIRES_OF_VOLLEY));
+        let budget = shots.saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false }
     };
-    // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open.
+    // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open: one observer can't tell
+    // an open one from one that lets in by address.
+    let may_be_open = matches!(peer.filtering, Behaviour::Unknown | Behaviour::PortIndependent);
     let with = |volley: Volley| Strategy {
-        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..))
-            && peer.filtering == Behaviour::Unknown,
+        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open,
         volley: Some(volley),
         ..plain
     };
@@ -244,3 +248,6 @@ fn sizes(first: u16, last: u16) -> (u16, u16) {
         BIRTHDAY_SPREAD
     }
 }
+
+#[cfg(test)]
+mod tests;

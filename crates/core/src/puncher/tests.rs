@@ -1,10 +1,14 @@
 use super::*;
-use crate::profile::{Allocation, Behaviour};
+use crate::profile::{Allocation, Behaviour, Refusal};
 use proptest::prelude::{
     Just, Strategy as Generated, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
+
+mod anything;
+mod rounds;
+mod volley;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -19,25 +23,49 @@ fn remote(n: u8) -> SocketAddr {
     format!("203.0.113.{n}:40000").parse().unwrap()
 }
 
+fn config(controlling: bool, round_trip: Duration, own: NatProfile, peer: NatProfile) -> Config {
+    let now = Instant::now();
+    Config {
+        controlling,
+        round_trip_bound: round_trip,
+        introduced: now,
+        deadline: now + Duration::from_secs(15),
+        own,
+        peer,
+        strangers: false,
+        sockets: 2000,
+        avoid: Vec::new(),
+        rules: Rules::default(),
+    }
+}
+
+/// Behind a NAT that keeps one port and lets in whom it was sent to.
+fn easy(refusal: Refusal) -> NatProfile {
+    NatProfile {
+        translated: Some(true),
+        mapping: Behaviour::EndpointIndependent,
+        allocation: Allocation::Preserving,
+        filtering: Behaviour::AddressAndPortDependent,
+        refusal,
+        simultaneous_open: None,
+    }
+}
+
+fn symmetric(allocation: Allocation, refusal: Refusal) -> NatProfile {
+    NatProfile { mapping: Behaviour::AddressAndPortDependent, allocation, ..easy(refusal) }
+}
+
 impl Rig {
     fn new(controlling: bool, round_trip: Duration) -> Self {
         Self::between(controlling, round_trip, NatProfile::default(), NatProfile::default())
     }
 
     fn between(controlling: bool, round_trip: Duration, own: NatProfile, peer: NatProfile) -> Self {
-        let now = Instant::now();
-        let config = Config {
-            controlling,
-            round_trip_bound: round_trip,
-            introduced: now,
-            deadline: now + Duration::from_secs(15),
-            own,
-            peer,
-            strangers: false,
-            sockets: 2000,
-            avoid: Vec::new(),
-            rules: Rules::default(),
-        };
+        Self::of(config(controlling, round_trip, own, peer))
+    }
+
+    fn of(config: Config) -> Self {
+        let now = config.introduced;
         Rig { puncher: Puncher::new(config, ChaCha20Rng::seed_from_u64(5)), start: now, now, outputs: vec![] }
     }
 
@@ -194,12 +222,7 @@ fn many_lanes_are_fired_one_after_the_other() {
 
 #[test]
 fn what_is_hopeless_is_given_up_early() {
-    let random = NatProfile {
-        translated: Some(true),
-        mapping: Behaviour::AddressAndPortDependent,
-        allocation: Allocation::Random,
-        ..NatProfile::default()
-    };
+    let random = symmetric(Allocation::Random, Refusal::Unknown);
     let mut rig = Rig::between(true, 50 * MS, random, random);
     rig.lane(1);
     rig.input(Input::Go);

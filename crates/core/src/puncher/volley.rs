@@ -72,6 +72,18 @@ pub(super) enum Step {
     Nothing,
 }
 
+fn begins(now: Instant, order: Order, crossing: bool, (round_trip, bound): (Duration, Duration)) -> Begins {
+    match order {
+        // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
+        // the two moments is the same for both.
+        Order::Together if crossing => {
+            Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now + bound / 2)
+        }
+        Order::Together | Order::First => Begins::At(now),
+        Order::Second => Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now),
+    }
+}
+
 impl Volley {
     /// A volley at a peer that was seen at `peer`, of at most `most` connects; none at `avoid`. `bound`: of the round trip between
     /// the two as the broker measured it; `round_trip` is what is reckoned with.
@@ -121,15 +133,7 @@ impl Volley {
             order: strategy.order,
             crossing: volley.crossing,
             budget: volley.budget.into(),
-            begins: match strategy.order {
-                // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
-                // the two moments is the same for both.
-                Order::Together if volley.crossing => {
-                    Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now + bound / 2)
-                }
-                Order::Together | Order::First => Begins::At(now),
-                Order::Second => Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now),
-            },
+            begins: begins(now, strategy.order, volley.crossing, (round_trip, bound)),
             waiting,
             later: Vec::new(),
             shots: HashMap::new(),
@@ -137,6 +141,23 @@ impl Volley {
             closes: None,
             told: false,
         }
+    }
+
+    /// Whether nothing of it has left yet.
+    pub(super) fn has_not_begun(&self) -> bool {
+        self.report.syns == 0 && !self.waiting.is_empty()
+    }
+
+    /// Who refuses is known better than when it was made.
+    pub(super) fn order_anew(
+        &mut self,
+        now: Instant,
+        order: Order,
+        crossing: bool,
+        round_trips: (Duration, Duration),
+    ) {
+        (self.order, self.crossing) = (order, crossing);
+        self.begins = begins(now, order, crossing, round_trips);
     }
 
     pub(super) fn origin(&self) -> Origin {
@@ -171,7 +192,8 @@ impl Volley {
             self.closes = Some(now + self.held);
             return Step::Fire(self.waiting.drain(..batch).collect());
         }
-        if self.order == Order::First && !self.told {
+        // The other side may know less of this one's network than this one does by now, and wait.
+        if self.order != Order::Second && !self.told {
             self.told = true;
             return Step::Tell;
         }

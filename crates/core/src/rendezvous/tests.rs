@@ -5,12 +5,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
 mod bounds;
+mod knocks;
+mod rounds;
 
 struct World {
     broker: Rendezvous<ChaCha20Rng>,
     now: Instant,
     inbox: HashMap<LinkId, VecDeque<FromBroker>>,
     closed: Vec<LinkId>,
+    knocks: Vec<(KnockId, IpAddr, SocketAddr)>,
 }
 
 fn key(n: u8) -> PublicKey {
@@ -28,6 +31,7 @@ impl World {
             now: Instant::now(),
             inbox: HashMap::new(),
             closed: Vec::new(),
+            knocks: Vec::new(),
         }
     }
 
@@ -41,6 +45,7 @@ impl World {
             match self.broker.poll(self.now) {
                 Output::Send { link, message } => self.inbox.entry(link).or_default().push_back(*message),
                 Output::Close { link } => self.closed.push(link),
+                Output::Knock { knock, from, to } => self.knocks.push((knock, from, to)),
                 Output::Event(_) => {}
                 Output::Wait(_) => return,
             }
@@ -55,6 +60,7 @@ impl World {
                 Output::Wait(_) => break,
                 Output::Send { link, message } => self.inbox.entry(link).or_default().push_back(*message),
                 Output::Close { link } => self.closed.push(link),
+                Output::Knock { knock, from, to } => self.knocks.push((knock, from, to)),
                 Output::Event(_) => {}
             }
         }

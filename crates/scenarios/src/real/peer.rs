@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use tcpunch::{Code, ConnectError, Connection, Endpoint, Event, Families};
+use tcpunch_core::profile::NatProfile;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{names, runtime};
@@ -60,6 +61,42 @@ pub(crate) fn play(seat: &Seat, part: Part) -> Played {
     let most = MEETS_WITHIN + seat.timeout + ECHOED_WITHIN;
     runtime.block_on(async {
         timeout(most, meet(seat, part)).await.unwrap_or_else(|_| Played::broken("it never ended"))
+    })
+}
+
+/// How long a survey may take: silence is final after two seconds, and a busy machine may double that.
+const SURVEYED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Learns of the own network what a broker there can tell.
+pub(crate) fn survey(broker: &[IpAddr]) -> Result<NatProfile, String> {
+    let runtime = runtime().map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        let name = name(broker).map_err(|error| format!("the broker can't be given a name: {error}"))?;
+        let broker = name.parse().map_err(|error| format!("no address of a broker: {error}"))?;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let builder = Endpoint::builder().broker(broker).families(Families { v4: true, v6: false });
+        let builder = builder.on_event(move |event| {
+            let _ = tell.send(event);
+        });
+        let _endpoint = builder.bind().await.map_err(|error| format!("no endpoint: {error}"))?;
+        let mut known = NatProfile::default();
+        let end = async {
+            while let Some(event) = told.recv().await {
+                match event {
+                    Event::Profile(profile) => known = profile,
+                    Event::Surveyed => return true,
+                    Event::Registered { .. }
+                    | Event::LinkLost
+                    | Event::KeyNotKept(_)
+                    | Event::WrongGuess { .. }
+                    | Event::Introduced { .. }
+                    | Event::Fired { .. } => {}
+                }
+            }
+            false
+        };
+        let ended = timeout(SURVEYED_WITHIN, end).await;
+        if ended == Ok(true) { Ok(known) } else { Err(format!("the survey does not end: {known:?}")) }
     })
 }
 

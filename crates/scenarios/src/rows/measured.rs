@@ -1,7 +1,6 @@
 //! From trials to what was kept of a promise.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::{Done, Plan, Row};
 use crate::Verdict;
@@ -41,6 +40,8 @@ pub struct Figures {
     pub runs: usize,
     /// How many ended as promised, and each in time where each has to.
     pub kept: usize,
+    /// The same, in time or not.
+    pub ended: usize,
     /// How many ended [wrong](Verdict::Wrong).
     pub wrong: usize,
     /// Seconds, of those that ended as promised: the median and the 95th percentile.
@@ -55,7 +56,8 @@ pub struct Figures {
     pub wire_syns: u64,
     /// Whether as many ended as promised.
     pub share: Promise,
-    /// Pairs at one round trip whose median is too late, of how many that were judged.
+    /// Medians that are too late, of how many that were judged: each pair's on each link, or where there are too few runs of each,
+    /// that of all pairs on each link.
     pub late: [usize; 2],
     /// Whether medians are in time.
     pub time: Promise,
@@ -95,8 +97,8 @@ fn spread<const N: usize>(mut values: Vec<f64>, percents: [usize; N]) -> [Option
 pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> + Clone) -> Figures {
     let mut failures: Vec<u64> = Vec::new();
     let (mut count, mut wrong, mut promised) = (0, 0, 1.0_f64);
-    // Of one pair at one round trip: how many medians' worth of runs, and how many of them in time.
-    let mut pairs: BTreeMap<(usize, Duration), [usize; 2]> = BTreeMap::new();
+    // Of a pair on a link: how many, and how many of them in time.
+    let mut pairs: BTreeMap<(usize, usize), [usize; 2]> = BTreeMap::new();
     for done in runs.clone() {
         let Some(condition) = plan.conditions.get(done.condition) else { continue };
         count += 1;
@@ -106,7 +108,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
             failures.push(done.seed);
         }
         if let Some(latest) = row.latest_median(*condition, done.least) {
-            let [all, in_time] = pairs.entry((done.pair, condition.round_trip)).or_default();
+            let [all, in_time] = pairs.entry((done.condition, done.pair)).or_default();
             *all += 1;
             *in_time += usize::from(done.took.is_some_and(|took| took <= latest));
         }
@@ -118,6 +120,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     let mean_syns = runs.clone().map(|done| done.syns as f64).sum::<f64>() / f64::max(count as f64, 1.0);
     let wire_syns = runs.map(|done| done.wire_syns).max().unwrap_or(0);
     let kept = count - failures.len();
+    let ended_well = ended.clone().count();
     let share = if kept as f64 >= promised * count as f64 {
         Promise::Holds
     } else if promised < 1.0 && wilson(kept, count)[1] >= promised {
@@ -125,12 +128,16 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     } else {
         Promise::Missed
     };
-    let mut judged: Vec<[usize; 2]> = pairs.values().copied().collect();
-    if judged.iter().any(|[all, _]| *all < MEDIAN_OF) {
-        // Too few of each: all pairs as one.
-        let sum = judged.iter().fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
-        judged = if sum[0] > 0 { vec![sum] } else { Vec::new() };
-    }
+    let judged: Vec<[usize; 2]> = if pairs.values().any(|[all, _]| *all < MEDIAN_OF) {
+        let mut links: BTreeMap<usize, [usize; 2]> = BTreeMap::new();
+        for ((link, _), [all, in_time]) in pairs {
+            let sum = links.entry(link).or_default();
+            *sum = [sum[0] + all, sum[1] + in_time];
+        }
+        links.into_values().collect()
+    } else {
+        pairs.into_values().collect()
+    };
     let late = [judged.iter().filter(|[all, in_time]| in_time * 2 < *all).count(), judged.len()];
     let broken = |broken: bool| if broken { Promise::Missed } else { Promise::Holds };
     let most = syns[2].unwrap_or(0.0);
@@ -138,6 +145,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     Figures {
         runs: count,
         kept,
+        ended: ended_well,
         wrong,
         seconds: spread(seconds, [50, 95]),
         multiples: spread(ended.filter_map(multiple).collect(), [50, 95]),

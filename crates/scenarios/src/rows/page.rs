@@ -52,12 +52,16 @@ fn cells(it: &Figures) -> String {
     let [low, high] = wilson(it.kept, it.runs).map(|share| share * 100.0);
     let [median, late] = it.multiples;
     let [half, most_of, most] = it.syns;
+    let in_the_end = match it.ended {
+        same if same == it.kept => String::new(),
+        ended => format!(", in the end {}", percent(Some(ended as f64 / it.runs as f64))),
+    };
     let pairs = match it.late {
         [0, _] => String::new(),
         [late, of] => format!(", {late} of {of} medians late"),
     };
     format!(
-        "{} of {} ({low:.1}–{high:.1}) | {}, {} ms; {}, {} | {half}, {most_of}, {most}; {} | {}{pairs}",
+        "{} of {} ({low:.1}–{high:.1}){in_the_end} | {}, {} ms; {}, {} | {half}, {most_of}, {most}; {} | {}{pairs}",
         percent(it.kept_share()),
         thousands(it.runs),
         milliseconds(it.seconds[0]),

@@ -528,9 +528,8 @@ impl PeerAgent {
         link.observed = Some(observed);
         link.token = Some(token);
         let door = Sample { local, destination: remote, observed };
-        let translated = classify(&[door]).translated;
         if remote.is_ipv4() {
-            self.learnt(os, NatProfile { translated, ..self.profile });
+            self.learnt(os, classify(&[door]));
         }
         if self.observations.is_none() {
             let clock = self.setup.clock;

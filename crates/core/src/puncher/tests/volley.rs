@@ -1,0 +1,477 @@
+//! Many ports at once: how fast, how long, how many, and which of them counts.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::limits::{
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, MISS_LEAST, MISS_MOST, REFIRES_OF_VOLLEY, SECOND_WITHIN,
+    SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH, VOLLEY_PACE,
+};
+
+fn random(refusal: Refusal) -> NatProfile {
+    symmetric(Allocation::Random, refusal)
+}
+
+fn block(ports: u16) -> NatProfile {
+    symmetric(Allocation::Block { first: 50_000, last: 50_000 + ports - 1 }, Refusal::Drop)
+}
+
+/// The peer was seen at `remote(1)`, and Go was heard.
+fn begun(config: Config) -> Rig {
+    let mut rig = Rig::of(config);
+    rig.lane(1);
+    rig.input(Input::Go);
+    rig
+}
+
+fn between(own: NatProfile, peer: NatProfile) -> Rig {
+    begun(config(true, 50 * MS, own, peer))
+}
+
+/// The second round, with the peer's fresh port at `port`.
+fn second_round(own: NatProfile, peer: NatProfile, port: u16) -> Rig {
+    let mut rig = between(own, peer);
+    rig.input(round(1, port));
+    rig.until(rig.now + 100 * MS);
+    rig
+}
+
+fn round(round: u8, port: u16) -> Input {
+    let address = SocketAddr::new(remote(1).ip(), port);
+    Input::Round { round, candidates: vec![Candidate { address, kind: Kind::Reflexive }] }
+}
+
+/// How long after the first batch the last of so many leaves.
+fn volley_takes(shots: u16) -> Duration {
+    let batches = usize::from(shots).div_ceil(VOLLEY_BATCH);
+    VOLLEY_PACE * (u32::try_from(batches).unwrap() - 1)
+}
+
+impl Rig {
+    fn shots(&self) -> Vec<(SocketId, Origin, SocketAddr)> {
+        let shot = |output: &Output| match output {
+            Output::Dial { socket, origin, remote, many: true } => Some((*socket, *origin, *remote)),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(shot).collect()
+    }
+
+    fn targets(&self) -> Vec<u16> {
+        self.shots().iter().map(|(_, _, remote)| remote.port()).collect()
+    }
+
+    fn closed(&self) -> BTreeSet<SocketId> {
+        let closed = |output: &Output| match output {
+            Output::Close { socket } => Some(*socket),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(closed).collect()
+    }
+
+    fn told(&self) -> Vec<u8> {
+        let told = |output: &Output| match output {
+            Output::Tell { round } => Some(*round),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(told).collect()
+    }
+}
+
+#[test]
+fn many_ports_are_dialled_from_one_in_paced_batches() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    let (_, shots) = BIRTHDAY_SPREAD;
+    let mut expected = 0;
+    while expected < usize::from(shots) {
+        expected = (expected + VOLLEY_BATCH).min(usize::from(shots));
+        assert_eq!(rig.shots().len(), expected);
+        rig.until(rig.now + VOLLEY_PACE - MS / 10);
+        assert_eq!(rig.shots().len(), expected, "not before its time");
+        rig.until(rig.now + MS / 10);
+    }
+    rig.until(rig.start + 250 * MS);
+    let targets: BTreeSet<u16> = rig.targets().into_iter().collect();
+    assert_eq!((rig.shots().len(), targets.len()), (shots.into(), shots.into()), "each port once");
+    assert!(*targets.first().unwrap() >= BIRTHDAY_PORTS.0);
+    let from_door = |(_, origin, to): &(SocketId, Origin, SocketAddr)| {
+        *origin == Origin::Round(0) && to.ip() == remote(1).ip()
+    };
+    assert!(rig.shots().iter().all(from_door));
+    assert_eq!(rig.dials().len(), rig.shots().len(), "where it was seen nobody is");
+    let finished_ports = |rig: &mut Rig| {
+        rig.until(rig.start + Duration::from_secs(15));
+        let report = rig.finished().unwrap().volleys[0];
+        (report.own_ports, report.peer_ports, report.syns)
+    };
+    assert_eq!(finished_ports(&mut rig), (1, shots.into(), shots.into()));
+}
+
+#[test]
+fn one_port_is_dialled_from_many_which_are_held_for_a_peer_that_is_late() {
+    let mut rig = between(random(Refusal::Drop), easy(Refusal::Drop));
+    let (spread, _) = BIRTHDAY_SPREAD;
+    let last = volley_takes(spread);
+    rig.until(rig.start + last);
+    assert_eq!(rig.targets(), vec![remote(1).port(); spread.into()]);
+    assert!(rig.shots().iter().all(|(_, origin, _)| *origin == Origin::Scratch));
+    rig.until(rig.start + last + SPREAD_HELD - MS);
+    assert!(rig.closed().is_empty());
+    rig.until(rig.start + last + SPREAD_HELD);
+    assert_eq!(rig.closed().len(), spread.into());
+    assert!(rig.finished().is_none(), "the peer may still come in");
+}
+
+#[test]
+fn misses_are_kept_long_enough_and_closed_before_the_kernel_repeats_them() {
+    let (_, shots) = BIRTHDAY_SPREAD;
+    let last = volley_takes(shots);
+    assert!(last + MISS_MOST < Duration::from_secs(1), "the first shot is not repeated either");
+    for (refusal, round_trip, least) in [
+        (Refusal::Drop, MS, MISS_LEAST),
+        (Refusal::Drop, 200 * MS, 240 * MS),
+        (Refusal::Drop, 2000 * MS, MISS_MOST),
+        // Who fires first waits for the other side's.
+        (Refusal::Reset, MS, MISS_MOST),
+    ] {
+        let mut rig = begun(config(true, round_trip, easy(refusal), random(Refusal::Drop)));
+        rig.until(rig.start + last + least - MS);
+        assert!(rig.closed().is_empty(), "{refusal:?} {round_trip:?}");
+        rig.until(rig.start + last + MISS_MOST);
+        assert_eq!(rig.closed().len(), shots.into(), "{refusal:?} {round_trip:?}");
+    }
+}
+
+#[test]
+fn a_hit_is_not_nominated_before_it_has_shown_who_it_is_and_wins_then() {
+    for controlling in [true, false] {
+        let mut rig = begun(config(controlling, 50 * MS, easy(Refusal::Drop), random(Refusal::Drop)));
+        rig.until(rig.start + 100 * MS);
+        let socket = rig.shots()[700].0;
+        rig.dialled(socket, Dialled::Connected);
+        assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: false, cautious: false }));
+        rig.input(Input::Verified { socket, nominated: !controlling });
+        assert_eq!(rig.outputs.contains(&Output::Nominate { socket }), controlling);
+        let winner = Winner { socket, kind: None, round: 0, birthday: true };
+        assert_eq!(rig.finished().unwrap().winner, Some(winner));
+        let others = rig.shots().iter().map(|shot| shot.0).filter(|shot| *shot != socket).collect();
+        assert_eq!(rig.closed(), others, "all but the hit are closed");
+    }
+}
+
+#[test]
+fn what_comes_in_from_a_port_that_nobody_saw_is_one_of_the_many() {
+    let mut rig = between(random(Refusal::Drop), easy(Refusal::Drop));
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: "203.0.113.1:5".parse().unwrap() });
+    rig.input(Input::Verified { socket, nominated: false });
+    let winner = Winner { socket, kind: None, round: 0, birthday: true };
+    assert_eq!(rig.finished().unwrap().winner, Some(winner));
+}
+
+#[test]
+fn a_block_is_no_matter_of_luck() {
+    let mut rig = between(easy(Refusal::Drop), block(64));
+    rig.until(rig.start + 10 * MS);
+    let targets: BTreeSet<u16> = rig.targets().into_iter().collect();
+    assert_eq!(targets, (50_000..50_064).collect(), "all of it");
+    let socket = rig.shots()[3].0;
+    rig.dialled(socket, Dialled::Connected);
+    rig.input(Input::Verified { socket, nominated: false });
+    assert!(!rig.finished().unwrap().winner.unwrap().birthday);
+    let mut large = between(easy(Refusal::Drop), block(1024));
+    large.until(large.start + 100 * MS);
+    let targets: BTreeSet<u16> = large.targets().into_iter().collect();
+    assert!(
+        targets.len() == usize::from(BLOCK_PORTS)
+            && targets.iter().all(|port| (50_000..51_024).contains(port))
+    );
+}
+
+#[test]
+fn a_stranger_at_one_of_so_many_ports_ends_nothing() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    rig.until(rig.start + 100 * MS);
+    let [stranger, peer] = [1, 2].map(|n| rig.shots()[n].0);
+    rig.dialled(stranger, Dialled::Connected);
+    rig.input(Input::Failed { socket: stranger });
+    rig.dialled(peer, Dialled::Connected);
+    rig.input(Input::Verified { socket: peer, nominated: false });
+    let finished = rig.finished().unwrap();
+    assert_eq!((finished.winner.unwrap().socket, finished.volleys[0].impostors), (peer, 1));
+}
+
+#[test]
+fn whose_nat_resets_fires_first_and_says_so_when_all_is_out() {
+    let mut rig = between(easy(Refusal::Reset), random(Refusal::Drop));
+    assert!(!rig.shots().is_empty(), "at once");
+    rig.until(rig.start + 200 * MS);
+    assert_eq!(rig.told(), [0]);
+    let at = rig.outputs.iter().position(|output| matches!(output, Output::Tell { .. })).unwrap();
+    let dials = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Dial { .. }));
+    assert!(!dials(&rig.outputs[at..]), "nothing is fired after the word");
+    let mut spread = between(random(Refusal::Reset), easy(Refusal::Drop));
+    spread.until(spread.start + 200 * MS);
+    assert_eq!(spread.told(), [0]);
+    let mut neither = between(easy(Refusal::Drop), random(Refusal::Drop));
+    neither.until(neither.start + 200 * MS);
+    assert_eq!(neither.told(), [0; 0], "nobody waits for it");
+}
+
+#[test]
+fn the_other_side_fires_at_that_word_and_not_never_without_it() {
+    for (own, peer) in
+        [(easy(Refusal::Drop), random(Refusal::Reset)), (random(Refusal::Drop), easy(Refusal::Unknown))]
+    {
+        let mut rig = between(own, peer);
+        rig.until(rig.start + 77 * MS);
+        assert!(rig.shots().is_empty());
+        rig.input(Input::PeerFired { round: 1 });
+        assert!(rig.shots().is_empty(), "another round's");
+        rig.input(Input::PeerFired { round: 0 });
+        assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+        let mut lost = between(own, peer);
+        lost.until(lost.start + 2 * 50 * MS + SECOND_WITHIN - MS);
+        assert!(lost.shots().is_empty());
+        lost.until(lost.start + 2 * 50 * MS + SECOND_WITHIN);
+        assert_eq!(lost.shots().len(), VOLLEY_BATCH);
+        assert_eq!(lost.told(), [0; 0]);
+    }
+}
+
+#[test]
+fn a_word_that_comes_before_its_round_is_kept() {
+    let (own, peer) = (easy(Refusal::Drop), random(Refusal::Reset));
+    let mut rig = Rig::between(true, 50 * MS, own, peer);
+    rig.lane(1);
+    rig.input(Input::PeerFired { round: 0 });
+    assert!(rig.dials().is_empty(), "Go is waited for");
+    rig.input(Input::Go);
+    assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+    let stepping = symmetric(Allocation::Stepping(1), Refusal::Reset);
+    let mut second = between(easy(Refusal::Drop), stepping);
+    second.input(Input::PeerFired { round: 1 });
+    second.input(round(1, 40_000));
+    assert_eq!(second.shots().len(), VOLLEY_BATCH);
+    let mut other = between(easy(Refusal::Drop), stepping);
+    other.input(Input::PeerFired { round: 0 });
+    other.input(round(1, 40_000));
+    assert!(other.shots().is_empty(), "another round's");
+}
+
+#[test]
+fn where_both_reset_both_begin_when_the_later_has_heard_go() {
+    // The word takes half a bound of the round trip; whoever heard Go later hears it sooner after.
+    for (word, begins) in [(10 * MS, 50 * MS), (49 * MS, 50 * MS), (80 * MS, 80 * MS)] {
+        for (own, peer) in
+            [(easy(Refusal::Reset), random(Refusal::Reset)), (random(Refusal::Unknown), easy(Refusal::Reset))]
+        {
+            let mut rig = begun(config(true, 100 * MS, own, peer));
+            assert_eq!(rig.told(), [0], "said at once");
+            rig.until(rig.start + word - MS / 10);
+            assert!(rig.shots().is_empty(), "{word:?}");
+            rig.until(rig.start + word);
+            rig.input(Input::PeerFired { round: 0 });
+            let at_once = if word == begins { VOLLEY_BATCH } else { 0 };
+            assert_eq!(rig.shots().len(), at_once, "{word:?}");
+            rig.until(rig.start + begins);
+            assert_eq!(rig.shots().len(), VOLLEY_BATCH, "{word:?}");
+        }
+    }
+    let mut lost = begun(config(true, 100 * MS, easy(Refusal::Reset), random(Refusal::Reset)));
+    lost.until(lost.start + 200 * MS + SECOND_WITHIN);
+    assert_eq!(lost.shots().len(), VOLLEY_BATCH);
+}
+
+#[test]
+fn what_is_refused_is_fired_again_only_where_syns_must_cross_and_within_the_budget() {
+    let (_, shots) = BIRTHDAY_SPREAD;
+    for (refusal, most) in [(Refusal::Reset, shots + REFIRES_OF_VOLLEY), (Refusal::Drop, shots)] {
+        let mut rig = between(easy(refusal), random(Refusal::Reset));
+        rig.input(Input::PeerFired { round: 0 });
+        let mut answered = 0;
+        while rig.now < rig.start + 400 * MS {
+            let sockets: Vec<SocketId> = rig.shots().iter().skip(answered).map(|shot| shot.0).collect();
+            answered += sockets.len();
+            rig.until(rig.now + 5 * MS);
+            sockets.into_iter().for_each(|socket| rig.dialled(socket, Dialled::Refused));
+        }
+        assert_eq!(rig.shots().len(), most.into(), "{refusal:?}");
+        assert_eq!(rig.puncher.syns(), most.into());
+    }
+}
+
+#[test]
+fn a_hole_that_icmp_left_open_gets_a_live_socket_a_few_times() {
+    let mut rig = between(random(Refusal::Drop), easy(Refusal::Drop));
+    let (spread, _) = BIRTHDAY_SPREAD;
+    rig.until(rig.start + 100 * MS);
+    for (socket, ..) in rig.shots() {
+        rig.dialled(socket, Dialled::Unreachable);
+    }
+    let again = rig.shots().len() - usize::from(spread);
+    assert_eq!(again, REFIRE_AT_ONCE as usize);
+}
+
+#[test]
+fn what_was_refused_before_makes_a_hit_cautious() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    let [refused, hit] = [0, 1].map(|n| rig.shots()[n].0);
+    rig.dialled(refused, Dialled::Refused);
+    rig.dialled(hit, Dialled::Connected);
+    let cautious = |socket| Output::Authenticate { socket, nominate: false, cautious: true };
+    assert!(rig.outputs.contains(&cautious(hit)));
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: "203.0.113.1:5".parse().unwrap() });
+    assert!(rig.outputs.contains(&cautious(socket)));
+}
+
+#[test]
+fn ports_of_a_stepping_nat_are_foreseen_round_the_end_of_the_range() {
+    let (first, last) = BIRTHDAY_PORTS;
+    let steps = i32::from(STEPS_AHEAD);
+    for (step, port, expected) in [
+        (1, 40_000, (40_001..=40_032).collect::<Vec<u16>>()),
+        (2, 65_530, [[65_532, 65_534].to_vec(), (0..30).map(|n| first + 2 * n).collect()].concat()),
+        (-1, first + 1, [[first].to_vec(), (0..31).map(|n| last - n).collect()].concat()),
+    ] {
+        let rig =
+            second_round(easy(Refusal::Drop), symmetric(Allocation::Stepping(step), Refusal::Drop), port);
+        assert_eq!(rig.targets(), expected, "{step} from {port}");
+        assert_eq!(i32::try_from(expected.len()), Ok(steps));
+        assert!(rig.shots().iter().all(|(_, origin, _)| *origin == Origin::Round(1)));
+        assert_eq!(rig.dials().len(), expected.len(), "nor where it was seen, which costs a step");
+    }
+}
+
+#[test]
+fn two_stepping_nats_are_both_aimed_at_where_the_other_will_be() {
+    let stepping = |step| symmetric(Allocation::Stepping(step), Refusal::Drop);
+    let rig = second_round(stepping(1), stepping(-2), 40_000);
+    assert_eq!(rig.targets(), vec![40_000 - 2 * STEPS_BOTH; STEPS_BOTH.into()]);
+    assert!(rig.shots().iter().all(|(_, origin, _)| *origin == Origin::Scratch));
+    let alone = second_round(stepping(1), easy(Refusal::Drop), 40_000);
+    assert_eq!(alone.targets(), vec![40_000; STEPS_SPREAD.into()]);
+}
+
+#[test]
+fn nothing_is_fired_at_oneself_or_the_broker() {
+    let own = SocketAddr::new(remote(1).ip(), 50_007);
+    let config = Config { avoid: vec![own], ..config(true, 50 * MS, easy(Refusal::Drop), block(64)) };
+    let mut rig = begun(config.clone());
+    rig.until(rig.start + 100 * MS);
+    assert_eq!(rig.shots().len(), 63);
+    assert!(!rig.targets().contains(&own.port()));
+    let mut seen_there = Rig::of(Config { own: random(Refusal::Drop), peer: easy(Refusal::Drop), ..config });
+    seen_there.input(Input::Candidate(Candidate { address: own, kind: Kind::Reflexive }));
+    seen_there.input(Input::Go);
+    seen_there.until(seen_there.start + 200 * MS);
+    assert!(seen_there.shots().is_empty());
+}
+
+#[test]
+fn few_descriptors_make_it_smaller_and_too_few_make_it_none() {
+    let (_, shots) = BIRTHDAY_SPREAD;
+    let enough = usize::from(shots) / 2;
+    for (sockets, expected) in
+        [(2 * enough, 2 * enough), (enough + 1, enough + 1), (enough, enough), (enough - 1, 0)]
+    {
+        let config = Config { sockets, ..config(true, 50 * MS, easy(Refusal::Drop), random(Refusal::Drop)) };
+        let mut rig = begun(config);
+        rig.until(rig.start + 200 * MS);
+        assert_eq!(rig.shots().len(), expected);
+        rig.until(rig.start + Duration::from_secs(16));
+        assert!(rig.finished().is_some());
+    }
+}
+
+#[test]
+fn what_was_no_syn_of_a_volley_does_not_count_as_one() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    assert_eq!(rig.puncher.syns() as usize, VOLLEY_BATCH);
+    let [in_use, no_route, lost] = [0, 1, 2].map(|n| rig.shots()[n].0);
+    rig.dialled(in_use, Dialled::InUse);
+    rig.dialled(no_route, Dialled::NoRoute);
+    rig.dialled(lost, Dialled::TimedOut);
+    assert_eq!(rig.puncher.syns() as usize, VOLLEY_BATCH - 2);
+    assert_eq!(rig.closed(), [in_use, no_route, lost].into());
+}
+
+#[test]
+fn members_of_a_lobby_are_not_fired_at() {
+    let config = config(true, 50 * MS, easy(Refusal::Drop), random(Refusal::Drop));
+    let mut rig = begun(Config { strangers: true, ..config });
+    rig.input(round(1, 40_000));
+    rig.until(rig.start + 1000 * MS);
+    assert!(rig.shots().is_empty() && !rig.dials().is_empty());
+}
+
+#[test]
+fn many_ports_are_given_up_in_time() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    rig.until(rig.start + VOLLEY_WITHIN - MS);
+    assert!(rig.finished().is_none());
+    rig.until(rig.start + VOLLEY_WITHIN);
+    assert!(rig.finished().is_some());
+}
+
+#[test]
+fn what_needs_no_luck_goes_first() {
+    for other in [
+        Candidate { address: "[2001:db8::1]:40000".parse().unwrap(), kind: Kind::Reflexive },
+        Candidate { address: remote(2), kind: Kind::Mapped },
+    ] {
+        let mut rig = Rig::of(config(true, 50 * MS, easy(Refusal::Drop), random(Refusal::Drop)));
+        rig.lane(1);
+        rig.input(Input::Candidate(other));
+        rig.input(Input::Go);
+        assert_eq!((rig.dials().len(), rig.shots().len()), (1, 0), "{other:?}");
+        rig.until(rig.start + 75 * MS - MS / 10);
+        assert!(rig.shots().is_empty());
+        rig.until(rig.start + 75 * MS);
+        assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+        rig.until(rig.start + VOLLEY_WITHIN);
+        assert!(rig.finished().is_none(), "it gets the whole time");
+    }
+}
+
+#[test]
+fn many_ports_wait_for_what_is_measured_of_the_other_network() {
+    let unmeasured =
+        NatProfile { mapping: Behaviour::Unknown, allocation: Allocation::Unknown, ..easy(Refusal::Unknown) };
+    let mut rig = between(random(Refusal::Drop), unmeasured);
+    rig.until(rig.start + 100 * MS);
+    assert!(rig.shots().is_empty() && rig.dials().len() == 1);
+    rig.input(Input::Profiles { own: random(Refusal::Drop), peer: easy(Refusal::Drop) });
+    assert!(rig.outputs.contains(&Output::Open { round: 1, v6: false }), "known now");
+    rig.input(round(1, 40_000));
+    assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+}
+
+#[test]
+fn where_a_symmetric_side_was_seen_a_few_syns_are_enough() {
+    let peer = NatProfile { filtering: Behaviour::Unknown, ..random(Refusal::Drop) };
+    let mut rig = between(easy(Refusal::Drop), peer);
+    while let Some(lane) = rig
+        .dials()
+        .into_iter()
+        .find(|socket| rig.shots().iter().all(|shot| shot.0 != *socket) && !rig.closed().contains(socket))
+    {
+        rig.dialled(lane, Dialled::Refused);
+        rig.until(rig.now + 60 * MS);
+    }
+    let lanes = rig.dials().len() - rig.shots().len();
+    assert_eq!(lanes, SYNS_BESIDE_VOLLEY as usize);
+}
+
+#[test]
+fn a_volley_ends_what_rested_on_less_knowledge() {
+    let mut rig = between(easy(Refusal::Drop), easy(Refusal::Drop));
+    rig.until(rig.start + REFIRE_FAST_FOR);
+    rig.dialled(rig.dials()[0], Dialled::Refused);
+    rig.until(rig.now + 2 * MS);
+    rig.dialled(rig.dials()[1], Dialled::Refused);
+    rig.input(Input::Profiles { own: easy(Refusal::Drop), peer: random(Refusal::Drop) });
+    rig.input(round(1, 40_000));
+    rig.until(rig.now + 400 * MS);
+    assert_eq!(rig.dials().len(), 2 + rig.shots().len(), "not fired again where the door was seen");
+}

@@ -1,0 +1,118 @@
+//! The broker connects back to where an observation came from: to nowhere else, and not too often.
+
+use super::*;
+use crate::wire::KnockAnswer;
+
+const QUESTION: [u8; 8] = [5; 8];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn with_second() -> Config {
+    let beside = Probe { ip: None, port: 7767 };
+    let second = Probe { ip: Some(ip("203.0.113.2")), port: 7767 };
+    Config { probes: vec![beside, second], ..Config::default() }
+}
+
+impl World {
+    fn token_of(&mut self, n: u8, address: &str) -> [u8; 8] {
+        self.input(Input::LinkUp { link: link(n), peer: key(n), observed: address.parse().unwrap() });
+        match self.next(n) {
+            Some(FromBroker::Welcome { token, .. }) => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn observe(&mut self, token: [u8; 8], from: &str) -> usize {
+        let mut full = [0; 16];
+        full[..8].copy_from_slice(&token);
+        full[8..].copy_from_slice(&QUESTION);
+        let before = self.knocks.len();
+        let from = from.parse().unwrap();
+        let dialled = Some(ip("203.0.113.1"));
+        self.input(Input::Observation { token: full, from, knock_from: dialled });
+        self.knocks.len() - before
+    }
+}
+
+#[test]
+fn it_knocks_where_the_observation_came_from_and_tells_what_came_of_it() {
+    let mut world = World::new(with_second());
+    let token = world.token_of(1, "198.51.100.1:1111");
+    assert_eq!(world.observe(token, "198.51.100.1:5555"), 2);
+    let to: SocketAddr = "198.51.100.1:5555".parse().unwrap();
+    assert_eq!(world.next(1), Some(FromBroker::Observed { question: QUESTION, from: to }));
+    let knocks = world.knocks.clone();
+    let from: Vec<(IpAddr, SocketAddr)> = knocks.iter().map(|(_, from, to)| (*from, *to)).collect();
+    assert_eq!(from, [(ip("203.0.113.2"), to), (ip("203.0.113.1"), to)]);
+    for ((knock, ..), answer) in knocks.iter().zip([KnockAnswer::Refused, KnockAnswer::Accepted]) {
+        world.input(Input::Knocked { knock: *knock, answer: Some(answer) });
+    }
+    let knocked = |elsewhere, answer| Some(FromBroker::Knocked { question: QUESTION, elsewhere, answer });
+    assert_eq!(world.next(1), knocked(true, KnockAnswer::Refused));
+    assert_eq!(world.next(1), knocked(false, KnockAnswer::Accepted));
+    world.input(Input::Knocked { knock: knocks[0].0, answer: Some(KnockAnswer::Accepted) });
+    assert_eq!(world.next(1), None, "a knock is answered once");
+}
+
+#[test]
+fn it_knocks_only_for_whom_it_observes() {
+    let mut world = World::new(with_second());
+    let token = world.token_of(1, "198.51.100.1:1111");
+    assert_eq!(world.observe([9; 8], "198.51.100.1:5555"), 0);
+    world.input(Input::LinkDown { link: link(1) });
+    assert_eq!(world.observe(token, "198.51.100.1:5555"), 0);
+}
+
+#[test]
+fn with_one_address_it_knocks_from_there_and_from_no_other_family() {
+    let mut world = World::new(Config::default());
+    let token = world.token_of(1, "198.51.100.1:1111");
+    assert_eq!(world.observe(token, "198.51.100.1:5555"), 1);
+    let other = Probe { ip: Some(ip("2001:db8::2")), port: 7767 };
+    let mut world = World::new(Config { probes: vec![other], ..Config::default() });
+    let token = world.token_of(1, "198.51.100.1:1111");
+    assert_eq!(world.observe(token, "198.51.100.1:5555"), 1);
+}
+
+#[test]
+fn a_session_and_an_address_are_knocked_at_only_so_often() {
+    let mut world = World::new(with_second());
+    let token = world.token_of(1, "198.51.100.1:1111");
+    let ends = |world: &mut World| {
+        for (knock, ..) in std::mem::take(&mut world.knocks) {
+            world.input(Input::Knocked { knock, answer: None });
+        }
+    };
+    let mut times = 0;
+    for _ in 0..20 {
+        times += usize::from(world.observe(token, "198.51.100.1:5555") > 0);
+        ends(&mut world);
+    }
+    assert_eq!(times, KNOCKS_PER_SESSION.burst as usize);
+    // With tokens of others, which go over the network in the clear.
+    let mut at_one = 0;
+    for n in 10..100 {
+        let token = world.token_of(n, &format!("198.51.100.{n}:1111"));
+        at_one += world.observe(token, "192.0.2.77:80");
+        ends(&mut world);
+    }
+    assert!(at_one <= KNOCKS_PER_ADDRESS.burst as usize, "{at_one}");
+    assert!(at_one > KNOCKS_PER_ADDRESS.burst as usize / 2, "a classroom is");
+}
+
+#[test]
+fn knocks_under_way_are_bounded_and_forgotten() {
+    let mut world = World::new(Config { knocks: 7, ..with_second() });
+    for n in 10..30 {
+        let address = format!("198.51.100.{n}:1111");
+        let token = world.token_of(n, &address);
+        world.observe(token, &address);
+        let seen = world.inbox[&link(n)].len();
+        assert_eq!(seen, 1, "it is observed all the same");
+    }
+    assert_eq!(world.knocks.len(), 6, "two at a time");
+    world.pass(3 * KNOCK_WITHIN);
+    assert!(world.broker.knocks.is_empty(), "a driver that says nothing leaves nothing");
+}
