@@ -4,6 +4,7 @@ mod attempt;
 mod broker;
 mod clock;
 mod observe;
+mod others;
 mod peer;
 pub(crate) mod topology;
 mod wire;
@@ -21,6 +22,7 @@ use tcpunch_core::profile::NatProfile;
 pub use attempt::Dial;
 use broker::BrokerAgent;
 use clock::Clock;
+pub use others::{Strategy, TRY_WITHIN};
 use peer::{Part, PeerAgent, Setup};
 use topology::Topology;
 
@@ -108,6 +110,8 @@ pub struct Options {
     pub reaction: Duration,
     /// The rules that the waiter and the arriver follow.
     pub rules: [Rules; 2],
+    /// Whose way both follow.
+    pub strategy: Strategy,
     /// What the waiter and the arriver know of their networks without having measured.
     pub known: [Option<NatProfile>; 2],
     /// Whether every router of the waiter, and of the arriver, forwards its port to it, and it tells the other side.
@@ -165,6 +169,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         late: side.late,
         timeout: scenario.timeout,
         rules,
+        strategy: options.strategy,
         known,
         mapped,
         seed: seed(number),
@@ -249,6 +254,7 @@ pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
         rules: Rules::default(),
         known: None,
         mapped: None,
+        strategy: Strategy::Ours,
         seed: !scenario.seed,
     };
     sim.place(host, Time::ZERO, program(Role::Peer(Box::new(PeerAgent::new(setup)))));

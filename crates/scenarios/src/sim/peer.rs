@@ -24,6 +24,7 @@ use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe,
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
 use super::observe::Observations;
+use super::others::{Done, Other, Strategy};
 use super::wire::{self, Inbox, Malformed, Record};
 use crate::Outcome;
 
@@ -45,6 +46,7 @@ pub(super) struct Setup {
     pub(super) late: Duration,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
+    pub(super) strategy: Strategy,
     /// What it knows of its network without having measured.
     pub(super) known: Option<NatProfile>,
     /// Where its routers forward its port to it; the port is the same outside.
@@ -117,12 +119,15 @@ pub(super) struct PeerAgent {
     strangers: Vec<Stranger>,
     meeting: Option<Meeting>,
     attempt: Option<Attempt>,
+    /// In the place of an attempt, where others' ways are followed.
+    other: Option<Box<Other>>,
     go_at: Option<Time>,
     /// Further rounds, when they are heard of.
     rounds: Vec<(Time, u8, SocketAddr)>,
     /// Until when the broker must have introduced somebody.
     patience: Option<Time>,
     introduced: bool,
+    introduced_at: Time,
     pub(super) number: Option<u32>,
     pub(super) claimed: Option<Time>,
     pub(super) ended: Option<(Outcome, Time)>,
@@ -140,7 +145,9 @@ pub(super) struct PeerAgent {
 impl PeerAgent {
     pub(super) fn new(setup: Setup) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(setup.seed);
+        let others = ChaCha8Rng::seed_from_u64(setup.seed.rotate_left(32));
         Self {
+            other: Other::of(setup.strategy, setup.part == Part::Waiter, setup.late, others),
             key: PublicKey(random.random()),
             random,
             port: 0,
@@ -159,6 +166,7 @@ impl PeerAgent {
             rounds: Vec::new(),
             patience: None,
             introduced: false,
+            introduced_at: Time::ZERO,
             number: None,
             claimed: None,
             ended: None,
@@ -179,11 +187,19 @@ impl PeerAgent {
     }
 
     pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
+        let knock = match event {
+            Event::Accepted { listener, .. } => {
+                self.observations.as_ref().is_some_and(|it| it.listens(listener))
+            }
+            _ => false,
+        };
+        if !knock && self.other.as_mut().is_some_and(|it| it.takes(os, &event)) {
+            return self.settle(os);
+        }
         match event {
             Event::Started => self.start(os),
             Event::Woken => {}
-            Event::Accepted { listener, .. }
-                if self.observations.as_ref().is_some_and(|it| it.listens(listener)) => {}
+            Event::Accepted { .. } if knock => {}
             Event::Accepted { socket, .. } => self.accepted(os, socket),
             Event::Connected(socket) => self.connected(os, socket),
             Event::Failed(socket, error) => self.failed(os, socket, error),
@@ -201,6 +217,9 @@ impl PeerAgent {
             match os.listen(port) {
                 Ok(_) => {
                     self.port = port;
+                    if let Some(other) = &mut self.other {
+                        other.start(os, self.waiting.make_contiguous());
+                    }
                     return self.next_address(os);
                 }
                 Err(SocketError::AddressInUse) => {}
@@ -437,6 +456,9 @@ impl PeerAgent {
                 if let Some(attempt) = self.running(introduction) {
                     attempt.seen_at(os, address);
                 }
+                if let Some(other) = &mut self.other {
+                    other.seen_at(os, address);
+                }
             }
             FromBroker::ProfileOf { introduction, profile } => {
                 if let Some(attempt) = self.running(introduction) {
@@ -445,7 +467,7 @@ impl PeerAgent {
             }
             FromBroker::Go { introduction } => {
                 let late = self.setup.late;
-                if self.running(introduction).is_some() {
+                if self.running(introduction).is_some() || self.other.is_some() {
                     self.go_at = Some(os.now() + late);
                 }
             }
@@ -582,6 +604,7 @@ impl PeerAgent {
         self.here = Some((here.clone(), introduction.addresses.clone()));
         self.told = told.hosts.clone();
         self.introduced = true;
+        self.introduced_at = os.now();
         self.patience = None;
         let reach = Reach {
             clock: self.setup.clock,
@@ -597,6 +620,9 @@ impl PeerAgent {
             observers: [self.observer(true), self.observer(false)],
             rules: self.setup.rules,
         };
+        if let Some(other) = &mut self.other {
+            return other.begin(os, reach);
+        }
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
         let random = (random(), random());
         self.attempt = Some(Attempt::new(reach, random));
@@ -656,7 +682,25 @@ impl PeerAgent {
         }
     }
 
+    fn drive_other(&mut self, os: &mut Os<'_>) {
+        let Some(done) = self.other.as_mut().and_then(|it| it.drive(os)) else { return };
+        let elapsed = os.now() - self.introduced_at;
+        let outcome = match done {
+            Done::Connected { path, salts, socket, inbox } => {
+                let mut handed = Handed { socket, inbox, salts, heard: false, over: false };
+                handed.greet(os);
+                self.handed = Some(handed);
+                Outcome::Connected { path, elapsed }
+            }
+            Done::NoPath => Outcome::NoPath { reason: "nothing more to try".to_owned(), elapsed },
+        };
+        if self.ended.is_none() {
+            self.ended = Some((outcome, os.now()));
+        }
+    }
+
     fn drive(&mut self, os: &mut Os<'_>) {
+        self.drive_other(os);
         let Some(attempt) = &mut self.attempt else { return };
         let ended = attempt.drive(os);
         let say = std::mem::take(&mut attempt.say);
@@ -713,6 +757,9 @@ impl PeerAgent {
             if let Some(attempt) = &mut self.attempt {
                 attempt.go(os);
             }
+            if let Some(other) = &mut self.other {
+                other.go(os);
+            }
         }
         while let Some(at) = self.rounds.iter().position(|(at, ..)| *at <= now) {
             let (_, round, peer) = self.rounds.remove(at);
@@ -748,6 +795,7 @@ impl PeerAgent {
             self.patience,
             self.observations.as_ref().and_then(Observations::deadline),
             self.attempt.as_ref().map(Attempt::wait),
+            self.other.as_ref().and_then(|it| it.wait()),
         ];
         let rounds = self.rounds.iter().map(|(at, ..)| *at);
         tries.chain(strangers).chain(links).chain(rounds).chain(others.into_iter().flatten()).min()

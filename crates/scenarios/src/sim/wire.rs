@@ -48,6 +48,12 @@ impl Inbox {
         self.bytes.get(self.taken..).unwrap_or_default()
     }
 
+    /// Whatever is there.
+    pub(super) fn take_all(&mut self) -> &[u8] {
+        let taken = std::mem::replace(&mut self.taken, self.bytes.len());
+        self.bytes.get(taken..).unwrap_or_default()
+    }
+
     /// So many bytes, if they are all there.
     pub(super) fn take(&mut self, count: usize) -> Option<&[u8]> {
         let range = self.taken..self.taken.checked_add(count)?;
