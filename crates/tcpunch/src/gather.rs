@@ -56,6 +56,12 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// How many descriptors this process has open; 0 where the system does not tell.
+#[cfg(unix)]
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/dev/fd").map_or(0, Iterator::count)
+}
+
 /// The routers of the default routes, as far as the system tells.
 #[cfg(target_os = "linux")]
 pub(crate) fn gateways() -> Vec<IpAddr> {

@@ -293,7 +293,7 @@ pub(crate) fn spare_descriptors() -> usize {
     {
         use nix::sys::resource::{Resource, getrlimit};
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-        let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
+        let open = crate::gather::open_descriptors();
         usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open + DESCRIPTORS_RESERVED)
     }
     #[cfg(not(unix))]
