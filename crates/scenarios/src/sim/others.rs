@@ -293,7 +293,7 @@ impl Other {
         let addresses = &reach.introduction.addresses;
         let mut candidates = first_candidates(addresses, &reach.introduction.public, &reach.here);
         if self.strategy == Strategy::Dcutr {
-            candidates.extend(host_candidates(&reach.hosts, addresses, &reach.here));
+            candidates.extend(host_candidates(&reach.told.hosts, addresses, &reach.here));
         }
         let mut candidates: Vec<SocketAddr> = candidates.iter().map(|it| it.address).collect();
         candidates.retain(|address| address.is_ipv4() || reach.v6);
@@ -362,7 +362,7 @@ impl Other {
         if let Ok(mut out) = preamble(&running.own_tag, &lane.own_salt, &[]) {
             let nominates = running.controlling && single;
             self.promised = nominates.then_some(socket).or(self.promised);
-            Record::Confirm { nominates }.write(&mut out);
+            Record::Confirm { nominates, mapped: false }.write(&mut out);
             os.write(socket, &out);
         }
     }
@@ -382,7 +382,7 @@ impl Other {
                     }
                 }
             }
-            let Ok(Some(Record::Confirm { nominates })) = lane.inbox.record() else { return };
+            let Ok(Some(Record::Confirm { nominates, mapped: _ })) = lane.inbox.record() else { return };
             lane.stage = Stage::Verified;
             if nominates || self.promised == Some(socket) {
                 self.chosen = self.chosen.or(Some(socket));
@@ -435,7 +435,7 @@ impl Other {
             (Some(((local, remote), lane)), Some(Running { reach, .. })) => {
                 let sides = [
                     translated(reach.profile, local, &reach.here.observed),
-                    translated(reach.introduction.profile, remote, &reach.hosts),
+                    translated(reach.introduction.profile, remote, &reach.told.hosts),
                 ];
                 let path = Path::of(local, remote, sides);
                 let Lane { socket, inbox, own_salt, peer_salt, .. } = lane;

@@ -18,7 +18,7 @@ use tcpunch_core::limits::{
 use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
-use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, parse_preamble};
+use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, Told, parse_preamble};
 use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, Signal, ToBroker};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
@@ -49,6 +49,8 @@ pub(super) struct Setup {
     pub(super) strategy: Strategy,
     /// What it knows of its network without having measured.
     pub(super) known: Option<NatProfile>,
+    /// Where its routers forward its port to it; the port is the same outside.
+    pub(super) mapped: Option<SocketAddr>,
     pub(super) seed: u64,
 }
 
@@ -96,7 +98,7 @@ pub(super) struct Handed {
 struct Meeting {
     claim: ClaimId,
     peer: PublicKey,
-    hosts: Vec<SocketAddr>,
+    told: Told,
 }
 
 pub(super) struct PeerAgent {
@@ -210,7 +212,8 @@ impl PeerAgent {
 
     fn start(&mut self, os: &mut Os<'_>) {
         for _ in 0..PORT_TRIES {
-            let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
+            let free = self.random.random_range(PORT_FIRST..=PORT_LAST);
+            let port = self.setup.mapped.map_or(free, |mapped| mapped.port());
             match os.listen(port) {
                 Ok(_) => {
                     self.port = port;
@@ -437,7 +440,7 @@ impl PeerAgent {
             }
             FromBroker::Claimed { claim, waiter, .. } => {
                 let handshake = self.own_handshake(os);
-                self.meeting = Some(Meeting { claim, peer: waiter, hosts: Vec::new() });
+                self.meeting = Some(Meeting { claim, peer: waiter, told: Told::default() });
                 self.say(os, &ToBroker::Prove { claim, share: vec![0; SHARE], handshake });
             }
             FromBroker::Proof { claim, peer, handshake, .. } => {
@@ -445,7 +448,7 @@ impl PeerAgent {
                     return self.broken(os, "the proof is malformed".to_owned());
                 };
                 let handshake = self.own_handshake(os);
-                self.meeting = Some(Meeting { claim, peer, hosts: payload.hosts });
+                self.meeting = Some(Meeting { claim, peer, told: payload.told });
                 self.say(os, &ToBroker::Accept { claim, handshake });
             }
             FromBroker::Introduced(introduction) => self.introduced(os, introduction),
@@ -564,7 +567,7 @@ impl PeerAgent {
             .collect();
         hosts.sort_by_key(|address| (scope(address.ip()), address.is_ipv6()));
         hosts.truncate(MAX_HOST_CANDIDATES);
-        wire::handshake(&Payload { hosts, ..Payload::default() })
+        wire::handshake(&Payload { told: Told { hosts, mapped: self.setup.mapped }, ..Payload::default() })
     }
 
     fn introduced(&mut self, os: &mut Os<'_>, mut introduction: Introduction) {
@@ -574,17 +577,17 @@ impl PeerAgent {
             return;
         }
         let Some(meeting) = self.meeting.take() else { return };
-        let hosts = match &introduction.meeting {
+        let told = match &introduction.meeting {
             Met::CodeArriver { claim, answer } if *claim == meeting.claim => {
-                wire::payload(answer).map(|payload| payload.hosts)
+                wire::payload(answer).map(|payload| payload.told)
             }
-            Met::CodeWaiter { claim } if *claim == meeting.claim => Ok(meeting.hosts),
+            Met::CodeWaiter { claim } if *claim == meeting.claim => Ok(meeting.told),
             Met::CodeArriver { .. }
             | Met::CodeWaiter { .. }
             | Met::LobbyArriver { .. }
             | Met::LobbyWaiter { .. } => Err(Malformed),
         };
-        let Ok(hosts) = hosts else {
+        let Ok(told) = told else {
             return self.broken(os, "the introduction is malformed".to_owned());
         };
         if introduction.peer != meeting.peer {
@@ -599,7 +602,7 @@ impl PeerAgent {
         };
         let source = |v4: bool| self.links.iter().map(|it| it.local.ip()).find(|ip| ip.is_ipv4() == v4);
         self.here = Some((here.clone(), introduction.addresses.clone()));
-        self.told = hosts.clone();
+        self.told = told.hosts.clone();
         self.introduced = true;
         self.introduced_at = os.now();
         self.patience = None;
@@ -609,7 +612,7 @@ impl PeerAgent {
             introduction,
             introduced: os.now(),
             timeout: self.setup.timeout,
-            hosts,
+            told,
             here,
             sources: [source(true), source(false)],
             v6: self.setup.v6,

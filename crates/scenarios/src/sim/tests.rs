@@ -53,6 +53,22 @@ fn two_homes_punch_in_the_least_time_with_one_syn_each() {
 }
 
 #[test]
+fn a_forwarded_port_on_one_side_is_enough_for_two_symmetric_nats() {
+    let symmetric = || behind(vec![presets::symmetric_random()]);
+    let scenario = scenario([symmetric(), symmetric()], [20, 30, 5]);
+    assert_eq!(run(&scenario).verdict(), Verdict::NoPath);
+    for mapped in [[true, false], [false, true], [true, true]] {
+        let run = run_closely(&scenario, Options { mapped, ..Options::default() });
+        assert!(run.same_connection, "{mapped:?}: {:?}", run.report);
+        for side in &run.report.sides {
+            assert!(matches!(side, Outcome::Connected { path: Path::Mapped, .. }), "{mapped:?}: {side:?}");
+        }
+        // Half a round trip more than where both dial: who is dialled speaks only when it has the last of three packets.
+        assert_eq!(run.report.since_claim, Some(Duration::from_millis(105 + 50 + 35 + 200)), "{mapped:?}");
+    }
+}
+
+#[test]
 fn two_in_one_lan_connect_in_it() {
     let together = Scenario { arrangement: Arrangement::Together, ..scenario([home(), home()], [20, 30, 5]) };
     let report = run(&together);
