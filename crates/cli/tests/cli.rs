@@ -607,7 +607,7 @@ fn ping_meets_ping_alone() {
 #[test]
 fn doctor_on_this_side_of_the_nat_says_that_it_sees_nothing_of_it() {
     let (broker, home) = (broker(), home());
-    let ended = run(&broker, home.path(), &["doctor"]).ends().with(0);
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off"]).ends().with(0);
     let told = ended.text();
     assert!(told.starts_with("this computer\n"), "{told}");
     assert!(
@@ -664,10 +664,10 @@ fn doctor_asks_stun_servers_and_needs_no_broker_then() {
 #[test]
 fn two_doctors_find_out_that_they_can_connect() {
     let (broker, home) = (broker(), home());
-    let waits = run(&broker, home.path(), &["doctor", "--new"]);
+    let waits = run(&broker, home.path(), &["doctor", "--portmap", "off", "--new"]);
     let own = code(&waits);
     assert!(waits.says("on the other computer type:").ends_with(&format!("tcpunch doctor {own}")));
-    let comes = run(&broker, home.path(), &["doctor", &own]).ends().with(0);
+    let comes = run(&broker, home.path(), &["doctor", "--portmap", "off", &own]).ends().with(0);
     assert!(comes.err.contains("path  lan"), "{}", comes.err);
     let told = comes.text();
     let verdict =
@@ -681,7 +681,8 @@ fn two_doctors_find_out_that_they_can_connect() {
 fn doctor_meets_ping_and_no_other() {
     let (broker, home) = (broker(), home());
     let pings = run(&broker, home.path(), &["ping"]);
-    let ended = run(&broker, home.path(), &["doctor", "--json", &code(&pings)]).ends().with(0);
+    let ended =
+        run(&broker, home.path(), &["doctor", "--portmap", "off", "--json", &code(&pings)]).ends().with(0);
     let mut said = events(&ended.text());
     said.retain(|event| event["event"] != "waiting");
     let names: Vec<&str> = said.iter().map(|event| text(event, "event")).collect();
@@ -689,15 +690,15 @@ fn doctor_meets_ping_and_no_other() {
     assert!(said[3]["median_ms"].as_f64().is_some(), "{}", said[3]);
     pings.ends().with(0);
     let listens = run(&broker, home.path(), &["listen"]);
-    let ended = run(&broker, home.path(), &["doctor", &code(&listens)]).ends().with(7);
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off", &code(&listens)]).ends().with(7);
     assert!(ended.err.contains("the other side runs listen; type: tcpunch connect"), "{}", ended.err);
-    run(&broker, home.path(), &["doctor", &other_words(&code(&listens))]).ends().with(7);
+    run(&broker, home.path(), &["doctor", "--portmap", "off", &other_words(&code(&listens))]).ends().with(7);
 }
 
 #[test]
 fn the_report_for_programs_has_every_documented_field() {
     let (broker, home) = (broker(), home());
-    let ended = run(&broker, home.path(), &["doctor", "--json"]).ends().with(0);
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off", "--json"]).ends().with(0);
     let said = events(&ended.text());
     let report = said.iter().find(|event| event["event"] == "doctor").unwrap();
     let readme = include_str!("../../../README.md");
