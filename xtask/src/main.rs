@@ -11,6 +11,7 @@ mod check;
 mod fuzz;
 mod lab;
 mod matrix;
+mod population;
 mod rules;
 
 use std::path::PathBuf;
@@ -35,7 +36,10 @@ cargo xtask matrix          who connects with whom, and what is promised of it: 
 cargo xtask matrix --rows [--write] [--simulated RUNS] [--kernels RUNS] [--row NAME]
                             what is promised alone; --heat, --ablation and --replay SEED alike
 cargo xtask matrix --quick  whether all that should connect does: in simulation, and on real kernels as many as fit
-                            into a minute";
+                            into a minute
+cargo xtask population [--pairs N] [--seed S]
+                            which share of pairs of networks connects: writes docs/population.md (minutes)
+cargo xtask population --quick  some pairs: fails on nonsense only";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         ["lab", rest @ ..] => root().and_then(|root| lab::run(&root, rest)),
         ["fuzz", rest @ ..] => root().and_then(|root| fuzz::run(&root, rest)),
         ["matrix", rest @ ..] => root().and_then(|root| matrix::run(&root, rest)),
+        ["population", rest @ ..] => root().and_then(|root| population::run(&root, rest)),
         _ => {
             eprintln!("unknown task: {}\n\n{TASKS}", arguments.join(" "));
             return ExitCode::from(2);

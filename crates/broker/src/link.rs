@@ -1,4 +1,4 @@
-//! One accepted connection: an observation, or a link from its handshake to its end.
+//! One accepted connection: an observation, questions in STUN, or a link from its handshake to its end.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,15 +11,16 @@ use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
     BROKER_CLOSED_WITHIN, BROKER_OBSERVATION_HELD, BROKER_READ_BUFFER, BROKER_WRITE_BATCH,
     BROKER_WRITE_WITHIN, HANDSHAKE_WITHIN, LINK_HANDSHAKE_MESSAGE, LINK_QUEUE, LINK_QUEUE_BYTES, MAX_FRAME,
-    MESSAGES_PER_LINK,
+    MESSAGES_PER_LINK, STUN_REQUESTS,
 };
 use tcpunch_core::rendezvous::LinkId;
 use tcpunch_core::rendezvous::fence::Bucket;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern, SecureError};
+use tcpunch_core::stun::{self, BadStun};
 use tcpunch_core::wire::{
     self, BadMessage, BadPreface, FromBroker, ObservationToken, PREFACE, Preface, ToBroker,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -124,6 +125,8 @@ enum Fault {
     Secure(#[from] SecureError),
     #[error(transparent)]
     Message(#[from] BadMessage),
+    #[error(transparent)]
+    Stun(#[from] BadStun),
     #[error("links are not served at this port")]
     OnlyObservations,
     #[error("nothing could be written for {}s", BROKER_WRITE_WITHIN.as_secs())]
@@ -137,7 +140,12 @@ enum Fault {
 }
 
 enum Begun {
-    Observation { token: ObservationToken, knocks: bool },
+    Observation {
+        token: ObservationToken,
+        knocks: bool,
+    },
+    /// The first question is answered.
+    Stun,
     Link(Box<Established>),
 }
 
@@ -176,7 +184,7 @@ async fn connection(
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BROKER_READ_BUFFER, reader);
     let begun = tokio::select! {
-        begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, door)) => {
+        begun = timeout(HANDSHAKE_WITHIN, begin(shared, &mut reader, &mut writer, from, door)) => {
             begun.map_err(|_| Fault::TooSlow)??
         }
         () = pass.sent_away() => return Err(Fault::SentAway),
@@ -198,6 +206,16 @@ async fn connection(
             }
             Ok(())
         }
+        Begun::Stun => {
+            if let Ok(mut held) = shared.observers.enter(clock(), from.ip()) {
+                let questions = answer_questions(&mut reader, &mut writer, from);
+                tokio::select! {
+                    ended = timeout(BROKER_OBSERVATION_HELD, questions) => ended.unwrap_or(Ok(()))?,
+                    () = held.sent_away() => {}
+                }
+            }
+            Ok(())
+        }
         Begun::Link(established) => {
             let result = run(shared, reader, writer, from, link, *established).await;
             shared.report(Report::Down { link }).await?;
@@ -210,8 +228,13 @@ async fn begin(
     shared: &Shared,
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
+    from: SocketAddr,
     door: Door,
 ) -> Result<Begun, Fault> {
+    if reader.fill_buf().await?.first().is_some_and(|first| stun::begins(*first)) {
+        answer_question(reader, writer, from).await?;
+        return Ok(Begun::Stun);
+    }
     let mut preface = [0; PREFACE];
     reader.read_exact(&mut preface).await?;
     let preface_of = Preface::decode(preface);
@@ -232,6 +255,35 @@ async fn begin(
         }
         (Preface::Link(_), Door::Probe) => Err(Fault::OnlyObservations),
     }
+}
+
+/// What is asked on a STUN connection after the first question. Only its own address is ever told, so that nobody learns
+/// another's.
+async fn answer_questions(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    from: SocketAddr,
+) -> Result<(), Fault> {
+    for _ in 1..STUN_REQUESTS {
+        answer_question(reader, writer, from).await?;
+    }
+    Ok(())
+}
+
+async fn answer_question(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    from: SocketAddr,
+) -> Result<(), Fault> {
+    let mut header = [0; stun::HEADER];
+    reader.read_exact(&mut header).await?;
+    let mut message = header.to_vec();
+    message.resize(stun::HEADER + stun::rest(&header)?, 0);
+    reader.read_exact(message.get_mut(stun::HEADER..).unwrap_or_default()).await?;
+    if let Some(answer) = stun::answer(&message, from)? {
+        writer.write_all(&answer).await?;
+    }
+    Ok(())
 }
 
 async fn shake_hands(

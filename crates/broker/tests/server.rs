@@ -11,12 +11,13 @@ use rand_chacha::ChaCha20Rng;
 use tcpunch_broker::{Note, Server, ServerConfig, ServerError, Traffic};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    BROKER_HANDSHAKES_PER_ADDRESS, CONNECTS_PER_ADDRESS, HANDSHAKE_WITHIN, LINK_DEAD_AFTER, MAX_FRAME,
-    MAX_HANDSHAKE, MESSAGES_PER_LINK,
+    BROKER_HANDSHAKES_PER_ADDRESS, BROKER_OBSERVATION_HELD, CONNECTS_PER_ADDRESS, HANDSHAKE_WITHIN,
+    LINK_DEAD_AFTER, MAX_FRAME, MAX_HANDSHAKE, MESSAGES_PER_LINK, STUN_REQUESTS,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::Event;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
+use tcpunch_core::stun;
 use tcpunch_core::wire::{self, FromBroker, Introduction, KnockAnswer, Preface, Probe, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -358,6 +359,62 @@ async fn a_further_address_is_told_where_a_listener_of_all_addresses_has_its_por
     );
     let second = Probe { ip: Some([127, 0, 0, 2].into()), port };
     assert_eq!(server.probes(), [Probe { ip: None, port }, second]);
+}
+
+/// The answer to a question in STUN.
+async fn asked(stream: &mut TcpStream, message: &[u8]) -> Vec<u8> {
+    stream.write_all(message).await.unwrap();
+    let mut header = [0; stun::HEADER];
+    timeout(SOON, stream.read_exact(&mut header)).await.unwrap().unwrap();
+    let mut rest = vec![0; stun::rest(&header).unwrap()];
+    timeout(SOON, stream.read_exact(&mut rest)).await.unwrap().unwrap();
+    [&header[..], &rest].concat()
+}
+
+#[tokio::test]
+async fn standard_binding_requests_are_answered_on_both_ports() {
+    let broker = start().await;
+    for port in [broker.address.port(), broker.probe] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        for question in 0..3 {
+            let told = asked(&mut stream, &stun::request(&[question; 12])).await;
+            assert_eq!(stun::read_answer(&told, &[question; 12]), Ok(stream.local_addr().unwrap()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stun_connection_answers_only_so_often() {
+    let broker = start().await;
+    let mut stream = TcpStream::connect(broker.address).await.unwrap();
+    for _ in 0..STUN_REQUESTS {
+        asked(&mut stream, &stun::request(&[7; 12])).await;
+    }
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn what_only_begins_like_stun_is_closed() {
+    let broker = start().await;
+    let mut long = stun::request(&[7; 12]);
+    long[2..4].copy_from_slice(&[0xff, 0xfc]);
+    for bytes in [&[0; 20][..], &long, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a client of TLS"] {
+        let mut stream = TcpStream::connect(broker.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        closed(&mut stream).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stun_connection_is_closed_in_time() {
+    let broker = start().await;
+    let mut stream = TcpStream::connect(broker.address).await.unwrap();
+    stream.write_all(&stun::request(&[7; 12])).await.unwrap();
+    let began = Instant::now();
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).await.unwrap();
+    assert_eq!(stun::read_answer(&told, &[7; 12]), Ok(stream.local_addr().unwrap()));
+    assert!(began.elapsed() <= HANDSHAKE_WITHIN + BROKER_OBSERVATION_HELD);
 }
 
 #[tokio::test]

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
-use tcpunch::{BadBroker, BrokerAddress};
+use tcpunch::{BadBroker, BrokerAddress, Portmap};
 
 use crate::complete::code_in_shell;
 use crate::help;
@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Latency and path to who runs ping without a code; without one: print a code and answer.
     #[command(after_help = help::below("ping"))]
     Ping(Ping),
+    /// How the own network behaves and whom it lets through; with a code: whether we two can connect.
+    #[command(after_help = help::below("doctor"))]
+    Doctor(Doctor),
     /// Print what a shell loads to complete commands, flags and words of codes with Tab.
     #[command(after_help = help::below("completions"))]
     Completions {
@@ -89,6 +92,13 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_parser = seconds, value_name = "SECONDS",
           help_heading = "Options everywhere")]
     pub(crate) wait: Option<Duration>,
+    /// When the own router is asked to forward a port (UPnP, PCP, NAT-PMP): auto is when nothing else is likely to help.
+    #[arg(long, global = true, default_value = "auto", value_parser = portmap(), value_name = "auto|on|off",
+          help_heading = "Options everywhere")]
+    pub(crate) portmap: Portmap,
+    /// Seconds for which the router is asked at a time, for tests.
+    #[arg(long, global = true, hide = true, default_value = "600", value_parser = seconds, value_name = "SECONDS")]
+    pub(crate) portmap_lease: Duration,
     /// One JSON object a line, for programs.
     #[arg(long, global = true, help_heading = "Options everywhere")]
     pub(crate) json: bool,
@@ -181,10 +191,33 @@ pub(crate) struct Ping {
 }
 
 #[derive(Args)]
+pub(crate) struct Doctor {
+    /// The code that the other side printed (tcpunch ping, or tcpunch doctor --new): whether the two of
+    /// you can connect is tried.
+    #[arg(env = "TCPUNCH_CODE", hide_env_values = true, add = ArgValueCompleter::new(code_in_shell))]
+    pub(crate) who: Option<String>,
+    /// Print a code for the other side, and wait for it.
+    #[arg(long, conflicts_with = "who")]
+    pub(crate) new: bool,
+    /// Ask this STUN server over TCP (RFC 8489, port 3478 where none is said) as well; several at different
+    /// addresses tell more. Where no broker is named, none is needed.
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub(crate) stun: Vec<String>,
+}
+
+#[derive(Args)]
 pub(crate) struct Man {
     /// Write a page for the program and one for each command into this directory.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+}
+
+fn portmap() -> impl TypedValueParser<Value = Portmap> {
+    PossibleValuesParser::new(["auto", "on", "off"]).map(|text| match text.as_str() {
+        "on" => Portmap::On,
+        "off" => Portmap::Off,
+        _ => Portmap::Auto,
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

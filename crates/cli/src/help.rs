@@ -28,6 +28,10 @@ const EXAMPLES: &[(&str, &[Example])] = &[
                 "tcpunch ping --broker broker.example",
                 "prints a code; who pings with it learns the path",
             ),
+            example(
+                "tcpunch doctor --broker broker.example",
+                "what the own network does, and what would help",
+            ),
         ],
     ),
     ("demo", &[example("tcpunch demo", "needs no network and keeps nothing")]),
@@ -78,6 +82,24 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             example("tcpunch ping", "prints a code, and answers who pings with it"),
             example("tcpunch ping 412-canyon-oxygen@broker.example", "four round trips, and how it runs"),
             example("tcpunch ping -c 0 -i 0.2 412-canyon-oxygen", "five a second until Ctrl-C"),
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            example(
+                "tcpunch doctor --broker broker.example",
+                "what this network does, and whom it lets through",
+            ),
+            example(
+                "tcpunch doctor --stun stun.example --stun stun2.example",
+                "without a broker, as far as that goes",
+            ),
+            example("tcpunch doctor --new", "prints a code, to try it with somebody"),
+            example(
+                "tcpunch doctor 412-canyon-oxygen@broker.example",
+                "tries it: a path, or why there is none",
+            ),
         ],
     ),
     (

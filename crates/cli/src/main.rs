@@ -49,6 +49,7 @@ fn main() {
     let exit = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let exit = runtime.block_on(run(cli, &talk));
+            runtime.block_on(talk.end());
             talk.screen().finish();
             // Dropping it would wait for the thread that reads standard input.
             runtime.shutdown_background();
@@ -74,6 +75,8 @@ async fn run(cli: Cli, talk: &Talk) -> Result<u8, Failure> {
         Command::Connect(connect) => interruptible(commands::connect::run(common, connect, talk)).await,
         // Its series is summed up on Ctrl-C.
         Command::Ping(ping) => commands::ping::run(common, ping, talk).await,
+        // Its meeting is a ping's.
+        Command::Doctor(doctor) => commands::doctor::run(common, doctor, talk).await,
         Command::Completions { shell } => commands::completions::run(&shell, talk),
         Command::Man(man) => commands::man::run(&man, talk),
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::{Store, StoreError};
-use tcpunch::{BrokerAddress, Code, Endpoint, Event, Families};
+use tcpunch::{BindError, BrokerAddress, Builder, Code, Endpoint, Event, Families, PortMapping};
 
 use crate::args::Common;
 use crate::exit::{Failure, code};
@@ -54,10 +54,33 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
 
 /// An endpoint at the broker that the flags, or the code, name.
 pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Endpoint, Failure> {
-    let families = Families { v4: !common.ipv6, v6: !common.ipv4 };
+    let (builder, broker) = builder(common, code, talk)?;
+    Ok(bind(builder, &broker, talk).await?)
+}
+
+/// Makes it; what it has asked of a router is given back before the program ends.
+pub(crate) async fn bind(builder: Builder, broker: &str, talk: &Talk) -> Result<Endpoint, BindError> {
+    let endpoint = talk.waiting(broker, builder.bind()).await?;
+    talk.ends_after(endpoint.over());
+    Ok(endpoint)
+}
+
+/// Which address families are used.
+pub(crate) fn families(common: &Common) -> Families {
+    Families { v4: !common.ipv6, v6: !common.ipv4 }
+}
+
+/// The beginning of one, and what it will wait for.
+pub(crate) fn builder(
+    common: &Common,
+    code: Option<&Code>,
+    talk: &Talk,
+) -> Result<(Builder, String), Failure> {
     let mut builder = Endpoint::builder()
-        .families(families)
+        .families(families(common))
         .timeout(common.timeout)
+        .portmap(common.portmap)
+        .portmap_lease(common.portmap_lease)
         .store(store(common, talk)?)
         .on_event(events(talk.clone()));
     let brokers = brokers(common, code)?;
@@ -73,7 +96,7 @@ pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) 
     if let Some(port) = common.bind {
         builder = builder.port(port);
     }
-    Ok(talk.waiting(&what, builder.bind()).await?)
+    Ok((builder, what))
 }
 
 /// A code names its broker; a pinned key that the flags give for it is used.
@@ -116,6 +139,7 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
         Event::KeyNotKept(why) => {
             talk.say(format!("the broker's key is not kept, so another would not be noticed: {why}"));
         }
+        Event::Noticed(what) => talk.say(what),
         Event::WrongGuess { .. } => {}
         Event::Introduced { peer, addresses } => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -126,6 +150,20 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
         Event::Fired { peer, port, remote } => {
             talk.step("syn", json!({ "peer": peer.to_string(), "port": port, "remote": remote.to_string() }));
             talk.detail(format!("SYN from port {port} to {remote}"));
+        }
+        Event::PortMapping(Ok(PortMapping { protocol, external, lease, .. })) => {
+            let (protocol, lease) = (protocol.to_string(), lease.as_secs());
+            talk.step(
+                "port-mapping",
+                json!({ "protocol": protocol, "external": external.to_string(), "lease_s": lease }),
+            );
+            talk.detail(format!(
+                "the router forwards {external} to this program ({protocol}, {lease} s at a time)"
+            ));
+        }
+        Event::PortMapping(Err(why)) => {
+            talk.step("port-mapping", json!({ "why": why.to_string() }));
+            talk.detail(format!("the router forwards no port: {why}"));
         }
         Event::Profile(profile) => {
             talk.step("network", json!({ "words": profile.to_string() }));

@@ -2,4 +2,5 @@
 
 pub(crate) mod broker;
 pub(crate) mod chat;
+pub(crate) mod doctor;
 pub(crate) mod ping;

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tcpunch::{Connection, PathInfo, PublicKey};
+use tcpunch_core::limits::PORTMAP_REMOVED_WITHIN;
 use tcpunch_core::sanitize::sanitize_line;
 
 use crate::args::Common;
@@ -16,6 +18,9 @@ use crate::fold::fold;
 use crate::modes;
 use crate::screen::Screen;
 use crate::waits::Waits;
+
+/// What is still to be done when a command ends.
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where talk goes.
 #[derive(Clone)]
@@ -28,6 +33,7 @@ pub(crate) struct Talk {
     colours: Colours,
     screen: Arc<Screen>,
     waits: Waits,
+    ends: Arc<Mutex<Vec<End>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -46,7 +52,24 @@ impl Talk {
             colours: Colours::decide(),
             screen: Arc::default(),
             waits: Waits::default(),
+            ends: Arc::default(),
         }
+    }
+
+    /// The program's end waits a moment for this.
+    pub(crate) fn ends_after(&self, what: impl Future<Output = ()> + Send + 'static) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(what));
+    }
+
+    /// What is still to be done when all that was asked for is done: routers forget their ports.
+    pub(crate) async fn end(&self) {
+        let ends = std::mem::take(&mut *self.ends.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async {
+            for end in ends {
+                end.await;
+            }
+        };
+        let _ = tokio::time::timeout(PORTMAP_REMOVED_WITHIN, all).await;
     }
 
     /// Where lines appear while a line is being typed.
@@ -103,6 +126,12 @@ impl Talk {
         if !self.json {
             self.line(Stream::Out, line.as_ref());
         }
+    }
+
+    /// The same as wide as the terminal, where it is one.
+    pub(crate) fn print_folded(&self, line: &str) {
+        let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+        self.print(width.map_or_else(|| line.to_owned(), |width| fold(line, width)));
     }
 
     /// A text that is all the command is for, and no talk: on stdout in any case.
@@ -232,16 +261,12 @@ impl Talk {
 
     /// `path  punched  local <-> remote  1 try, 2 SYNs, 38 ms`.
     pub(crate) fn path_line(&self, info: &PathInfo) -> String {
-        let plural =
-            |count: u32, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
         format!(
-            "path  {}  {} <-> {}  {}, {}, {}",
+            "path  {}  {} <-> {}  {}",
             paint(self.colours.err, Hue::Path, info.path.word()),
             info.local,
             info.remote,
-            plural(info.tries, "try", "tries"),
-            plural(info.syns, "SYN", "SYNs"),
-            millis(info.elapsed),
+            effort(info),
         )
     }
 }
@@ -271,6 +296,17 @@ pub(crate) fn path_fields(peer: &tcpunch::PublicKey, info: &PathInfo) -> Value {
         "syns": info.syns,
         "elapsed_ms": round(info.elapsed),
     })
+}
+
+/// `1 try, 2 SYNs, 38 ms`.
+pub(crate) fn effort(info: &PathInfo) -> String {
+    let tries = if info.tries == 1 { "1 try".to_owned() } else { format!("{} tries", info.tries) };
+    format!("{tries}, {}, {}", plural(info.syns, "SYN"), millis(info.elapsed))
+}
+
+/// `1 SYN`, `2 SYNs`.
+pub(crate) fn plural(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Milliseconds with as many digits as mean something.

@@ -602,6 +602,123 @@ fn ping_meets_ping_alone() {
     answerer.ends().with(0);
 }
 
+// --- doctor ---
+
+#[test]
+fn doctor_on_this_side_of_the_nat_says_that_it_sees_nothing_of_it() {
+    let (broker, home) = (broker(), home());
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off"]).ends().with(0);
+    let told = ended.text();
+    assert!(told.starts_with("this computer\n"), "{told}");
+    assert!(
+        told.contains(&format!("{} sees this computer at its own address, 127.0.0.1:", broker.at)),
+        "{told}"
+    );
+    assert!(
+        told.contains("not known       the broker is on this side of the NAT, if there is one"),
+        "{told}"
+    );
+    assert!(!told.contains("mapping") && !told.contains("what it means"), "nothing is known: {told}");
+    // A code is printed only on request.
+    assert!(!ended.err.contains("code  "), "{}", ended.err);
+}
+
+#[test]
+fn doctor_without_a_broker_tells_what_it_knows_and_ends_with_3() {
+    let home = home();
+    let at = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ended = Process::start(home.path(), &["doctor", "--broker", &at]).ends().with(3);
+    let told = ended.text();
+    assert!(
+        told.contains("  interface  ") && told.contains("it takes a broker, or STUN servers, elsewhere"),
+        "{told}"
+    );
+    assert!(ended.err.contains("no broker answers") && ended.err.contains(&at), "{}", ended.err);
+    let ended = Process::start(home.path(), &["doctor", "--json", "--broker", &at]).ends().with(3);
+    let said = events(&ended.text());
+    assert_eq!((text(&said[0], "event"), text(&said[0], "origin")), ("doctor", "none"));
+    assert_eq!(said[0]["profile"]["mapping"], Value::Null);
+    assert_eq!(said.last().unwrap()["exit"], 3);
+}
+
+#[test]
+fn doctor_asks_stun_servers_and_needs_no_broker_then() {
+    let (broker, home) = (broker(), home());
+    // A broker answers STUN on its port.
+    let ended = Process::start(home.path(), &["doctor", "--stun", &broker.at]).ends().with(0);
+    let told = ended.text();
+    let line =
+        told.lines().find(|line| line.starts_with("  STUN server")).unwrap_or_else(|| panic!("{told}"));
+    assert!(line.contains(&format!("{} sees this computer at its own address", broker.at)), "{line}");
+    assert!(!told.contains("  broker  "), "{told}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ended = Process::start(home.path(), &["doctor", "--json", "--stun", &taken]).ends().with(3);
+    let said = events(&ended.text());
+    assert_eq!((text(&said[0], "event"), &said[0]["stun"][0]["server"]), ("doctor", &taken.into()));
+    assert!(text(&said[0]["stun"][0], "error").starts_with("no connection"), "{}", said[0]);
+    // What a server says, or a name that somebody was told to type, steers no terminal.
+    let ended = Process::start(home.path(), &["doctor", "--stun", "a\u{1b}]0;x\u{7}b"]).ends().with(3);
+    assert!(!ended.text().contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{}", ended.text());
+}
+
+#[test]
+fn two_doctors_find_out_that_they_can_connect() {
+    let (broker, home) = (broker(), home());
+    let waits = run(&broker, home.path(), &["doctor", "--portmap", "off", "--new"]);
+    let own = code(&waits);
+    assert!(waits.says("on the other computer type:").ends_with(&format!("tcpunch doctor {own}")));
+    let comes = run(&broker, home.path(), &["doctor", "--portmap", "off", &own]).ends().with(0);
+    assert!(comes.err.contains("path  lan"), "{}", comes.err);
+    let told = comes.text();
+    let verdict =
+        told.lines().find(|line| line.starts_with("  direct path")).unwrap_or_else(|| panic!("{told}"));
+    assert!(verdict.contains("lan, 1 try, ") && verdict.contains(" ms; round trip "), "{verdict}");
+    let waits = waits.ends().with(0);
+    assert!(waits.text().contains("  direct path     lan, "), "{}", waits.text());
+}
+
+#[test]
+fn doctor_meets_ping_and_no_other() {
+    let (broker, home) = (broker(), home());
+    let pings = run(&broker, home.path(), &["ping"]);
+    let ended =
+        run(&broker, home.path(), &["doctor", "--portmap", "off", "--json", &code(&pings)]).ends().with(0);
+    let mut said = events(&ended.text());
+    said.retain(|event| event["event"] != "waiting");
+    let names: Vec<&str> = said.iter().map(|event| text(event, "event")).collect();
+    assert_eq!(names, ["doctor", "peer", "path", "summary", "closed"]);
+    assert!(said[3]["median_ms"].as_f64().is_some(), "{}", said[3]);
+    pings.ends().with(0);
+    let listens = run(&broker, home.path(), &["listen"]);
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off", &code(&listens)]).ends().with(7);
+    assert!(ended.err.contains("the other side runs listen; type: tcpunch connect"), "{}", ended.err);
+    run(&broker, home.path(), &["doctor", "--portmap", "off", &other_words(&code(&listens))]).ends().with(7);
+}
+
+#[test]
+fn the_report_for_programs_has_every_documented_field() {
+    let (broker, home) = (broker(), home());
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off", "--json"]).ends().with(0);
+    let said = events(&ended.text());
+    let report = said.iter().find(|event| event["event"] == "doctor").unwrap();
+    let readme = include_str!("../../../README.md");
+    let row = readme.lines().find(|line| line.starts_with("| `doctor` |")).unwrap();
+    let mut documented: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+    // What stands in for values.
+    documented.retain(|name| !["measured", "remembered", "none", "null"].contains(name));
+    let inner = ["translated", "mapping", "allocation", "filtering", "refusal", "simultaneous_open"];
+    has(&report["profile"], &inner);
+    for name in &documented {
+        let known = *name == "doctor" || report.get(*name).is_some() || inner.contains(name);
+        assert!(known, "{name} is documented, and not in {report}");
+    }
+    let fields = report.as_object().unwrap().keys().filter(|field| *field != "v" && *field != "event");
+    for field in fields {
+        assert!(documented.contains(&field.as_str()), "{field} is not documented");
+    }
+    assert_eq!(report["links"][0]["broker"], broker.at.as_str());
+}
+
 // --- waits ---
 
 /// Something that accepts connections and says nothing.
@@ -1278,7 +1395,7 @@ fn help_says_what_is_needed() {
 fn the_manual_is_well_formed_and_names_everything() {
     let home = home();
     let page = Process::start(home.path(), &["man"]).ends().with(0).text();
-    let commands = ["demo", "broker", "chat", "listen", "connect", "ping", "completions", "man"];
+    let commands = ["demo", "broker", "chat", "listen", "connect", "ping", "doctor", "completions", "man"];
     let pages = home.path().join("pages");
     std::fs::create_dir(&pages).unwrap();
     Process::start(home.path(), &["man", "--dir", pages.to_str().unwrap()]).ends().with(0);
@@ -1330,7 +1447,7 @@ fn help_ends_with_examples_and_exit_codes() {
         // The same words in both places.
         assert!(readme.contains(&format!("| {exit} | {line} |")), "{line}");
     }
-    for command in ["demo", "broker", "chat", "listen", "connect", "ping", "completions", "man"] {
+    for command in ["demo", "broker", "chat", "listen", "connect", "ping", "doctor", "completions", "man"] {
         let told = Process::start(home.path(), &[command, "--help"]).ends().with(0).text();
         assert!(told.contains("Examples:\n"), "{told}");
     }

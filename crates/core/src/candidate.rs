@@ -115,6 +115,9 @@ pub enum Forbidden {
     /// Loopback, where not both peers were seen there.
     #[error("loopback is another machine for the other side")]
     Loopback,
+    /// A port that a router is said to forward, elsewhere than where the broker saw the peer.
+    #[error("the broker saw the other side nowhere there")]
+    NotThePeers,
     /// A host candidate outside every network this machine is in.
     #[error("it is in no network of this machine")]
     Elsewhere,
@@ -135,8 +138,8 @@ pub fn may_dial(
     let address = canonical(candidate.address);
     let ip = address.ip();
     // What listens below is the system's, and its network's, whoever names it.
-    let low =
-        address.port() < LOWEST_DIALLED_PORT && (candidate.kind == Kind::Host || scope(ip) <= Scope::Private);
+    let named_by_the_peer = matches!(candidate.kind, Kind::Host | Kind::Mapped);
+    let low = address.port() < LOWEST_DIALLED_PORT && (named_by_the_peer || scope(ip) <= Scope::Private);
     if address.port() == 0 || low {
         return Err(Forbidden::Port);
     }
@@ -176,6 +179,13 @@ pub fn may_dial(
     let own_side = here.observed.iter().any(|own| scope(own.ip()) <= Scope::Private);
     if candidate.kind == Kind::Reflexive && scope(ip) == Scope::Private && !own_side {
         return Err(Forbidden::Elsewhere);
+    }
+    // Its port is the peer's word alone. What is at that address is the peer's own business, elsewhere it would be others'.
+    if candidate.kind == Kind::Mapped {
+        let seen_there = peer_observed.iter().any(|peer| peer.ip().to_canonical() == ip);
+        if scope(ip) != Scope::Global || !seen_there {
+            return Err(Forbidden::NotThePeers);
+        }
     }
     if candidate.kind == Kind::Host {
         let in_own_network = here.interfaces.iter().any(|(own, prefix)| shares_prefix(ip, *own, *prefix));
@@ -300,6 +310,22 @@ mod tests {
     }
 
     #[test]
+    fn a_forwarded_port_is_dialled_only_where_the_broker_saw_the_peer() {
+        let peer = "203.0.113.9:40000";
+        assert_eq!(judge("203.0.113.9:23456", Kind::Mapped, peer), Ok(()));
+        assert_eq!(judge("[::ffff:203.0.113.9]:23456", Kind::Mapped, peer), Ok(()));
+        assert_eq!(judge("203.0.113.10:23456", Kind::Mapped, peer), Err(Forbidden::NotThePeers));
+        assert_eq!(judge("203.0.113.9:443", Kind::Mapped, peer), Err(Forbidden::Port));
+        assert_eq!(judge("192.168.1.7:23456", Kind::Mapped, "192.168.1.7:1"), Err(Forbidden::NotThePeers));
+        // Behind one NAT: this side's own outside, where its own door may be forwarded too.
+        assert_eq!(
+            judge("198.51.100.1:23456", Kind::Mapped, "198.51.100.1:9"),
+            Err(Forbidden::Oneself),
+            "as the broker saw this side"
+        );
+    }
+
+    #[test]
     fn a_broker_cannot_make_a_peer_knock_in_its_own_network() {
         assert_eq!(judge("192.168.1.7:4430", Kind::Reflexive, "192.168.1.7:4430"), Err(Forbidden::Elsewhere));
         assert_eq!(judge("192.168.1.1:4430", Kind::Reflexive, "192.168.1.1:4430"), Err(Forbidden::Gateway));
@@ -328,6 +354,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn forwarded_ports_never_lead_to_others(bits: u32, seen: u32, port: u16) {
+            prop_assume!(bits != seen);
+            let at = |bits: u32, port| SocketAddr::new(Ipv4Addr::from_bits(bits).into(), port);
+            let candidate = Candidate { address: at(bits, port), kind: Kind::Mapped };
+            prop_assert!(may_dial(candidate, &here(), &[at(seen, 40000)]).is_err());
+        }
+
         #[test]
         fn host_candidates_never_reach_the_wide_internet(bits: u32, port: u16) {
             let ip = Ipv4Addr::from_bits(bits);

@@ -155,6 +155,40 @@ pub const BLOCK_MOST: u16 = 32_768;
 /// made, the ends that are taken instead are wrong that often.
 pub const RANGE_DOUBT: f64 = 0.01;
 
+// --- STUN ---
+
+/// Longest STUN message that is read, in bytes: one that fits into the smallest path of IPv6 (RFC 8489 section 6.1). Those of
+/// the Binding method have under two hundred.
+pub const STUN_MESSAGE: usize = 1280;
+/// Characters of a STUN server's reason that are shown: RFC 8489 section 14.8 allows fewer than 128.
+pub const STUN_REASON: usize = 127;
+/// Messages that the broker reads on one STUN connection: a client asks once or twice, and once more for each of the kernel's
+/// retransmissions that it imitates.
+pub const STUN_REQUESTS: usize = 16;
+/// STUN servers that are asked at once: two tell how a NAT maps, and each costs it a mapping.
+pub const STUN_SERVERS: usize = 8;
+
+// --- Port mapping ---
+
+/// For so long a router is asked to forward a port: nobody is there to take it back where the process is killed. It is
+/// renewed at half of it.
+pub const PORTMAP_LEASE: Duration = Duration::from_secs(600);
+/// Most that a router may say it grants; what is longer is renewed as if it were this.
+pub const PORTMAP_LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
+/// A mapping is renewed no more often than this, whatever its router grants.
+pub const PORTMAP_RENEWED_LEAST: Duration = Duration::from_secs(1);
+/// A question by PCP or NAT-PMP is repeated after this without an answer, once: the router is one hop away.
+pub const PORTMAP_ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Silence of UPnP devices is final after this. They may wait so long on purpose (UPnP Device Architecture 2.0 section 1.3.2:
+/// as many seconds as the question says, at least one).
+pub const PORTMAP_SEARCH_WITHIN: Duration = Duration::from_secs(1);
+/// What a UPnP router is told is done within this: it writes rules, some by starting programs.
+pub const PORTMAP_DONE_WITHIN: Duration = Duration::from_secs(3);
+/// How long the end of a program waits for its router to forget a port.
+pub const PORTMAP_REMOVED_WITHIN: Duration = Duration::from_secs(1);
+/// Characters of a router's reason that are shown.
+pub const PORTMAP_REASON: usize = 160;
+
 // --- Changes of the own network ---
 
 /// The own addresses are looked at this often: promised is that everything stands again 5 s after
@@ -172,6 +206,11 @@ pub const MEET_AGAIN_FIRST: Duration = Duration::from_secs(3);
 /// Longest pause between tries to meet a lost member again: it may have moved to a network from
 /// which there is no path, and each try costs both sides SYNs.
 pub const MEET_AGAIN_MOST: Duration = Duration::from_secs(600);
+
+/// Networks whose profile is remembered: a person who travels meets a new one a day, and those of a month are of use.
+pub const NETWORKS_REMEMBERED: usize = 64;
+/// For how long: after it a router was likely replaced, or set up anew.
+pub const NETWORK_REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 // --- Meetings ---
 
@@ -517,6 +556,11 @@ pub const CHAT_QUEUE: usize = 256;
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// A wait that lasts longer than this is explained: shorter ones are over before they are read.
 pub const EXPLAIN_AFTER: Duration = Duration::from_secs(1);
+/// A report on the own network waits this long for what is still being measured: the longest of its silences, and the
+/// registration over the other family beside it.
+pub const REPORT_WITHIN: Duration = Duration::from_secs(8);
+/// So long a report waits for a link over the other address family: two steps of [`NEXT_ADDRESS_AFTER`].
+pub const OTHER_FAMILY_WITHIN: Duration = Duration::from_millis(500);
 /// Pings that `ping` sends unless `--count` says otherwise: the first may pay for a sleeping radio
 /// or a cold cache, three more show what is usual.
 pub const PINGS: u64 = 4;

@@ -28,6 +28,8 @@ pub enum Path {
     Punched,
     /// As [`Path::Punched`], at one of many ports that were tried.
     Birthday,
+    /// One end was dialled at a port that its router forwards.
+    Mapped,
 }
 
 impl Path {
@@ -38,6 +40,7 @@ impl Path {
             Path::Direct => "direct",
             Path::Punched => "punched",
             Path::Birthday => "birthday",
+            Path::Mapped => "mapped",
         }
     }
 
@@ -104,6 +107,31 @@ pub fn host_candidates(
         .filter(|address| Some(address.port()) == port)
         .map(|address| Candidate { address: canonical(*address), kind: Kind::Host });
     filtered(hosts, addresses, here)
+}
+
+/// The port that the peer's router forwards to it, if it may be dialled: where the broker saw the peer, or, for a peer on the
+/// broker's own side, at one of the broker's addresses.
+pub fn mapped_candidate(
+    mapped: SocketAddr,
+    addresses: &[SocketAddr],
+    public: &[IpAddr],
+    here: &Surroundings,
+) -> Option<Candidate> {
+    let beside_broker = addresses.iter().all(|address| scope(address.ip()) != Scope::Global);
+    let brokers = here.brokers.iter().map(SocketAddr::ip).chain(public.iter().copied());
+    let brokers = brokers.filter(|_| beside_broker).map(|ip| SocketAddr::new(ip, 0));
+    let seen: Vec<SocketAddr> = addresses.iter().copied().chain(brokers).collect();
+    let candidate = Candidate { address: canonical(mapped), kind: Kind::Mapped };
+    may_dial(candidate, here, &seen).is_ok().then_some(candidate)
+}
+
+/// Whether a port that the own router forwards is worth telling: not where further out is another NAT, behind which nobody
+/// reaches it. A broker on this side of the router can't know, and the other side has the last word.
+pub fn may_tell_mapped(mapped: SocketAddr, observed: &[SocketAddr]) -> bool {
+    let ip = mapped.ip().to_canonical();
+    let seen_there = observed.iter().any(|own| own.ip().to_canonical() == ip);
+    let beside_broker = !observed.is_empty() && observed.iter().all(|own| scope(own.ip()) != Scope::Global);
+    scope(ip) == Scope::Global && (seen_there || beside_broker)
 }
 
 fn filtered(
@@ -195,6 +223,39 @@ mod tests {
         assert_eq!(Path::of(address("127.0.0.1:1"), address("127.0.0.1:2"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(b, address("198.51.100.2:9"), [None; 2]), Path::Lan);
         assert_eq!(Path::of(address("[2001:db8::1]:1"), address("[2001:db8::2]:1"), [None; 2]), Path::Direct);
+    }
+
+    #[test]
+    fn a_forwarded_port_counts_where_the_peer_was_seen_or_beside_the_broker() {
+        let public: [IpAddr; 1] = ["203.0.113.7".parse().unwrap()];
+        let dials = |mapped: &str, seen: &[SocketAddr]| {
+            mapped_candidate(address(mapped), seen, &public, &here()).map(|candidate| candidate.address)
+        };
+        let seen = [address("198.51.100.9:40000"), address("[2001:db8::9]:1")];
+        assert_eq!(dials("198.51.100.9:5000", &seen), Some(address("198.51.100.9:5000")));
+        assert_eq!(dials("198.51.100.10:5000", &seen), None, "another NAT is further out");
+        assert_eq!(dials("203.0.113.7:5000", &seen), None, "it is not the broker's neighbour");
+        let beside = [address("192.168.7.2:1")];
+        assert_eq!(dials("203.0.113.7:5000", &beside), Some(address("203.0.113.7:5000")));
+        assert_eq!(
+            dials("203.0.113.1:5000", &beside),
+            Some(address("203.0.113.1:5000")),
+            "as it was dialled"
+        );
+        assert_eq!(dials("203.0.113.1:7766", &beside), None, "the broker itself");
+        assert_eq!(dials("198.51.100.9:5000", &beside), None);
+        assert_eq!(dials("192.168.7.2:5000", &beside), None);
+    }
+
+    #[test]
+    fn a_forwarded_port_behind_another_nat_is_not_told() {
+        let told = |mapped: &str, seen: &str| may_tell_mapped(address(mapped), &[address(seen)]);
+        assert!(told("198.51.100.1:9", "198.51.100.1:40000"));
+        assert!(!told("100.64.0.5:9", "198.51.100.1:40000"), "carrier-grade");
+        assert!(!told("198.51.100.2:9", "198.51.100.1:40000"));
+        assert!(told("198.51.100.2:9", "192.168.1.5:40000"), "the broker is on this side");
+        assert!(!told("10.0.0.1:9", "192.168.1.5:40000"));
+        assert!(!may_tell_mapped(address("198.51.100.2:9"), &[]));
     }
 
     #[test]

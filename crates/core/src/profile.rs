@@ -264,6 +264,28 @@ impl NatProfile {
         NatProfile { filtering, refusal, ..self }
     }
 
+    /// The same, with what is not known taken from what was known of this network before; nothing, where that was another
+    /// network by the look of it.
+    #[must_use]
+    pub fn filled_from(self, before: NatProfile) -> NatProfile {
+        if self.translated.is_some() && self.translated != before.translated {
+            return self;
+        }
+        let behaviour = |now, before| if now == Behaviour::Unknown { before } else { now };
+        NatProfile {
+            translated: self.translated.or(before.translated),
+            mapping: behaviour(self.mapping, before.mapping),
+            allocation: if self.allocation == Allocation::Unknown {
+                before.allocation
+            } else {
+                self.allocation
+            },
+            filtering: behaviour(self.filtering, before.filtering),
+            refusal: if self.refusal == Refusal::Unknown { before.refusal } else { self.refusal },
+            simultaneous_open: self.simultaneous_open.or(before.simultaneous_open),
+        }
+    }
+
     /// Whether connections to different destinations leave through different ports, so that the
     /// address that the broker saw is of no use to another peer.
     ///

@@ -10,6 +10,7 @@ pub mod draw;
 mod least;
 pub mod nftables;
 mod pool;
+pub mod population;
 mod real;
 pub mod report;
 pub mod rows;

@@ -4,6 +4,7 @@ mod attempt;
 mod broker;
 mod clock;
 mod observe;
+mod others;
 mod peer;
 pub(crate) mod topology;
 mod wire;
@@ -21,6 +22,7 @@ use tcpunch_core::profile::NatProfile;
 pub use attempt::Dial;
 use broker::BrokerAgent;
 use clock::Clock;
+pub use others::{Strategy, TRY_WITHIN};
 use peer::{Part, PeerAgent, Setup};
 use topology::Topology;
 
@@ -108,11 +110,18 @@ pub struct Options {
     pub reaction: Duration,
     /// The rules that the waiter and the arriver follow.
     pub rules: [Rules; 2],
+    /// Whose way both follow.
+    pub strategy: Strategy,
     /// What the waiter and the arriver know of their networks without having measured.
     pub known: [Option<NatProfile>; 2],
+    /// Whether every router of the waiter, and of the arriver, forwards its port to it, and it tells the other side.
+    pub mapped: [bool; 2],
     /// Give the broker a second address, from which peers learn more of their networks; only to one on the core.
     pub second_address: bool,
 }
+
+/// The port of a peer whose routers forward it, the waiter's; the arriver has the next.
+const FORWARDED: u16 = 23_456;
 
 /// Runs a scenario.
 pub fn run(scenario: &Scenario) -> Report {
@@ -130,7 +139,11 @@ pub fn run_recorded(scenario: &Scenario) -> (Report, String) {
 /// Who waits has learnt all that it learns of itself before the other side starts; the other claims the code as soon as
 /// its link stands. Both say something on the connection that they are given, and it counts only if the other hears it.
 pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
-    let Topology { mut internet, broker, peers, brokers, v6, public } = topology::build(scenario);
+    let mut topology = topology::build(scenario);
+    let mut forward =
+        |side: usize, port| options.mapped.get(side)?.then(|| topology.forward(scenario, side, port))?;
+    let mapped = [forward(0, FORWARDED), forward(1, FORWARDED + 1)];
+    let Topology { mut internet, broker, peers, brokers, v6, public, .. } = topology;
     let second = options.second_address.then(|| internet.further_address(broker));
     if options.record || options.count {
         internet.record();
@@ -148,7 +161,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).chain(second).collect();
     let [near, far] = brokers;
     let Options { rules, known, .. } = options;
-    let setup = |side: &Side, part, brokers, v6, number, (rules, known)| Setup {
+    let setup = |side: &Side, part, brokers, v6, number, (rules, known, mapped)| Setup {
         clock,
         part,
         brokers,
@@ -156,14 +169,16 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         late: side.late,
         timeout: scenario.timeout,
         rules,
+        strategy: options.strategy,
         known,
+        mapped,
         seed: seed(number),
     };
     let program = |setup| Program { role: Role::Peer(Box::new(PeerAgent::new(setup))), events: 0 };
     world.sim.place(
         waiter,
         Time::ZERO,
-        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], known[0]))),
+        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], known[0], mapped[0]))),
     );
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
@@ -175,7 +190,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         world.sim.place(
             arriver,
             starts,
-            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], known[1]))),
+            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], known[1], mapped[1]))),
         );
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
@@ -219,8 +234,9 @@ pub struct Learnt {
 /// Lets who waits in a scenario learn of its own network all that it can, and nobody else come; `None` where it never
 /// came to an end. The broker has a second address, or one alone.
 pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
-    let Topology { mut internet, broker, peers: [host, _], brokers: [brokers, _], v6: [v6, _], public } =
-        topology::build(scenario);
+    let Topology {
+        mut internet, broker, peers: [host, _], brokers: [brokers, _], v6: [v6, _], public, ..
+    } = topology::build(scenario);
     let second = second_address.then(|| internet.further_address(broker));
     let clock = Clock::start();
     let mut sim = Sim::new(internet, scenario.seed);
@@ -237,6 +253,8 @@ pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
         timeout: scenario.timeout,
         rules: Rules::default(),
         known: None,
+        mapped: None,
+        strategy: Strategy::Ours,
         seed: !scenario.seed,
     };
     sim.place(host, Time::ZERO, program(Role::Peer(Box::new(PeerAgent::new(setup)))));

@@ -44,7 +44,7 @@ pub fn learn(scenario: &Scenario, second_address: bool) -> Result<NatProfile, Er
 }
 
 fn carry_out(scenario: &Scenario, directory: Option<&Path>) -> Result<Report, Error> {
-    let Topology { internet, broker, peers, brokers, v6, public } = build(scenario);
+    let Topology { internet, broker, peers, brokers, v6, public, .. } = build(scenario);
     let lab = netns::Lab::start(internet)?;
     if let Some(directory) = directory {
         let failed = |source: io::Error| Error::Io { what: format!("make {}", directory.display()), source };

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tcpunch_core::candidate::{Candidate, Surroundings};
+use tcpunch_core::candidate::{Candidate, Surroundings, canonical};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED};
 use tcpunch_core::plan::{
-    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
+    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
+    mapped_candidate, may_tell_mapped, translated,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Origin, Output, Puncher, SocketId, Winner};
 use tcpunch_core::secure::{
     ChannelBinding, HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer,
-    SecureError, Tag, parse_preamble, preamble, signal_keys, tags,
+    SecureError, Tag, Told, parse_preamble, preamble, signal_keys, tags,
 };
 use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +34,7 @@ use crate::error::Event;
 use crate::listener::{Arrival, Router};
 use crate::network::Network;
 use crate::port::{self, DialError, Families, Port};
+use crate::portmap::Portmapper;
 use crate::registration::Order;
 
 /// What is told to a running attempt.
@@ -74,10 +76,13 @@ pub(crate) struct Reach {
     pub(crate) introduction: Introduction,
     pub(crate) introduced: Instant,
     pub(crate) timeout: Duration,
-    /// The peer's host candidates as far as they are known.
-    pub(crate) hosts: Vec<SocketAddr>,
+    /// What the peer told of itself so far.
+    pub(crate) told: Told,
     /// Own host candidates that the peer may be told.
     pub(crate) tell: Vec<SocketAddr>,
+    /// Own forwarded port that the peer was told.
+    pub(crate) mapped_told: Option<SocketAddr>,
+    pub(crate) portmap: Portmapper,
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
     /// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
@@ -101,6 +106,8 @@ struct Lane {
     sealer: Sealer,
     opener: Opener,
     binding: ChannelBinding,
+    /// One side dialled the other at a port that a router forwards.
+    mapped: bool,
 }
 
 struct Authenticated {
@@ -141,6 +148,8 @@ struct Attempt {
     peer_profile: NatProfile,
     /// The peer's addresses by its own account.
     told: Vec<SocketAddr>,
+    /// Ports that its router forwards to it, by its own account, where they may be dialled.
+    mapped: Vec<SocketAddr>,
     opening: Option<Box<Opening>>,
     answer: Arc<[u8]>,
     keys: watch::Sender<Option<LaneKeys>>,
@@ -202,6 +211,7 @@ impl Attempt {
             puncher: Puncher::new(config, StdRng::from_os_rng()),
             peer_profile: reach.introduction.profile,
             told: Vec::new(),
+            mapped: Vec::new(),
             opening,
             answer: answer.into(),
             keys,
@@ -226,8 +236,9 @@ impl Attempt {
         let addresses = self.reach.introduction.addresses.clone();
         let first = first_candidates(&addresses, &self.reach.introduction.public, &self.reach.here);
         self.candidates(first);
-        let hosts = std::mem::take(&mut self.reach.hosts);
-        self.hosts(&hosts);
+        let told = std::mem::take(&mut self.reach.told);
+        self.told(&told);
+        self.tell_mapped();
         if *self.reach.profile.borrow() != self.reach.introduction.own_profile {
             self.profiles();
         }
@@ -240,11 +251,44 @@ impl Attempt {
         }
     }
 
-    fn hosts(&mut self, hosts: &[SocketAddr]) {
-        let addresses = &self.reach.introduction.addresses;
-        let candidates = host_candidates(hosts, addresses, &self.reach.here);
-        self.told.extend(hosts);
+    /// What the peer says of itself.
+    fn told(&mut self, told: &Told) {
+        let Introduction { addresses, public, .. } = &self.reach.introduction;
+        let mut candidates = host_candidates(&told.hosts, addresses, &self.reach.here);
+        let mapped = told.mapped.and_then(|at| mapped_candidate(at, addresses, public, &self.reach.here));
+        self.told.extend(&told.hosts);
+        self.mapped.extend(mapped.map(|candidate| candidate.address));
+        candidates.extend(mapped);
         self.candidates(candidates);
+    }
+
+    /// The own port that a router forwards, if there is one that is worth telling.
+    fn own_mapped(&self) -> Option<SocketAddr> {
+        let external = self.reach.portmap.external()?;
+        may_tell_mapped(external, &self.reach.here.observed).then_some(external)
+    }
+
+    /// Tells the peer of a port that was forwarded after it was told the rest.
+    fn tell_mapped(&mut self) {
+        let mapped = self.own_mapped();
+        if mapped.is_some() && mapped != self.reach.mapped_told {
+            self.tell(Told { mapped, ..Told::default() });
+        }
+    }
+
+    /// Seals it and has the broker pass it on, once there are keys.
+    fn tell(&mut self, told: Told) {
+        let Some((sealer, _)) = &mut self.signals else { return };
+        let mapped = told.mapped;
+        let mut record = Vec::new();
+        if let Ok(bytes) = (Payload { told, ..Payload::default() }).encode()
+            && sealer.seal(Kind::Data, &bytes, &mut record).is_ok()
+        {
+            self.reach.mapped_told = mapped.or(self.reach.mapped_told);
+            let introduction = self.reach.introduction.id;
+            let relay = ToBroker::Relay { introduction, signal: Signal::Sealed(record) };
+            let _ = self.reach.link.try_send(Order::Say(relay));
+        }
     }
 
     fn profiles(&mut self) {
@@ -305,6 +349,7 @@ impl Attempt {
                 }
             }
             Ok(()) = self.reach.profile.changed() => self.profiles(),
+            () = self.reach.portmap.changed() => self.tell_mapped(),
             () = tokio::time::sleep_until(wait.into()) => {}
         }
     }
@@ -359,21 +404,13 @@ impl Attempt {
         };
         self.opening = None;
         let nonce = self.reach.introduction.nonce;
-        let (mut sealer, opener) = signal_keys(&keys, &nonce);
+        self.signals = Some(signal_keys(&keys, &nonce));
         self.keys.send_replace(Some(LaneKeys::new(keys, nonce)));
-        self.hosts(&payload.hosts);
-        if !self.reach.tell.is_empty() {
-            let payload = Payload { hosts: std::mem::take(&mut self.reach.tell), ..Payload::default() };
-            let mut record = Vec::new();
-            if let Ok(bytes) = payload.encode()
-                && sealer.seal(Kind::Data, &bytes, &mut record).is_ok()
-            {
-                let introduction = self.reach.introduction.id;
-                let relay = ToBroker::Relay { introduction, signal: Signal::Sealed(record) };
-                let _ = self.reach.link.try_send(Order::Say(relay));
-            }
+        self.told(&payload.told);
+        let own = Told { hosts: std::mem::take(&mut self.reach.tell), mapped: self.own_mapped() };
+        if !own.is_empty() {
+            self.tell(own);
         }
-        self.signals = Some((sealer, opener));
     }
 
     fn sealed(&mut self, mut record: Vec<u8>) {
@@ -385,7 +422,7 @@ impl Attempt {
         }
         let payload = opener.open(header, body).ok().and_then(|(_, bytes)| Payload::decode(bytes).ok());
         if let Some(payload) = payload {
-            self.hosts(&payload.hosts);
+            self.told(&payload.told);
         }
     }
 
@@ -423,7 +460,11 @@ impl Attempt {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Open { round, v6 } => self.open(round, v6),
+            Output::Open { round, v6 } => {
+                // The first ports led to nothing.
+                self.reach.portmap.needed();
+                self.open(round, v6);
+            }
             Output::Tell { round } => {
                 let introduction = self.reach.introduction.id;
                 let relay = ToBroker::Relay { introduction, signal: Signal::Fired { round } };
@@ -446,6 +487,7 @@ impl Attempt {
             }
             Output::Authenticate { socket, nominate, cautious } => {
                 let Some((stream, remote, arrival)) = self.connected.remove(&socket) else { return };
+                let mapped = arrival.is_none() && self.mapped.contains(&canonical(remote));
                 let exchange = Exchange {
                     stream: Doubtful { stream: Some(stream), over: self.over.clone() },
                     remote,
@@ -453,6 +495,7 @@ impl Attempt {
                     tags: (self.own_tag, self.peer_tag),
                     nominate,
                     cautious,
+                    mapped,
                     keys: self.keys.subscribe(),
                     answer: self.answer.clone(),
                     answers: self.answers.0.clone(),
@@ -509,9 +552,13 @@ impl Attempt {
             translated(own, lane.local, &self.reach.here.observed),
             translated(self.peer_profile, lane.remote, &self.told),
         ];
-        let path = Path::of(lane.local, lane.remote, ends);
+        let path = match Path::of(lane.local, lane.remote, ends) {
+            _ if lane.mapped => Path::Mapped,
+            Path::Punched if birthday => Path::Birthday,
+            path => path,
+        };
         let info = PathInfo {
-            path: if birthday && path == Path::Punched { Path::Birthday } else { path },
+            path,
             local: lane.local,
             remote: lane.remote,
             tries: u32::from(round) + 1,
@@ -527,6 +574,7 @@ impl Attempt {
             peer: self.reach.introduction.peer,
             info,
             network: self.reach.network.clone(),
+            portmap: lane.mapped.then_some(self.reach.portmap),
         }))
     }
 }
@@ -569,6 +617,8 @@ struct Exchange {
     tags: (Tag, Tag),
     nominate: bool,
     cautious: bool,
+    /// This side dialled a port that the peer's router forwards.
+    mapped: bool,
     keys: watch::Receiver<Option<LaneKeys>>,
     answer: Arc<[u8]>,
     answers: mpsc::Sender<Vec<u8>>,
@@ -633,6 +683,8 @@ impl Exchange {
             return Err(Stranger::Record(SecureError::Malformed));
         }
         let nominated = payload.first() == Some(&1);
+        // Only the other side knows where it dialled.
+        let mapped = self.mapped || payload.get(1) == Some(&1);
         let mut out = Vec::new();
         sealer.seal(Kind::Ack, &[], &mut out)?;
         self.stream.get()?.write_all(&out).await?;
@@ -644,13 +696,13 @@ impl Exchange {
         }
         let stream = self.stream.stream.take().ok_or(Stranger::Over)?;
         let binding = keys.channel_binding();
-        let lane = Lane { stream, local, remote: self.remote, sealer, opener, binding };
+        let lane = Lane { stream, local, remote: self.remote, sealer, opener, binding, mapped };
         Ok(Authenticated { lane, salt, nominated })
     }
 
     fn confirm(&self, keys: &LaneKeys, salt: &[u8; SALT], out: &mut Vec<u8>) -> Result<Sealer, SecureError> {
         let mut sealer = keys.sealer(salt);
-        sealer.seal(Kind::Confirm, &[u8::from(self.nominate)], out)?;
+        sealer.seal(Kind::Confirm, &[self.nominate, self.mapped].map(u8::from), out)?;
         Ok(sealer)
     }
 }

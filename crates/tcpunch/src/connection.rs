@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 pub use unencrypted::Unencrypted;
 
 use crate::network::{Network, Origin};
+use crate::portmap::Portmapper;
 use pump::Pump;
 use receiving::{Receiving, Said, Source};
 use sending::Sending;
@@ -149,6 +150,8 @@ pub struct Connection {
     peer: PublicKey,
     binding: ChannelBinding,
     info: PathInfo,
+    /// Some routers end what came in by a port that they forward no longer.
+    _portmap: Option<Portmapper>,
 }
 
 /// What a connection is made from, once a lane has won.
@@ -161,6 +164,8 @@ pub(crate) struct Parts {
     pub(crate) binding: ChannelBinding,
     pub(crate) info: PathInfo,
     pub(crate) network: Network,
+    /// Where it came to be by a port that a router forwards.
+    pub(crate) portmap: Option<Portmapper>,
 }
 
 impl Connection {
@@ -184,8 +189,8 @@ impl Connection {
             pump.run().await;
             let _ = done.send(true);
         });
-        let Parts { own, peer, binding, info, .. } = parts;
-        let connection = Connection { shared, finished, own, peer, binding, info };
+        let Parts { own, peer, binding, info, portmap, .. } = parts;
+        let connection = Connection { shared, finished, own, peer, binding, info, _portmap: portmap };
         connection.shared.ping();
         connection
     }

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::{PublicKey, SecretKey};
-use tcpunch_core::limits::ATTEMPT_WITHIN;
+use tcpunch_core::limits::{ATTEMPT_WITHIN, PORTMAP_LEASE, REPORT_WITHIN};
 use tcpunch_core::plan::Obstacle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -17,9 +17,12 @@ use crate::door::Door;
 use crate::error::{BindError, BrokerError, ConnectError, Event};
 use crate::hub::{self, Command};
 use crate::listener::Router;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
+use crate::portmap::{self, NoMapping, PortMapping, Portmap, Portmapper, State};
 use crate::registration::{self, BrokerAddress};
+use crate::report::Report;
 use crate::store::Store;
 
 pub(crate) type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -31,7 +34,9 @@ pub struct Builder {
     families: Families,
     timeout: Duration,
     late: Duration,
-    store: Option<Store>,
+    portmap: Portmap,
+    lease: Duration,
+    store: Arc<Store>,
     events: EventSink,
 }
 
@@ -72,10 +77,26 @@ impl Builder {
         self
     }
 
+    /// When the own router is asked to forward the port; without it, when nothing else is likely to help.
+    #[must_use]
+    pub fn portmap(mut self, portmap: Portmap) -> Self {
+        self.portmap = portmap;
+        self
+    }
+
+    /// For how long at a time the router is asked; ten minutes without it. It is renewed at half of it, and is what a killed
+    /// process leaves behind at most. For tests that can't wait.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn portmap_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// Where keys of brokers are kept; without it, in memory only.
     #[must_use]
     pub fn store(mut self, store: Store) -> Self {
-        self.store = Some(store);
+        self.store = Arc::new(store);
         self
     }
 
@@ -84,6 +105,15 @@ impl Builder {
     pub fn on_event(mut self, events: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.events = Arc::new(events);
         self
+    }
+
+    /// What this machine knows of its network without asking anybody.
+    ///
+    /// Reads the state directory, if there is one.
+    pub fn report(&self) -> Report {
+        let memory = Memory::new(self.store.clone(), self.events.clone());
+        memory.look();
+        Report::of_memory(&memory)
     }
 
     /// Takes the port, and makes the link to a broker.
@@ -96,7 +126,7 @@ impl Builder {
         let router = Router::new();
         let door = Arc::new(Door::open(self.port, self.families, router.clone())?);
         let network = Network::watch();
-        let store = Arc::new(self.store.unwrap_or_else(Store::ephemeral));
+        let memory = Memory::new(self.store.clone(), self.events.clone());
         let mut brokers = self.brokers;
         if brokers.is_empty() {
             brokers.push(BrokerAddress {
@@ -112,13 +142,21 @@ impl Builder {
             network: network.clone(),
             families: self.families,
             session: session.clone(),
-            store,
+            store: self.store,
+            memory: memory.clone(),
             events: self.events.clone(),
             timeout: self.timeout,
         };
         let link = registration::register(setup, notices).await?;
         let (commands, queue) = mpsc::unbounded_channel();
         let key = session.public();
+        let portmap = Portmapper::start(portmap::Setup {
+            mode: self.portmap,
+            lease: self.lease,
+            door: door.clone(),
+            events: self.events.clone(),
+        });
+        let mapping = portmap.state();
         let hub = hub::Hub::new(hub::Setup {
             key,
             door: door.clone(),
@@ -128,7 +166,9 @@ impl Builder {
             late: self.late,
             events: self.events,
             router,
+            portmap,
             link,
+            memory,
         });
         let task = tokio::spawn(hub.run(queue, from_broker));
         Ok(Endpoint {
@@ -136,6 +176,7 @@ impl Builder {
             key,
             door,
             timeout: self.timeout,
+            mapping,
             _task: Arc::new(Task(task.abort_handle())),
         })
     }
@@ -159,6 +200,7 @@ pub struct Endpoint {
     key: PublicKey,
     door: Arc<Door>,
     timeout: Duration,
+    mapping: watch::Receiver<State>,
     _task: Arc<Task>,
 }
 
@@ -171,7 +213,9 @@ impl Endpoint {
             families: Families::default(),
             timeout: ATTEMPT_WITHIN,
             late: Duration::ZERO,
-            store: None,
+            portmap: Portmap::default(),
+            lease: PORTMAP_LEASE,
+            store: Arc::new(Store::ephemeral()),
             events: Arc::new(|_| {}),
         }
     }
@@ -184,6 +228,25 @@ impl Endpoint {
     /// The local port. Another one after a change of the network, unless it was given.
     pub fn port(&self) -> u16 {
         self.door.number()
+    }
+
+    /// The port that the own router forwards, or why none; nothing while it was not asked, or has not answered.
+    pub fn port_mapping(&self) -> Option<Result<PortMapping, NoMapping>> {
+        match &*self.mapping.borrow() {
+            State::Known(known) => Some(known.clone()),
+            State::Idle | State::Busy => None,
+        }
+    }
+
+    /// Ready when there is no port mapping: none was made, or it is given back, after this endpoint, its clones and the
+    /// connections that need it are gone. A program that ends awaits this for a moment, or leaves the mapping to its
+    /// lease.
+    pub fn over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut mapping = self.mapping.clone();
+        async move {
+            let stands = |state: &State| matches!(state, State::Busy | State::Known(Ok(_)));
+            while stands(&mapping.borrow_and_update()) && mapping.changed().await.is_ok() {}
+        }
     }
 
     /// Opens a code for a pipe ([`Verb::Listen`]).
@@ -242,6 +305,26 @@ impl Endpoint {
             () = tokio::time::sleep(self.timeout) => return Err(ConnectError::NoAnswer),
         }
         answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// What is known of the own network, when all of it is measured, or after [`REPORT_WITHIN`] what is known by then.
+    ///
+    /// # Errors
+    ///
+    /// The endpoint has ended.
+    pub async fn report(&self) -> Result<Report, BrokerError> {
+        let ask = |patient| {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.commands.send(Command::Report { patient, reply });
+            async move {
+                sent.map_err(|_| BrokerError::Lost)?;
+                answer.await.map_err(|_| BrokerError::Lost)
+            }
+        };
+        match tokio::time::timeout(REPORT_WITHIN, ask(true)).await {
+            Ok(report) => report,
+            Err(_) => ask(false).await,
+        }
     }
 
     /// Joins the broker's open lobby: everyone there gets a direct connection to everyone.

@@ -8,6 +8,7 @@ use tcpunch_core::plan::Obstacle;
 use tcpunch_core::sanitize::sanitize_line;
 
 use crate::port::PortError;
+use crate::portmap::{NoMapping, PortMapping};
 use crate::store::StoreError;
 
 /// Why a broker can't be used. The fault is the broker's, or the network's toward it.
@@ -135,6 +136,8 @@ pub enum Event {
     LinkLost,
     /// The broker's key could not be kept: next time any broker at its address is as good. Why, in words.
     KeyNotKept(String),
+    /// Something was wrong with what is kept between runs, and was put right; in words.
+    Noticed(String),
     /// Somebody guessed the words of a code wrong.
     WrongGuess {
         /// Guesses left.
@@ -156,6 +159,8 @@ pub enum Event {
         /// Whereto.
         remote: SocketAddr,
     },
+    /// The own router forwards a port, or why it does not.
+    PortMapping(Result<PortMapping, NoMapping>),
     /// The own network is known better.
     Profile(tcpunch_core::profile::NatProfile),
     /// All that this broker can tell of the own network is known.

@@ -34,6 +34,7 @@ pub fn connection(
         peer: crate::PublicKey([1; 32]),
         binding: [0; 32],
         network: crate::network::Network::watch(),
+        portmap: None,
         info: crate::PathInfo {
             path: crate::Path::Lan,
             local: nowhere,

@@ -11,11 +11,11 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
     CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
-    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, PROOFS_PER_CODE, WRONG_GUESSES,
+    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN, PROOFS_PER_CODE, WRONG_GUESSES,
 };
-use tcpunch_core::plan::{Obstacle, SynBudget, may_tell_hosts};
-use tcpunch_core::profile::{NatProfile, Sample, classify};
-use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, respond};
+use tcpunch_core::plan::{Obstacle, Path, SynBudget, may_tell_hosts, may_tell_mapped};
+use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
+use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, Told, respond};
 use tcpunch_core::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Probe, Refusal, Signal, ToBroker,
 };
@@ -30,16 +30,37 @@ use crate::endpoint::{EventSink, InviteNews, LobbyNews};
 use crate::error::{BrokerError, ConnectError, Event};
 use crate::gather;
 use crate::listener::Router;
+use crate::memory::Memory;
 use crate::network::Network;
 use crate::port::Families;
+use crate::portmap::Portmapper;
 use crate::registration::{BrokerAddress, Notice, Order};
+use crate::report::{Origin, Registered, Report};
 
 /// What users of an endpoint ask for.
 pub(crate) enum Command {
-    Invite { verb: Verb, reply: mpsc::UnboundedSender<InviteNews>, id: oneshot::Sender<u64> },
-    Withdraw { id: u64 },
-    Connect { code: Code, verb: Verb, reply: Reply, introduced: watch::Sender<bool> },
-    Lobby { news: mpsc::UnboundedSender<LobbyNews> },
+    Invite {
+        verb: Verb,
+        reply: mpsc::UnboundedSender<InviteNews>,
+        id: oneshot::Sender<u64>,
+    },
+    Withdraw {
+        id: u64,
+    },
+    Connect {
+        code: Code,
+        verb: Verb,
+        reply: Reply,
+        introduced: watch::Sender<bool>,
+    },
+    Lobby {
+        news: mpsc::UnboundedSender<LobbyNews>,
+    },
+    /// `patient`: the answer may wait until all is measured.
+    Report {
+        patient: bool,
+        reply: oneshot::Sender<Report>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<Connection, ConnectError>>;
@@ -55,7 +76,9 @@ pub(crate) struct Setup {
     pub(crate) late: Duration,
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
+    pub(crate) portmap: Portmapper,
     pub(crate) link: mpsc::Sender<Order>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 struct Invitation {
@@ -78,7 +101,8 @@ struct Accepted {
     claim: ClaimId,
     peer: PublicKey,
     keys: PeerKeys,
-    hosts: Vec<SocketAddr>,
+    told: Told,
+    mapped_told: Option<SocketAddr>,
 }
 
 struct Claim {
@@ -86,6 +110,7 @@ struct Claim {
     verb: Verb,
     id: Option<ClaimId>,
     opening: Option<Opening>,
+    mapped_told: Option<SocketAddr>,
     reply: Reply,
     introduced: watch::Sender<bool>,
 }
@@ -142,6 +167,9 @@ enum For {
     Lobby,
 }
 
+/// What an attempt begins with: secrets, what the peer told of itself, which own forwarded port it was told, and who waits.
+type Prepared = (Secrets, Told, Option<SocketAddr>, For);
+
 struct Link {
     remote: SocketAddr,
     local: SocketAddr,
@@ -190,6 +218,18 @@ pub(crate) struct Hub {
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
     survey: Option<Surveyed>,
+    /// What the present survey found out; where it does not know, what is remembered of this network serves until it is over.
+    fresh: NatProfile,
+    /// Whether the profile is that of a survey which is over.
+    measured: bool,
+    /// Which of the networks of this endpoint's life the profile belongs to.
+    network: u64,
+    /// What is being written to the disk of it.
+    kept: JoinSet<()>,
+    /// Who waits until all is measured.
+    reports: Vec<oneshot::Sender<Report>>,
+    /// When the present link came to stand, and with it the question whether one of the other family does.
+    linked_at: Instant,
     next_id: u64,
 }
 
@@ -210,6 +250,12 @@ impl Hub {
             ends: JoinSet::new(),
             profile: watch::channel(NatProfile::default()).0,
             survey: None,
+            fresh: NatProfile::default(),
+            measured: false,
+            network: 0,
+            kept: JoinSet::new(),
+            reports: Vec::new(),
+            linked_at: Instant::now(),
             next_id: 0,
         }
     }
@@ -221,7 +267,9 @@ impl Hub {
     ) {
         let mut linked = true;
         let mut network = self.setup.network.clone();
+        let mut portmap = self.setup.portmap.clone();
         loop {
+            self.answer_reports();
             let again_at = self.lobby.as_ref().and_then(|lobby| lobby.again_at);
             tokio::select! {
                 // Links first: a claim is then written on the link that was just made.
@@ -252,13 +300,22 @@ impl Hub {
                         Some(Surveyed { running: None, .. }) | None => std::future::pending().await,
                     }
                 } => match (learnt, &mut self.survey) {
-                    (Some(profile), _) => self.learnt(profile),
+                    (Some(profile), _) => {
+                        self.fresh = profile;
+                        let known = self.setup.memory.known().map(|known| known.profile);
+                        self.learnt(known.map_or(profile, |known| profile.filled_from(known)));
+                    }
                     (None, Some(survey)) => {
                         survey.running = None;
+                        self.surveyed();
                         (self.setup.events)(Event::Surveyed);
                     }
                     (None, None) => {}
                 },
+                Some(_) = self.kept.join_next() => {}
+                () = portmap.changed(), if !self.reports.is_empty() => {}
+                () = tokio::time::sleep_until((self.linked_at + OTHER_FAMILY_WITHIN).into()),
+                    if !self.reports.is_empty() && self.awaits_other_family() => {}
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
@@ -310,13 +367,23 @@ impl Hub {
                     return;
                 }
                 let number = code.number;
-                self.claims.push(Claim { code, verb, id: None, opening: None, reply, introduced });
+                self.claims.push(Claim {
+                    code,
+                    verb,
+                    id: None,
+                    opening: None,
+                    mapped_told: None,
+                    reply,
+                    introduced,
+                });
                 self.send(ToBroker::Claim { number, verb });
             }
             Command::Lobby { news } => {
                 self.lobby = Some(Lobby::new(news));
                 self.join();
             }
+            Command::Report { patient: true, reply } => self.reports.push(reply),
+            Command::Report { patient: false, reply } => drop(reply.send(self.report())),
         }
     }
 
@@ -409,6 +476,14 @@ impl Hub {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None, token: None }];
+                self.linked_at = Instant::now();
+                // What another network was is of no use in this one; the broker was told by the registration.
+                let network = self.setup.memory.visits();
+                if std::mem::replace(&mut self.network, network) != network {
+                    let known = self.setup.memory.known().map(|known| known.profile);
+                    self.profile.send_replace(known.unwrap_or_default());
+                    self.measured = false;
+                }
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
@@ -596,6 +671,11 @@ impl Hub {
             link.observed = Some(observed);
             link.token = Some(token);
         }
+        self.setup.portmap.registered();
+        if self.setup.memory.known().is_some_and(|known| known.worked == Some(Path::Mapped)) {
+            // What worked here last is begun with.
+            self.setup.portmap.needed();
+        }
         let door = Sample { local, destination: remote, observed };
         // What a link over IPv6 shows says nothing of the translator that IPv4 has.
         if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
@@ -604,10 +684,14 @@ impl Hub {
         let network = (local.ip(), observed.ip(), remote);
         let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
         if !same {
-            self.learnt(classify(&[door]));
+            let seen = classify(&[door]);
+            let remembered = self.setup.memory.known().map(|known| known.profile);
+            self.learnt(remembered.map_or(seen, |known| seen.filled_from(known)));
         }
         // What was learnt over a link that is gone stays true; what was being asked there is not answered any more.
         if !same || self.survey.as_ref().is_some_and(|survey| survey.running.is_some()) {
+            self.fresh = classify(&[door]);
+            self.measured = false;
             let (learns, learnt) = mpsc::channel(1);
             let (said, hears) = mpsc::channel(diagnose::SAID);
             let mut task = JoinSet::new();
@@ -623,9 +707,60 @@ impl Hub {
     }
 
     fn learnt(&mut self, profile: NatProfile) {
+        if profile.is_symmetric() {
+            self.setup.portmap.needed();
+        }
         if self.profile.send_if_modified(|known| std::mem::replace(known, profile) != profile) {
             (self.setup.events)(Event::Profile(profile));
             self.send(ToBroker::Profile(profile));
+        }
+    }
+
+    /// A survey is over. One that found nothing out takes nothing back.
+    fn surveyed(&mut self) {
+        let profile = self.fresh;
+        if profile.mapping == Behaviour::Unknown && self.setup.memory.known().is_some() {
+            return;
+        }
+        self.measured = profile != NatProfile::default();
+        if let Some(kept) = self.setup.memory.learnt(profile) {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
+        self.learnt(profile);
+    }
+
+    /// Whether a link over the other family may yet come to stand beside the first.
+    fn awaits_other_family(&self) -> bool {
+        let literal = |(broker, _): &(BrokerAddress, PublicKey)| broker.host.parse::<IpAddr>().is_ok();
+        let both = self.setup.families.v4 && self.setup.families.v6;
+        self.links.len() == 1
+            && both
+            && !self.broker.as_ref().is_some_and(literal)
+            && self.linked_at.elapsed() < OTHER_FAMILY_WITHIN
+    }
+
+    fn report(&self) -> Report {
+        let report = Report::of_memory(&self.setup.memory);
+        let link =
+            |link: &Link| Registered { broker: link.remote, local: link.local, observed: link.observed };
+        let origin = if self.measured { Origin::Measured } else { report.origin };
+        let links = self.links.iter().map(link).collect();
+        let port_mapping = self.setup.portmap.known();
+        Report { links, profile: *self.profile.borrow(), origin, port_mapping, ..report }
+    }
+
+    fn answer_reports(&mut self) {
+        if self.reports.is_empty() {
+            return;
+        }
+        let seen = self.links.first().is_some_and(|link| link.observed.is_some());
+        let surveying = self.survey.as_ref().is_some_and(|survey| survey.running.is_some());
+        let settled = self.setup.portmap.is_settled();
+        if seen && !surveying && settled && self.kept.is_empty() && !self.awaits_other_family() {
+            let report = self.report();
+            for reply in self.reports.drain(..) {
+                let _ = reply.send(report.clone());
+            }
         }
     }
 
@@ -680,7 +815,8 @@ impl Hub {
 
     fn proof(&mut self, number: u32, claim: ClaimId, peer: PublicKey, share: &Share, handshake: &[u8]) {
         let own = self.setup.key;
-        let hosts = self.own_hosts();
+        let own_told = self.own_told();
+        let mapped_told = own_told.mapped;
         let Some(invitation) =
             self.invitations.iter_mut().find(|invitation| invitation.number == Some(number))
         else {
@@ -689,10 +825,10 @@ impl Hub {
         let Some(pake) = invitation.pake.take() else { return };
         let answered = pake
             .finish(share, &own, &peer)
-            .and_then(|key: CodeKey| respond(&own, &peer, Some(&key), handshake, hosts));
+            .and_then(|key: CodeKey| respond(&own, &peer, Some(&key), handshake, own_told));
         match answered {
             Ok((keys, answer, payload)) => {
-                invitation.accepted = Some(Accepted { claim, peer, keys, hosts: payload.hosts });
+                invitation.accepted = Some(Accepted { claim, peer, keys, told: payload.told, mapped_told });
                 self.send(ToBroker::Accept { claim, handshake: answer });
             }
             Err(_) => {
@@ -737,7 +873,8 @@ impl Hub {
 
     fn claimed(&mut self, number: u32, id: ClaimId, waiter: PublicKey, share: &Share) {
         let own = self.setup.key;
-        let hosts = self.own_hosts();
+        let own_told = self.own_told();
+        let mapped_told = own_told.mapped;
         let known = self.broker.as_ref().map(|(_, key)| *key);
         let Some(claim) = self
             .claims
@@ -753,13 +890,15 @@ impl Hub {
         let meeting = Meeting { broker, number, verb: claim.verb.partner() };
         let pake = Pake::arriver(&claim.code.secret, &meeting);
         let own_share = pake.share().clone();
-        let opened = pake.finish(share, &waiter, &own).and_then(|key| Opening::with_code(&own, &key, hosts));
+        let opened =
+            pake.finish(share, &waiter, &own).and_then(|key| Opening::with_code(&own, &key, own_told));
         let Ok((opening, handshake)) = opened else {
             // A share that is none: the broker or the waiter breaks the protocol.
             return self.end_claim(|claim| claim.code.number == number, ConnectError::NoAnswer);
         };
         claim.id = Some(id);
         claim.opening = Some(opening);
+        claim.mapped_told = mapped_told;
         self.send(ToBroker::Prove { claim: id, share: own_share, handshake });
     }
 
@@ -839,6 +978,15 @@ impl Hub {
         gather::hosts(&gather::interfaces(), self.setup.door.number(), self.setup.families)
     }
 
+    /// The own port that a router forwards, where it may be of use to others.
+    fn own_mapped(&self) -> Option<SocketAddr> {
+        self.setup.portmap.external().filter(|external| may_tell_mapped(*external, &self.observed()))
+    }
+
+    fn own_told(&self) -> Told {
+        Told { hosts: self.own_hosts(), mapped: self.own_mapped() }
+    }
+
     fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
         let link = self.links.iter().find(|link| link.remote.is_ipv4() == v4)?;
         Some((link.remote, link.token?))
@@ -859,20 +1007,22 @@ impl Hub {
         let peer = introduction.peer;
         let near = may_tell_hosts(&self.observed(), &introduction.addresses);
         let hosts = if near { self.own_hosts() } else { Vec::new() };
+        // It says nothing that the broker does not: its port apart, it is where the broker saw this side.
+        let mapped = self.own_mapped();
         let prepared = match &introduction.meeting {
             Met::LobbyArriver { opener } => self
                 .lobby_arriver(peer, *opener, &introduction.addresses, now)
-                .map(|opening| (Secrets::Opening(Box::new(opening)), Vec::new(), For::Lobby)),
+                .map(|opening| (Secrets::Opening(Box::new(opening)), Told::default(), None, For::Lobby)),
             Met::LobbyWaiter { opener } => {
                 let own = self.setup.key;
                 match self
                     .admit(peer, &introduction.addresses, now)
-                    .then(|| respond(&own, &peer, None, opener, hosts.clone()))
+                    .then(|| respond(&own, &peer, None, opener, Told { hosts: hosts.clone(), mapped }))
                 {
                     Some(Ok((keys, answer, _))) => {
                         let signal = Signal::Answer(answer.clone());
                         self.send(ToBroker::Relay { introduction: id, signal });
-                        Some((Secrets::Keys(keys, answer), Vec::new(), For::Lobby))
+                        Some((Secrets::Keys(keys, answer), Told::default(), mapped, For::Lobby))
                     }
                     Some(Err(_)) | None => None,
                 }
@@ -880,7 +1030,7 @@ impl Hub {
             Met::CodeArriver { claim, answer } => self.code_arriver(*claim, peer, answer),
             Met::CodeWaiter { claim } => self.code_waiter(*claim, peer),
         };
-        let Some((secrets, known_hosts, waits)) = prepared else { return };
+        let Some((secrets, told, mapped_told, waits)) = prepared else { return };
         (self.setup.events)(Event::Introduced { peer, addresses: introduction.addresses.clone() });
         if matches!(waits, For::Lobby) {
             self.lobby_news(LobbyNews::Introduced(peer));
@@ -899,8 +1049,10 @@ impl Hub {
             introduction,
             introduced: now,
             timeout: self.setup.timeout,
-            hosts: known_hosts,
+            told,
             tell: hosts,
+            mapped_told,
+            portmap: self.setup.portmap.clone(),
             here,
             sources: Sources { v4: source(true), v6: source(false) },
             observers: [self.observer(true), self.observer(false)],
@@ -985,12 +1137,7 @@ impl Hub {
         lobby.openings.get_mut(usize::try_from(opener).ok()?)?.take()
     }
 
-    fn code_arriver(
-        &mut self,
-        id: ClaimId,
-        peer: PublicKey,
-        answer: &[u8],
-    ) -> Option<(Secrets, Vec<SocketAddr>, For)> {
+    fn code_arriver(&mut self, id: ClaimId, peer: PublicKey, answer: &[u8]) -> Option<Prepared> {
         let at = self.claims.iter().position(|claim| claim.id == Some(id))?;
         let claim = self.claims.swap_remove(at);
         let Some(Ok((keys, payload))) = claim.opening.map(|mut opening| opening.finish(&peer, answer)) else {
@@ -999,19 +1146,29 @@ impl Hub {
             return None;
         };
         let _ = claim.introduced.send(true);
-        Some((Secrets::Keys(keys, Vec::new()), payload.hosts, For::Claim(claim.reply)))
+        let waits = For::Claim(claim.reply);
+        Some((Secrets::Keys(keys, Vec::new()), payload.told, claim.mapped_told, waits))
     }
 
-    fn code_waiter(&mut self, id: ClaimId, peer: PublicKey) -> Option<(Secrets, Vec<SocketAddr>, For)> {
+    fn code_waiter(&mut self, id: ClaimId, peer: PublicKey) -> Option<Prepared> {
         let fits = |accepted: &Accepted| accepted.claim == id && accepted.peer == peer;
         let invitation =
             self.invitations.iter_mut().find(|invitation| invitation.accepted.as_ref().is_some_and(fits))?;
-        let Accepted { keys, hosts, .. } = invitation.accepted.take()?;
-        Some((Secrets::Keys(keys, Vec::new()), hosts, For::Invitation(invitation.id)))
+        let Accepted { keys, told, mapped_told, .. } = invitation.accepted.take()?;
+        let waits = For::Invitation(invitation.id);
+        Some((Secrets::Keys(keys, Vec::new()), told, mapped_told, waits))
     }
 
     fn ended(&mut self, id: IntroductionId, result: Result<Connection, Box<Obstacle>>) {
         let Some(running) = self.running.remove(&id) else { return };
+        let tried = match &result {
+            Ok(connection) => self.setup.memory.tried(Some(connection.info().path)),
+            Err(obstacle) if !obstacle.tried.lanes.is_empty() => self.setup.memory.tried(None),
+            Err(_) => None,
+        };
+        if let Some(kept) = tried {
+            self.kept.spawn(async move { drop(kept.await) });
+        }
         match running.waits {
             For::Claim(reply) => {
                 let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
@@ -1075,9 +1232,17 @@ mod tests {
         let (link, _orders) = mpsc::channel(1);
         let router = Router::new();
         let families = Families::default();
+        let door = Arc::new(Door::open(None, families, router.clone()).unwrap());
+        let portmap = Portmapper::start(crate::portmap::Setup {
+            mode: crate::Portmap::Off,
+            lease: Duration::from_secs(600),
+            door: door.clone(),
+            events: Arc::new(|_| {}),
+        });
         let mut hub = Hub::new(Setup {
             key: PublicKey([1; 32]),
-            door: Arc::new(Door::open(None, families, router.clone()).unwrap()),
+            door,
+            portmap,
             network: Network::watch(),
             families,
             timeout: Duration::from_secs(1),
@@ -1085,6 +1250,7 @@ mod tests {
             events: Arc::new(|_| {}),
             router,
             link,
+            memory: Memory::new(Arc::new(crate::store::Store::ephemeral()), Arc::new(|_| {})),
         });
         let news = mpsc::unbounded_channel().0;
         hub.lobby = Some(Lobby::new(news));

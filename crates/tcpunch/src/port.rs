@@ -129,6 +129,35 @@ impl Port {
     }
 }
 
+/// A free port to ask from, held until this is dropped. It never listens: a SYN that comes in is reset.
+pub(crate) struct Scratch {
+    number: u16,
+    _held: Socket,
+}
+
+impl Scratch {
+    /// Holds any free port of the family.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has none, or not this family.
+    pub(crate) fn open(v6: bool) -> io::Result<Self> {
+        let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any = SocketAddr::new(any, 0);
+        let socket = new_socket(any)?;
+        socket.set_reuse_address(true)?;
+        share_port(&socket)?;
+        socket.bind(&any.into())?;
+        let number = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
+        Ok(Scratch { number, _held: socket })
+    }
+
+    /// The port's number.
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+}
+
 /// A listener that no other program of this kind can share: it is bound and listens without
 /// SO_REUSEPORT, which fails where another listener is (and makes any later one fail), and gets the
 /// flag only then, so that connects from the same port can be bound beside it. Measured on Linux
@@ -264,7 +293,7 @@ pub(crate) fn spare_descriptors() -> usize {
     {
         use nix::sys::resource::{Resource, getrlimit};
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-        let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
+        let open = crate::gather::open_descriptors();
         usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open + DESCRIPTORS_RESERVED)
     }
     #[cfg(not(unix))]

@@ -28,6 +28,7 @@ use crate::door::Door;
 use crate::endpoint::EventSink;
 use crate::error::{BrokerError, Event};
 use crate::gather;
+use crate::memory::Memory;
 use crate::network::{Doubt, Network, Origin};
 use crate::port::{self, Families};
 use crate::store::Store;
@@ -137,6 +138,7 @@ pub(crate) struct Setup {
     pub(crate) families: Families,
     pub(crate) session: SecretKey,
     pub(crate) store: Arc<Store>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) events: EventSink,
     pub(crate) timeout: Duration,
 }
@@ -190,6 +192,7 @@ pub(crate) async fn register(
     let (link, rest) = first_link(&setup, setup.timeout).await?;
     let (commands, queue) = mpsc::channel(LINK_QUEUE);
     let (incoming, messages) = mpsc::channel(256);
+    let profile = recall(&setup.memory).await.unwrap_or_default();
     let keeper = Keeper {
         network: setup.network.clone(),
         setup,
@@ -199,10 +202,17 @@ pub(crate) async fn register(
         messages,
         slots: Vec::new(),
         next_number: 0,
-        profile: NatProfile::default(),
+        profile,
     };
     tokio::spawn(keeper.run(link, rest));
     Ok(commands)
+}
+
+/// What is remembered of the network that the link runs through, if it is another one than that of the last link.
+async fn recall(memory: &Arc<Memory>) -> Option<NatProfile> {
+    let looked = memory.clone();
+    let moved = tokio::task::spawn_blocking(move || looked.look()).await.unwrap_or(false);
+    moved.then(|| memory.known().map(|known| known.profile).unwrap_or_default())
 }
 
 async fn resolve(broker: &BrokerAddress, within: Duration) -> Result<Vec<SocketAddr>, String> {
@@ -742,7 +752,10 @@ impl Keeper {
             }
             tokio::select! {
                 found = first_link(&self.setup, LINK_WITHIN) => match found {
-                    Ok(found) => return Ok(found),
+                    Ok(found) => {
+                        self.profile = recall(&self.setup.memory).await.unwrap_or(self.profile);
+                        return Ok(found);
+                    }
                     Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
                     Err(_) => {
                         let soon = lost.elapsed() < LINK_RETRY_SOON_FOR;

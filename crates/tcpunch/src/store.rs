@@ -1,4 +1,5 @@
-//! What is kept between runs: the identity key, a broker's own key, and the keys of known brokers.
+//! What is kept between runs: the identity key, a broker's own key, the keys of known brokers, and what was learnt of
+//! networks.
 //!
 //! This is the only file that touches the state directory. Files are readable by their owner alone, appear whole or not
 //! at all, and outlast a power cut once a call has returned. Several processes may use one directory at once: writers
@@ -6,7 +7,7 @@
 //!
 //! Each file is text: a header with a version, then one entry a line, keys as lowercase hex. Lines whose first word is
 //! not known are kept as they are. A file that is damaged is an error and is never replaced: whoever has lost an
-//! identity or a pinned key should learn it.
+//! identity or a pinned key should learn it. Only the memory of networks is started anew: it is learnt again in seconds.
 //!
 //! All calls block for as long as the disk takes, at most [`LOCK_PATIENCE`] of it waiting for other processes.
 
@@ -17,9 +18,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+mod networks;
+
+pub use networks::NetworkMemory;
 
 /// How long a call waits for other processes that write to the same directory, before [`StoreError::Busy`]. A writer
 /// needs milliseconds, so this is only reached when one was stopped half-way.
@@ -33,6 +38,7 @@ const MAX_BROKER_NAME: usize = 300;
 const IDENTITY: FileKind = FileKind { name: "identity.key", header: "tcpunch-identity 1" };
 const BROKER_KEY: FileKind = FileKind { name: "broker.key", header: "tcpunch-broker-key 1" };
 const KNOWN_BROKERS: FileKind = FileKind { name: "known_brokers", header: "tcpunch-known-brokers 1" };
+const NETWORKS: FileKind = FileKind { name: "networks", header: "tcpunch-networks 1" };
 const LOCK: &str = "lock";
 
 /// One kind of file in the directory: its name, and its first line.
@@ -280,6 +286,77 @@ impl Store {
         }
     }
 
+    /// What is remembered of the network that these bytes tell apart from others, unless that is too long ago
+    /// ([`tcpunch_core::limits::NETWORK_REMEMBERED`]). A file that is damaged is told of and holds nothing.
+    ///
+    /// # Errors
+    /// The identity, which keys the names of networks, can't be had; or [`StoreError::Io`].
+    pub fn recall_network(
+        &self,
+        network: &[u8],
+        now: SystemTime,
+        fresh: &mut impl FnMut() -> [u8; 32],
+    ) -> Result<Option<NetworkMemory>, StoreError> {
+        // Nothing is made for the sake of looking.
+        let text = match self.read(NETWORKS) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(StoreError::Damaged { problem, .. }) => {
+                self.forgotten(&problem);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let name = networks::name(self.identity(fresh)?.expose(), network);
+        let known = self.networks(Some(&text)).into_iter().find(|(known, _)| *known == name);
+        Ok(known.map(|(_, memory)| memory).filter(|memory| networks::counts(memory, now)))
+    }
+
+    /// Changes what is remembered of a network; `change` gets what is known of it. At most
+    /// [`tcpunch_core::limits::NETWORKS_REMEMBERED`] are kept: the one that was not met for longest goes.
+    ///
+    /// # Errors
+    /// As for [`Store::recall_network`], and [`StoreError::Busy`].
+    pub fn remember_network(
+        &self,
+        network: &[u8],
+        now: SystemTime,
+        fresh: &mut impl FnMut() -> [u8; 32],
+        change: impl FnOnce(Option<NetworkMemory>) -> Option<NetworkMemory>,
+    ) -> Result<(), StoreError> {
+        let name = networks::name(self.identity(fresh)?.expose(), network);
+        self.update(NETWORKS, |old| {
+            let entries = networks::changed(self.networks(old), name, now, change);
+            let mut text = format!("{}\n", NETWORKS.header);
+            text.extend(entries.iter().map(networks::line));
+            // An unchanged file is not written again.
+            Ok(((old != Some(text.as_str())).then_some(Zeroizing::new(text)), ()))
+        })
+    }
+
+    /// The entries of the file with this text; none, with a word about it, where it is damaged.
+    fn networks(&self, text: Option<&str>) -> Vec<(networks::NetworkName, NetworkMemory)> {
+        let Some(text) = text else { return Vec::new() };
+        let problem = match self.entries(NETWORKS, text).map(networks::parse) {
+            Ok(Ok(entries)) => return entries,
+            Ok(Err(line)) => format!("line {line} is no network"),
+            Err(StoreError::Damaged { problem, .. }) => problem,
+            Err(other) => other.to_string(),
+        };
+        self.forgotten(&problem);
+        Vec::new()
+    }
+
+    fn forgotten(&self, problem: &str) {
+        let path = self.path(NETWORKS.name);
+        let note =
+            format!("{} is damaged ({problem}): what was learnt of networks is forgotten", path.display());
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
     /// What was found on the way and put right, in words; each is told once.
     pub fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
@@ -396,7 +473,13 @@ impl Store {
         match &self.place {
             Place::Disk(directory) => {
                 let _lock = self.lock()?;
-                let old = self.read_file(kind)?;
+                let old = match self.read_file(kind) {
+                    Err(StoreError::Damaged { problem, .. }) if kind.name == NETWORKS.name => {
+                        self.forgotten(&problem);
+                        None
+                    }
+                    read => read?,
+                };
                 let (new, result) = edit(old.as_ref().map(|text| text.as_str()))?;
                 if let Some(text) = new {
                     let path = directory.join(kind.name);
@@ -886,6 +969,92 @@ mod tests {
             }
             assert_eq!(file(&store, KNOWN_BROKERS), text);
         }
+    }
+
+    const HOME: &[u8] = b"gateway 192.168.1.1";
+
+    fn day(number: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + number * 86_400)
+    }
+
+    fn at_home(learnt: SystemTime) -> NetworkMemory {
+        let profile = tcpunch_core::profile::NatProfile { translated: Some(true), ..Default::default() };
+        let worked = Some(tcpunch_core::plan::Path::Punched);
+        NetworkMemory { profile, learnt, worked, connected: 3, failed: 1 }
+    }
+
+    fn recalled(store: &Store, network: &[u8], now: SystemTime) -> Option<NetworkMemory> {
+        store.recall_network(network, now, &mut || [7; 32]).unwrap()
+    }
+
+    fn remember(store: &Store, network: &[u8], memory: NetworkMemory) {
+        store.remember_network(network, memory.learnt, &mut || [7; 32], |_| Some(memory)).unwrap();
+    }
+
+    #[test]
+    fn a_network_is_remembered_for_thirty_days_and_its_file_does_not_name_it() {
+        let (_outer, store) = disk();
+        assert_eq!(recalled(&store, HOME, day(0)), None);
+        assert!(!store.path(IDENTITY.name).exists(), "looking makes nothing");
+        remember(&store, HOME, at_home(day(0)));
+        assert_eq!(recalled(&store, HOME, day(29)), Some(at_home(day(0))));
+        assert_eq!(recalled(&store, b"gateway 10.0.0.1", day(0)), None);
+        assert_eq!(recalled(&store, HOME, day(30)), None, "too long ago");
+        assert_eq!(recalled(&store, HOME, SystemTime::UNIX_EPOCH), None, "learnt in the future");
+        let text = file(&store, NETWORKS);
+        assert!(text.starts_with("tcpunch-networks 1\nnetwork ") && !text.contains("192.168"), "{text}");
+        // Another user's hash of the same network is another one.
+        let (_outer, other) = disk();
+        other.remember_network(HOME, day(0), &mut || [8; 32], |_| Some(at_home(day(0)))).unwrap();
+        assert_ne!(file(&other, NETWORKS), text);
+    }
+
+    #[test]
+    fn of_many_networks_the_one_not_met_for_longest_goes() {
+        let (_outer, store) = disk();
+        let network = |number: usize| format!("gateway {number}").into_bytes();
+        for number in 0..64 {
+            remember(&store, &network(number), at_home(day(0)));
+        }
+        // Met once more.
+        remember(&store, &network(0), at_home(day(1)));
+        remember(&store, &network(64), at_home(day(1)));
+        assert_eq!(recalled(&store, &network(1), day(1)), None);
+        assert!(recalled(&store, &network(0), day(1)).is_some());
+        assert_eq!(file(&store, NETWORKS).lines().count(), 65);
+        // Those that are too old go with the next change.
+        remember(&store, HOME, at_home(day(30)));
+        assert_eq!(file(&store, NETWORKS).lines().count(), 4);
+    }
+
+    #[test]
+    fn a_damaged_memory_of_networks_is_told_and_started_anew() {
+        let (_outer, store) = disk();
+        remember(&store, HOME, at_home(day(0)));
+        let whole = file(&store, NETWORKS);
+        let mut damaged: Vec<Vec<u8>> = vec![vec![0xff; 9], vec![0; 90], whole.repeat(20_000).into_bytes()];
+        damaged.push(whole.replace(" 1\n", " 2\n").into_bytes());
+        damaged.push(whole.replace("punched", "teleported").into_bytes());
+        damaged.push(whole.trim_end().as_bytes().to_vec());
+        damaged.push(whole.replace("punched 3 1", "punched 3").into_bytes());
+        for bytes in damaged {
+            put(&store, NETWORKS, &bytes);
+            assert_eq!(recalled(&store, HOME, day(0)), None);
+            let notes = store.take_notes();
+            assert!(notes.len() == 1 && notes[0].contains("networks is damaged"), "{notes:?}");
+            assert_eq!(fs::read(store.path(NETWORKS.name)).unwrap(), bytes, "looking changes nothing");
+            remember(&store, HOME, at_home(day(0)));
+            assert_eq!(file(&store, NETWORKS), whole);
+            store.take_notes();
+        }
+    }
+
+    #[test]
+    fn a_store_in_memory_remembers_networks_until_dropped() {
+        let store = Store::ephemeral();
+        remember(&store, HOME, at_home(day(0)));
+        assert_eq!(recalled(&store, HOME, day(1)), Some(at_home(day(0))));
+        assert_eq!(recalled(&Store::ephemeral(), HOME, day(1)), None);
     }
 
     #[test]

@@ -478,7 +478,7 @@ async fn a_member_elsewhere_is_told_no_address() {
     let relayed = one.link.hear(|message| matches!(message, ToBroker::Relay { .. })).await;
     let ToBroker::Relay { signal: Signal::Answer(answer), .. } = relayed else { panic!("{relayed:?}") };
     let (_, payload) = opening.finish(&one.endpoint.key(), &answer).unwrap();
-    assert_eq!(payload.hosts, []);
+    assert_eq!(payload.told.hosts, []);
     // And as the arriver, who would tell its own in a sealed signal.
     let mut other = Held::seen_at(&broker, address("198.51.100.7:23457")).await;
     let _lobby = other.endpoint.lobby();

@@ -4,7 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tcpunch_core::candidate::{Candidate, Kind, Surroundings, may_dial};
-use tcpunch_core::plan::{Path, first_candidates, host_candidates, may_tell_hosts};
+use tcpunch_core::plan::{
+    Path, first_candidates, host_candidates, mapped_candidate, may_tell_hosts, may_tell_mapped,
+};
 use tcpunch_core::profile::{Sample, classify};
 
 use crate::bytes::Bytes;
@@ -39,6 +41,21 @@ pub(crate) fn run(bytes: &[u8]) {
         let own_network =
             here.interfaces.iter().any(|(own, prefix)| in_network(ip, own.to_canonical(), *prefix));
         assert!(is_near(ip) || own_network, "{ip} is somebody else's");
+    }
+    for mapped in hosts.iter().chain(&seen) {
+        let seen_there = seen.iter().any(|seen| canonical(*seen).ip() == canonical(*mapped).ip());
+        if let Some(candidate) = mapped_candidate(*mapped, &seen, &public, &here) {
+            check(candidate, &here, &seen);
+            assert_eq!((candidate.kind, candidate.address), (Kind::Mapped, canonical(*mapped)));
+            assert!(candidate.address.port() >= 1024, "no system services");
+            let ip = candidate.address.ip();
+            assert!(!is_near(ip), "{ip} is in a network of this machine");
+            let mut brokers = here.brokers.iter().map(SocketAddr::ip).chain(public.iter().copied());
+            let beside_broker = seen.iter().all(|seen| is_near(canonical(*seen).ip()));
+            let at_the_broker = beside_broker && brokers.any(|broker| broker.to_canonical() == ip);
+            assert!(seen_there || at_the_broker, "{ip} is somebody else's");
+        }
+        assert!(!may_tell_mapped(*mapped, &seen) || !is_near(canonical(*mapped).ip()));
     }
     for list in [&first, &told] {
         for (at, one) in list.iter().enumerate() {

@@ -21,6 +21,7 @@ mod puncher;
 mod rendezvous;
 mod sanitize;
 mod store;
+mod stun;
 mod texts;
 mod wire;
 
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rendezvous", run: rendezvous::run, seeds: rendezvous::seeds },
     Target { name: "sanitize", run: sanitize::run, seeds: sanitize::seeds },
     Target { name: "store", run: store::run, seeds: store::seeds },
+    Target { name: "stun", run: stun::run, seeds: stun::seeds },
     Target { name: "texts", run: texts::run, seeds: texts::seeds },
     Target { name: "wire", run: wire::run, seeds: wire::seeds },
 ];

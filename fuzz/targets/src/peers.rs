@@ -8,7 +8,7 @@ use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{MAX_HANDSHAKE, MAX_HOST_CANDIDATES};
 use tcpunch_core::secure::{
-    CodeKey, Features, Meeting, Opening, Pake, Payload, SHARE, SecureError, respond, signal_keys,
+    CodeKey, Features, Meeting, Opening, Pake, Payload, SHARE, SecureError, Told, respond, signal_keys,
 };
 
 use crate::bytes::Bytes;
@@ -36,22 +36,22 @@ pub(crate) fn run(bytes: &[u8]) {
 fn payload(bytes: &[u8]) {
     let bytes = bytes.get(..MAX_HANDSHAKE).unwrap_or(bytes);
     let Ok(payload) = within(ALLOCATED, || Payload::decode(bytes)) else { return };
-    assert!(payload.hosts.len() <= MAX_HOST_CANDIDATES);
+    assert!(payload.told.hosts.len() <= MAX_HOST_CANDIDATES);
     assert_eq!(Payload::decode(&payload.encode().unwrap()), Ok(payload));
 }
 
 /// Without a key anybody can make one that is taken; it must do no more than it should.
 fn opener_in_the_lobby(message: &[u8]) {
-    let answered = within(ALLOCATED, || respond(&B, &A, None, message, hosts()));
+    let answered = within(ALLOCATED, || respond(&B, &A, None, message, told()));
     let Ok((_, answer, payload)) = answered else { return };
     assert!(message.len() <= MAX_HANDSHAKE);
     assert!(answer.len() <= MAX_HANDSHAKE);
-    assert!(payload.hosts.len() <= MAX_HOST_CANDIDATES);
+    assert!(payload.told.hosts.len() <= MAX_HOST_CANDIDATES);
 }
 
 fn first_message_under_a_code(message: &[u8]) {
     let (waiter, _) = code_keys();
-    let answered = within(ALLOCATED, || respond(&B, &A, Some(&waiter), message, hosts()));
+    let answered = within(ALLOCATED, || respond(&B, &A, Some(&waiter), message, told()));
     let expected = if message.len() > MAX_HANDSHAKE { SecureError::TooLong } else { SecureError::Forged };
     assert_eq!(answered.err(), Some(expected), "nobody has the words without having them");
 }
@@ -63,13 +63,13 @@ fn answer(mut input: Bytes<'_>) {
         (opening, None, first)
     } else {
         let (waiter, arriver) = code_keys();
-        let (opening, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
+        let (opening, first) = Opening::with_code(&A, &arriver, told()).unwrap();
         (opening, Some(waiter), first)
     };
-    let (theirs, answer, _) = respond(&B, &A, key.as_ref(), &first, hosts()).unwrap();
+    let (theirs, answer, _) = respond(&B, &A, key.as_ref(), &first, told()).unwrap();
     assert!(within(ALLOCATED, || opening.finish(&B, input.0)).is_err());
     let (ours, payload) = opening.finish(&B, &answer).expect("the true answer can still be taken");
-    assert_eq!(payload.hosts, hosts());
+    assert_eq!(payload.told, told());
     assert_eq!(ours.suite(), theirs.suite());
 }
 
@@ -98,10 +98,10 @@ fn changed_on_the_way(mut input: Bytes<'_>) {
         let arriver = Pake::arriver(&SECRET, &meeting());
         let (to_arriver, to_waiter) = (pass(waiter.share().clone()), pass(arriver.share().clone()));
         let (waiter, arriver) = (waiter.finish(&to_waiter, &B, &A)?, arriver.finish(&to_arriver, &B, &A)?);
-        let (mut opening, first) = Opening::with_code(&A, &arriver, hosts())?;
-        let (theirs, answer, told) = respond(&B, &A, Some(&waiter), &pass(first), hosts())?;
+        let (mut opening, first) = Opening::with_code(&A, &arriver, told())?;
+        let (theirs, answer, first_told) = respond(&B, &A, Some(&waiter), &pass(first), told())?;
         let (ours, told_back) = opening.finish(&B, &pass(answer))?;
-        assert_eq!((told.hosts, told_back.hosts), (hosts(), hosts()));
+        assert_eq!((first_told.told, told_back.told), (told(), told()));
         let (mut sealer, _) = signal_keys(&ours, &[3; 16]);
         let (_, mut opener) = signal_keys(&theirs, &[3; 16]);
         let mut record = Vec::new();
@@ -118,6 +118,10 @@ fn hosts() -> Vec<SocketAddr> {
     vec!["192.168.1.7:23456".parse().unwrap(), "[2001:db8::7]:23456".parse().unwrap()]
 }
 
+fn told() -> Told {
+    Told { hosts: hosts(), mapped: Some("198.51.100.9:23456".parse().unwrap()) }
+}
+
 fn meeting() -> Meeting {
     Meeting { broker: PublicKey([9; 32]), number: 412, verb: Verb::Listen }
 }
@@ -130,17 +134,20 @@ fn code_keys() -> (CodeKey, CodeKey) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let payload =
-        |features, hosts| Payload { features: Features(features), hosts, mapped: None }.encode().unwrap();
+    let payload = |features, told| Payload { features: Features(features), told }.encode().unwrap();
     let (_, lobby) = Opening::open(&A).unwrap();
     let (waiter, arriver) = code_keys();
-    let (_, coded) = Opening::with_code(&A, &arriver, hosts()).unwrap();
-    let (_, coded_answer, _) = respond(&B, &A, Some(&waiter), &coded, hosts()).unwrap();
-    let (_, lobby_answer, _) = respond(&B, &A, None, &lobby, hosts()).unwrap();
-    let hostile = [&lobby[..32], &payload(0, vec![hosts()[0]; 9])].concat();
+    let (_, coded) = Opening::with_code(&A, &arriver, told()).unwrap();
+    let (_, coded_answer, _) = respond(&B, &A, Some(&waiter), &coded, told()).unwrap();
+    let (_, lobby_answer, _) = respond(&B, &A, None, &lobby, told()).unwrap();
+    let hostile = [&lobby[..32], &payload(0, Told { hosts: vec![hosts()[0]; 9], mapped: None })].concat();
     let mut seeds = vec![
-        [&[0], &payload(1, hosts())[..]].concat(),
-        [&[0], &payload(u32::MAX, vec![hosts()[0]; MAX_HOST_CANDIDATES + 1])[..]].concat(),
+        [&[0], &payload(1, told())[..]].concat(),
+        [
+            &[0],
+            &payload(u32::MAX, Told { hosts: vec![hosts()[0]; MAX_HOST_CANDIDATES + 1], mapped: None })[..],
+        ]
+        .concat(),
         [&[1], &lobby[..]].concat(),
         [&[1], &hostile[..]].concat(),
         [&[2], &coded[..]].concat(),

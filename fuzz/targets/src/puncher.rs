@@ -197,7 +197,7 @@ impl Attempt {
             11 => self.handle(Input::RoundWanted { round: input.u8() % (ROUNDS + 2) }),
             12 => {
                 let round = input.u8() % (ROUNDS + 2);
-                let candidates: Vec<Candidate> = (0..input.u8() % 3)
+                let mut candidates: Vec<Candidate> = (0..input.u8() % 3)
                     .map(|_| {
                         let mut address = remote(input.u8() % 24);
                         address.set_port(fresh(input.u8()));
@@ -205,6 +205,8 @@ impl Attempt {
                         Candidate { address, kind }
                     })
                     .collect();
+                // A driver hands on each address once.
+                candidates.dedup_by_key(|candidate| candidate.address);
                 if round == self.rounds && round < ROUNDS {
                     self.rounds += 1;
                     self.opened = self.opened.max(round);

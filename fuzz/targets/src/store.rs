@@ -1,9 +1,14 @@
 //! The files of the state directory, as an editor, a crash or another program may have left them.
 
-use tcpunch::store::{Remembered, Store, StoreError};
+use std::time::{Duration, SystemTime};
 
-const NAMES: [&str; 3] = ["identity.key", "broker.key", "known_brokers"];
-const HEADERS: [&str; 3] = ["tcpunch-identity 1\n", "tcpunch-broker-key 1\n", "tcpunch-known-brokers 1\n"];
+use tcpunch::store::{NetworkMemory, Remembered, Store, StoreError};
+use tcpunch_core::limits::NETWORKS_REMEMBERED;
+use tcpunch_core::profile::NatProfile;
+
+const NAMES: [&str; 4] = ["identity.key", "broker.key", "known_brokers", "networks"];
+const HEADERS: [&str; 4] =
+    ["tcpunch-identity 1\n", "tcpunch-broker-key 1\n", "tcpunch-known-brokers 1\n", "tcpunch-networks 1\n"];
 const BROKER: &str = "broker.example:7766";
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -13,6 +18,10 @@ pub(crate) fn run(bytes: &[u8]) {
     let store = Store::with_files([(NAMES[which], text.to_owned())]);
     if which == 2 {
         known_brokers(&store, text);
+        return;
+    }
+    if which == 3 {
+        networks(&store, text);
         return;
     }
     let mut fresh = || panic!("a file that is there is never replaced");
@@ -52,6 +61,26 @@ fn known_brokers(store: &Store, text: &str) {
     assert_eq!(now == text, known.is_some());
 }
 
+fn networks(store: &Store, text: &str) {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let recall = |network: &[u8]| store.recall_network(network, now, &mut || [7; 32]).unwrap();
+    recall(b"home");
+    assert_eq!(store.file(NAMES[3]).as_deref(), Some(text), "looking changes nothing");
+    let told = store.take_notes();
+    let memory =
+        NetworkMemory { profile: NatProfile::default(), learnt: now, worked: None, connected: 1, failed: 2 };
+    store.remember_network(b"home", now, &mut || [7; 32], |_| Some(memory)).unwrap();
+    assert_eq!(recall(b"home"), Some(memory));
+    let file = store.file(NAMES[3]).unwrap();
+    assert!(file.starts_with(HEADERS[3]) && file.lines().count() <= 1 + NETWORKS_REMEMBERED, "{file}");
+    // Told of each time, until it was put right; a file that is whole is nothing to tell of.
+    assert!(told.len() <= 1 && store.take_notes() == told);
+    // What was written is read back as it is.
+    store.remember_network(b"home", now, &mut || [7; 32], |known| known).unwrap();
+    assert_eq!(store.file(NAMES[3]).unwrap(), file);
+    assert!(store.take_notes().is_empty());
+}
+
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let key = "0a".repeat(32);
     let other = "07".repeat(32);
@@ -65,6 +94,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         (2, format!("{}broker {BROKER} {key}\nbroker b.example:1 {other}\n", HEADERS[2])),
         (2, format!("{}# a remark\nbroker {BROKER} {other}\n", HEADERS[2])),
         (2, format!("{}broker {BROKER} {other}\nbroker {BROKER} {other}\n", HEADERS[2])),
+        (3, HEADERS[3].to_owned()),
+        (3, format!("{}network {key} 1799999999 010101000000 punched 3 1\n", HEADERS[3])),
+        (3, format!("{}network {key} 1799999999 010101000000 - 0 0\nnote of later\n", HEADERS[3])),
+        (3, format!("{}network {key} 99999999999999999999 00 - 0 0\n", HEADERS[3])),
     ];
     texts.iter().map(|(which, text)| [&[*which], text.as_bytes()].concat()).collect()
 }

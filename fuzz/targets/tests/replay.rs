@@ -52,4 +52,4 @@ macro_rules! replays {
     };
 }
 
-replays! { addresses chat connection lane link peers puncher rendezvous sanitize store texts wire }
+replays! { addresses chat connection lane link peers puncher rendezvous sanitize store stun texts wire }

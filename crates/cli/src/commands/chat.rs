@@ -27,7 +27,7 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
                 // From the moment that the code is told, the signal is heard.
                 biased;
                 _ = tokio::signal::ctrl_c() => return Ok(code::INTERRUPTED),
-                joined = super::listen::wait(&endpoint, common, talk, Verb::Chat) => joined?,
+                joined = super::listen::wait(&endpoint, common, talk, Verb::Chat, "chat") => joined?,
             };
             (Room::Private(Box::new(joined)), "code")
         }

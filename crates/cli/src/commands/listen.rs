@@ -12,20 +12,21 @@ use crate::term::Talk;
 
 pub(crate) async fn run(common: &Common, pipe: &Pipe, talk: &Talk) -> Result<u8, Failure> {
     let endpoint = setup::endpoint(common, None, talk).await?;
-    let connection = wait(&endpoint, common, talk, Verb::Listen).await?;
+    let connection = wait(&endpoint, common, talk, Verb::Listen, "connect").await?;
     drop(endpoint);
     super::connect::pipe(connection, pipe, talk).await
 }
 
-/// Opens a code, tells it, and waits for the other side.
+/// Opens a code, tells it together with the other side's command, and waits for the other side.
 pub(crate) async fn wait(
     endpoint: &Endpoint,
     common: &Common,
     talk: &Talk,
     verb: Verb,
+    command: &str,
 ) -> Result<Connection, Failure> {
     let mut invite = talk.waiting("the broker to give a code", endpoint.invite_for(verb)).await?;
-    tell(invite.code(), verb, talk);
+    tell(invite.code(), command, talk);
     talk.waits().other_side_begins(talk);
     let mut code = invite.code().clone();
     let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
@@ -38,7 +39,7 @@ pub(crate) async fn wait(
             InviteNews::Opened(again) if again == code => {}
             InviteNews::Opened(again) => {
                 talk.must_say("the broker forgot the code; this one takes its place");
-                tell(&again, verb, talk);
+                tell(&again, command, talk);
                 code = again;
             }
             InviteNews::WrongGuess(left) => {
@@ -59,8 +60,8 @@ pub(crate) async fn wait(
     }
 }
 
-fn tell(code: &Code, verb: Verb, talk: &Talk) {
-    let command = format!("tcpunch {} {code}", verb.partner().command());
+fn tell(code: &Code, command: &str, talk: &Talk) {
+    let command = format!("tcpunch {command} {code}");
     talk.event(
         "code",
         json!({ "code": code.to_string(), "command": command, "expires_s": CODE_LIFE.as_secs() }),

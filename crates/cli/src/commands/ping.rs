@@ -28,7 +28,7 @@ async fn meet(common: &Common, flags: &Ping, talk: &Talk) -> Result<Connection, 
     let who = flags.who.as_deref().map(setup::code).transpose()?;
     let endpoint = setup::endpoint(common, who.as_ref(), talk).await?;
     let Some(who) = who else {
-        return super::listen::wait(&endpoint, common, talk, Verb::Ping).await;
+        return super::listen::wait(&endpoint, common, talk, Verb::Ping, "ping").await;
     };
     Ok(super::connect::arrive(&endpoint, &who, Verb::PingJoin, common.wait, talk).await?)
 }
@@ -59,7 +59,7 @@ async fn measure(connection: &Connection, flags: &Ping, talk: &Talk) -> Result<u
     ended(connection, result, talk)
 }
 
-async fn answer(connection: &Connection, talk: &Talk) -> Result<u8, Failure> {
+pub(super) async fn answer(connection: &Connection, talk: &Talk) -> Result<u8, Failure> {
     let peer = connection.peer();
     talk.say(format!("answering {} until they leave ...", talk.name(&peer, &peer.nickname())));
     let result = ping::answer(connection).await.map(|count| {
@@ -68,7 +68,11 @@ async fn answer(connection: &Connection, talk: &Talk) -> Result<u8, Failure> {
     ended(connection, result, talk)
 }
 
-fn ended(connection: &Connection, result: std::io::Result<()>, talk: &Talk) -> Result<u8, Failure> {
+pub(super) fn ended(
+    connection: &Connection,
+    result: std::io::Result<()>,
+    talk: &Talk,
+) -> Result<u8, Failure> {
     talk.closed(connection, if result.is_ok() { "ended" } else { "lost" });
     match result {
         Ok(()) => Ok(code::OK),

@@ -18,6 +18,21 @@ pub(crate) fn answer(peer: &PublicKey, number: u64, round_trip: Duration, talk: 
 
 /// All of them.
 pub(crate) fn summary(peer: &PublicKey, series: &RoundTrips, talk: &Talk) {
+    summary_event(peer, series, talk);
+    let round_trips = series.summary().map(|summary| {
+        let [least, median, most] = [summary.least, summary.median, summary.most].map(precise);
+        format!(": min {least}, median {median}, max {most}")
+    });
+    talk.print(format!(
+        "{}, {} answered{}",
+        pings(series.sent),
+        series.answered,
+        round_trips.unwrap_or_default()
+    ));
+}
+
+/// All of them, for programs.
+pub(crate) fn summary_event(peer: &PublicKey, series: &RoundTrips, talk: &Talk) {
     let summary = series.summary();
     talk.event(
         "summary",
@@ -30,16 +45,6 @@ pub(crate) fn summary(peer: &PublicKey, series: &RoundTrips, talk: &Talk) {
             "max_ms": summary.map(|summary| round(summary.most)),
         }),
     );
-    let round_trips = summary.map(|summary| {
-        let [least, median, most] = [summary.least, summary.median, summary.most].map(precise);
-        format!(": min {least}, median {median}, max {most}")
-    });
-    talk.print(format!(
-        "{}, {} answered{}",
-        pings(series.sent),
-        series.answered,
-        round_trips.unwrap_or_default()
-    ));
 }
 
 /// `1 ping`, `4 pings`.

@@ -3,7 +3,8 @@
 //! Needs root for network namespaces; elsewhere every test is reported as ignored. `TCPUNCH_LAB=required` makes that a
 //! failure. `TCPUNCH_LAB_RUNS=10` also runs every pair of kinds that often and writes the table of results to the file
 //! that `TCPUNCH_LAB_TABLE` names; `TCPUNCH_LAB_PAUSE=300` makes the reader that pauses do so for so many seconds,
-//! `TCPUNCH_LAB_OUTAGE=40` the cable be out and `TCPUNCH_LAB_ASLEEP=60` the process be stopped for that long.
+//! `TCPUNCH_LAB_OUTAGE=40` the cable be out, `TCPUNCH_LAB_ASLEEP=60` the process be stopped for that long, and
+//! `TCPUNCH_LAB_LEASE=600` a killed process have that lease of its router.
 
 // A test says what broke by panicking, and what it measured on its output.
 #![allow(
@@ -15,6 +16,7 @@
 )]
 
 mod changes;
+mod doctor;
 #[path = "../support/documents.rs"]
 #[allow(dead_code, reason = "another test uses the rest")]
 mod documents;
@@ -28,6 +30,7 @@ mod local;
 mod pairs;
 mod pipe;
 mod played;
+mod portmap;
 mod process;
 mod scene;
 mod teaching;
@@ -62,9 +65,11 @@ fn main() {
         local::trials(),
         topologies::trials(),
         lobby::trials(),
+        doctor::trials(),
         pairs::trials(),
         teaching::trials(),
         played::trials(),
+        portmap::trials(),
     ];
     let rest = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     measured.exit_if_failed();

@@ -226,7 +226,7 @@ fn stage(scene: &Scene, written: &Written) -> Stage {
     let has_broker = commands.iter().any(|command| verb(command) == "broker");
     // One computer at home for a broker and who names none, and for what needs none.
     let together = |command: &str| match verb(command) {
-        "chat" | "listen" | "connect" | "ping" => {
+        "chat" | "listen" | "connect" | "ping" | "doctor" => {
             has_broker && !command.contains("--broker ") && !command.contains('@')
         }
         _ => !command.starts_with("ssh "),
@@ -249,8 +249,11 @@ fn stage(scene: &Scene, written: &Written) -> Stage {
     let address = host.ipv4().to_string();
     fs::write(bin.path().join("hosts"), format!("127.0.0.1 localhost\n{address} broker.example\n")).unwrap();
     let away = scene.broker_on(&host, &["--ephemeral", "--public", "broker.example"]);
-    let kind =
-        if shows().any(|line| line.contains("symmetric")) { Kind::Symmetric } else { Kind::PreservingDrop };
+    let kind = if shows().any(|line| line.contains("a symmetric NAT")) {
+        Kind::Symmetric
+    } else {
+        Kind::PreservingDrop
+    };
     let site = |name: &str| kind.site(&scene.lab, name, Duration::from_millis(2));
     let hosts: Vec<Host> = commands
         .iter()
@@ -267,6 +270,7 @@ fn stage(scene: &Scene, written: &Written) -> Stage {
     let partner = commands.iter().find(|command| !printed && code(command).is_some()).map(|command| {
         let partner = match verb(command) {
             "connect" => "listen",
+            "doctor" => "ping",
             other => other,
         };
         let mut partner = scene.start(&site("partner"), partner, &["--broker", &address]);

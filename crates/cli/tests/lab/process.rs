@@ -110,7 +110,8 @@ impl Process {
         Self::run(journal, name, verb, command)
     }
 
-    fn run(journal: &Journal, name: &str, verb: &str, mut command: Command) -> Self {
+    /// Starts that command, which is one of the program's with `--json`.
+    pub(crate) fn run(journal: &Journal, name: &str, verb: &str, mut command: Command) -> Self {
         let mut child = command
             .env_remove("TCPUNCH_CODE")
             .env_remove("TCPUNCH_BROKER")

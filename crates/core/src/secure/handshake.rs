@@ -30,15 +30,29 @@ impl Features {
     }
 }
 
+/// Addresses that a peer tells of itself, where the message is sealed and they may be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Its host candidates.
+    pub hosts: Vec<SocketAddr>,
+    /// Where its router forwards a port to it, if it does.
+    pub mapped: Option<SocketAddr>,
+}
+
+impl Told {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.mapped.is_none()
+    }
+}
+
 /// What rides in a handshake message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
     /// What the sender can do.
     pub features: Features,
-    /// Host candidates of the sender, where the message is sealed and they may be told.
-    pub hosts: Vec<SocketAddr>,
-    /// Where the sender's router forwards a port to it, if it does.
-    pub mapped: Option<SocketAddr>,
+    /// Where the sender is.
+    pub told: Told,
 }
 
 impl Payload {
@@ -58,7 +72,7 @@ impl Payload {
     /// They are malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, SecureError> {
         let mut payload: Payload = postcard::from_bytes(bytes).map_err(|_| SecureError::Malformed)?;
-        payload.hosts.truncate(MAX_HOST_CANDIDATES);
+        payload.told.hosts.truncate(MAX_HOST_CANDIDATES);
         Ok(payload)
     }
 }
@@ -108,7 +122,7 @@ impl Opening {
     pub fn open(own: &PublicKey) -> Result<(Self, Vec<u8>), SecureError> {
         let prologue = lobby_prologue(own);
         let state = start(NN, None, &prologue)?.build_initiator().map_err(|_| SecureError::Malformed)?;
-        Self::write(state, own, Vec::new())
+        Self::write(state, own, Told::default())
     }
 
     /// Under the key of a code; the payload is sealed with it.
@@ -116,24 +130,16 @@ impl Opening {
     /// # Errors
     ///
     /// The payload is too long.
-    pub fn with_code(
-        own: &PublicKey,
-        key: &CodeKey,
-        hosts: Vec<SocketAddr>,
-    ) -> Result<(Self, Vec<u8>), SecureError> {
+    pub fn with_code(own: &PublicKey, key: &CodeKey, told: Told) -> Result<(Self, Vec<u8>), SecureError> {
         let state = start(NN_PSK, Some(key), &key.transcript)?
             .build_initiator()
             .map_err(|_| SecureError::Malformed)?;
-        Self::write(state, own, hosts)
+        Self::write(state, own, told)
     }
 
-    fn write(
-        mut state: HandshakeState,
-        own: &PublicKey,
-        hosts: Vec<SocketAddr>,
-    ) -> Result<(Self, Vec<u8>), SecureError> {
+    fn write(mut state: HandshakeState, own: &PublicKey, told: Told) -> Result<(Self, Vec<u8>), SecureError> {
         let features = Features::of_this_machine();
-        let message = write(&mut state, &Payload { features, hosts, mapped: None })?;
+        let message = write(&mut state, &Payload { features, told })?;
         Ok((Opening { state, features, own: *own }, message))
     }
 
@@ -161,7 +167,7 @@ pub fn respond(
     peer: &PublicKey,
     key: Option<&CodeKey>,
     message: &[u8],
-    hosts: Vec<SocketAddr>,
+    told: Told,
 ) -> Result<(PeerKeys, Vec<u8>, Payload), SecureError> {
     let lobby = lobby_prologue(peer);
     let (name, prologue) = match key {
@@ -171,7 +177,7 @@ pub fn respond(
     let mut state = start(name, key, prologue)?.build_responder().map_err(|_| SecureError::Malformed)?;
     let theirs = read(&mut state, message)?;
     let features = Features::of_this_machine();
-    let answer = write(&mut state, &Payload { features, hosts, mapped: None })?;
+    let answer = write(&mut state, &Payload { features, told })?;
     let suite = features.suite(theirs.features);
     Ok((split(&mut state, own, peer, suite), answer, theirs))
 }
@@ -236,22 +242,22 @@ mod tests {
     const A: PublicKey = PublicKey([1; 32]);
     const B: PublicKey = PublicKey([2; 32]);
 
-    fn hosts() -> Vec<SocketAddr> {
-        (0..MAX_HOST_CANDIDATES as u16)
-            .map(|n| SocketAddr::new("2001:db8::1".parse().unwrap(), 65_000 + n))
-            .collect()
+    /// As much as there can be.
+    fn told() -> Told {
+        let at = |n| SocketAddr::new("2001:db8::1".parse().unwrap(), 65_000 + n);
+        Told { hosts: (0..MAX_HOST_CANDIDATES as u16).map(at).collect(), mapped: Some(at(500)) }
     }
 
     #[test]
     fn the_lobby_agrees_on_keys() {
         let (mut opening, first) = Opening::open(&A).unwrap();
-        let (theirs, second, payload) = respond(&B, &A, None, &first, hosts()).unwrap();
-        assert!(payload.hosts.is_empty(), "the first message of a lobby is not sealed");
+        let (theirs, second, payload) = respond(&B, &A, None, &first, told()).unwrap();
+        assert!(payload.told.is_empty(), "the first message of a lobby is not sealed");
         let mut forged = second.clone();
         forged[40] ^= 1;
         assert_eq!(opening.finish(&B, &forged).err(), Some(SecureError::Forged));
         let (ours, payload) = opening.finish(&B, &second).unwrap();
-        assert_eq!(payload.hosts, hosts());
+        assert_eq!(payload.told, told());
         assert_eq!(ours.send, theirs.receive);
         assert_eq!(ours.receive, theirs.send);
         assert_ne!(ours.send, ours.receive);
@@ -262,28 +268,28 @@ mod tests {
     fn who_sits_in_the_middle_has_two_bindings() {
         const M: PublicKey = PublicKey([3; 32]);
         let (mut opening, first) = Opening::open(&A).unwrap();
-        let (toward_a, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (toward_a, second, _) = respond(&B, &A, None, &first, Told::default()).unwrap();
         let (ours, _) = opening.finish(&B, &second).unwrap();
         let (mut relayed, first) = Opening::open(&A).unwrap();
-        let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (theirs, second, _) = respond(&B, &A, None, &first, Told::default()).unwrap();
         let (toward_b, _) = relayed.finish(&B, &second).unwrap();
         assert_eq!((ours.binding, theirs.binding), (toward_a.binding, toward_b.binding));
         assert_ne!(ours.binding, theirs.binding);
         // Nor is it the same where the two sides take each other for somebody else.
         let (mut opening, first) = Opening::open(&A).unwrap();
-        let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (theirs, second, _) = respond(&B, &A, None, &first, Told::default()).unwrap();
         assert_ne!(opening.finish(&M, &second).unwrap().0.binding, theirs.binding);
     }
 
     #[test]
     fn another_session_key_gives_other_keys() {
         let (mut opening, first) = Opening::open(&A).unwrap();
-        let (theirs, second, _) = respond(&B, &A, None, &first, vec![]).unwrap();
+        let (theirs, second, _) = respond(&B, &A, None, &first, Told::default()).unwrap();
         let (ours, _) = opening.finish(&PublicKey([3; 32]), &second).unwrap();
         assert_ne!(ours.send, theirs.receive);
         let (_, first) = Opening::open(&A).unwrap();
         assert!(
-            respond(&B, &PublicKey([3; 32]), None, &first, vec![]).is_ok(),
+            respond(&B, &PublicKey([3; 32]), None, &first, Told::default()).is_ok(),
             "NN's first message proves nothing"
         );
     }
@@ -300,26 +306,26 @@ mod tests {
     #[test]
     fn a_code_seals_both_candidate_lists() {
         let (waiter, arriver) = code_keys("412-abandon-zoo", "412-abandon-zoo");
-        let (mut opening, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
-        let (theirs, second, payload) = respond(&B, &A, Some(&waiter), &first, hosts()).unwrap();
-        assert_eq!(payload.hosts, hosts());
+        let (mut opening, first) = Opening::with_code(&A, &arriver, told()).unwrap();
+        let (theirs, second, payload) = respond(&B, &A, Some(&waiter), &first, told()).unwrap();
+        assert_eq!(payload.told, told());
         let (ours, payload) = opening.finish(&B, &second).unwrap();
-        assert_eq!(payload.hosts, hosts());
+        assert_eq!(payload.told, told());
         assert_eq!(ours.send, theirs.receive);
     }
 
     #[test]
     fn wrong_words_are_seen_by_the_waiter_at_once() {
         let (waiter, arriver) = code_keys("412-abandon-zoo", "412-abandon-able");
-        let (_, first) = Opening::with_code(&A, &arriver, hosts()).unwrap();
-        assert_eq!(respond(&B, &A, Some(&waiter), &first, vec![]).err(), Some(SecureError::Forged));
+        let (_, first) = Opening::with_code(&A, &arriver, told()).unwrap();
+        assert_eq!(respond(&B, &A, Some(&waiter), &first, Told::default()).err(), Some(SecureError::Forged));
     }
 
     #[test]
     fn garbage_is_refused() {
         let (waiter, _) = code_keys("412-abandon-zoo", "412-abandon-zoo");
         for message in [&[][..], &[0; 31], &[0; 32], &[7; 80], &[7; MAX_HANDSHAKE + 1]] {
-            assert!(respond(&B, &A, Some(&waiter), message, vec![]).is_err());
+            assert!(respond(&B, &A, Some(&waiter), message, Told::default()).is_err());
         }
         let (mut opening, _) = Opening::open(&A).unwrap();
         assert!(opening.finish(&B, &[0; 60]).is_err());
@@ -344,7 +350,7 @@ mod tests {
     #[test]
     fn a_broker_that_says_another_initiator_is_seen_by_the_true_one() {
         let (mut opening, first) = Opening::open(&A).unwrap();
-        let (_, answer, _) = respond(&B, &PublicKey([3; 32]), None, &first, vec![]).unwrap();
+        let (_, answer, _) = respond(&B, &PublicKey([3; 32]), None, &first, Told::default()).unwrap();
         assert_eq!(opening.finish(&B, &answer).err(), Some(SecureError::Forged));
     }
 
@@ -352,8 +358,11 @@ mod tests {
     fn messages_may_be_as_long_as_the_bound_and_no_longer() {
         let (_, mut first) = Opening::open(&A).unwrap();
         first.resize(MAX_HANDSHAKE, 0);
-        assert!(respond(&B, &A, None, &first, vec![]).is_ok(), "what a later version adds is passed over");
+        assert!(
+            respond(&B, &A, None, &first, Told::default()).is_ok(),
+            "what a later version adds is passed over"
+        );
         first.push(0);
-        assert_eq!(respond(&B, &A, None, &first, vec![]).err(), Some(SecureError::TooLong));
+        assert_eq!(respond(&B, &A, None, &first, Told::default()).err(), Some(SecureError::TooLong));
     }
 }

@@ -12,7 +12,7 @@ mod record;
 mod words;
 
 pub use cipher::{Suite, has_fast_aes};
-pub use handshake::{ChannelBinding, Features, Opening, Payload, PeerKeys, respond};
+pub use handshake::{ChannelBinding, Features, Opening, Payload, PeerKeys, Told, respond};
 pub use lane::{LaneKeys, PREAMBLE, SALT, TAG, Tag, parse_preamble, preamble, signal_keys, tags};
 pub use link::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
 pub use pake::{CodeKey, Meeting, Pake, SHARE, Share};

@@ -89,6 +89,8 @@ pub(crate) fn survey(broker: &[IpAddr]) -> Result<NatProfile, String> {
                     | Event::LinkLost
                     | Event::KeyNotKept(_)
                     | Event::WrongGuess { .. }
+                    | Event::PortMapping(_)
+                    | Event::Noticed(_)
                     | Event::Introduced { .. }
                     | Event::Fired { .. } => {}
                 }

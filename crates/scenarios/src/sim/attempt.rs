@@ -11,11 +11,12 @@ use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
 use tcpunch_core::plan::{
-    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates, translated,
+    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
+    mapped_candidate, translated,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher, Winner};
-use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, parse_preamble, preamble, tags};
+use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, Told, parse_preamble, preamble, tags};
 use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 
 use super::clock::Clock;
@@ -46,7 +47,8 @@ pub(super) struct Reach {
     pub(super) introduction: Introduction,
     pub(super) introduced: Time,
     pub(super) timeout: Duration,
-    pub(super) hosts: Vec<SocketAddr>,
+    /// What the peer told of itself.
+    pub(super) told: Told,
     pub(super) here: Surroundings,
     /// The local addresses of the links, for IPv4 and IPv6.
     pub(super) sources: [Option<IpAddr>; 2],
@@ -94,6 +96,8 @@ struct Lane {
     own_salt: [u8; SALT],
     peer_salt: Option<[u8; SALT]>,
     cautious: bool,
+    /// One side dialled the other at a port that a router forwards.
+    mapped: bool,
     /// The other end, or the network, has ended it.
     over: bool,
 }
@@ -107,6 +111,8 @@ pub(super) struct Attempt {
     peer_profile: NatProfile,
     /// The peer's addresses by its own account.
     told: Vec<SocketAddr>,
+    /// The port that its router forwards, by its own account, if it may be dialled.
+    mapped: Option<SocketAddr>,
     budget: SynBudget,
     lanes: Vec<Lane>,
     salts: Vec<[u8; SALT]>,
@@ -148,6 +154,7 @@ impl Attempt {
             random: random.1,
             peer_profile: reach.introduction.profile,
             told: Vec::new(),
+            mapped: None,
             budget: SynBudget::default(),
             lanes: Vec::new(),
             salts: Vec::new(),
@@ -170,7 +177,12 @@ impl Attempt {
         let first = first_candidates(addresses, public, &self.reach.here);
         let now = self.reach.introduced;
         self.candidates(now, first);
-        self.told = std::mem::take(&mut self.reach.hosts);
+        let Told { hosts, mapped } = std::mem::take(&mut self.reach.told);
+        let Introduction { addresses, public, .. } = &self.reach.introduction;
+        let mapped = mapped.and_then(|at| mapped_candidate(at, addresses, public, &self.reach.here));
+        self.mapped = mapped.map(|candidate| candidate.address);
+        self.candidates(now, mapped.into_iter().collect());
+        self.told = hosts;
         let hosts = host_candidates(&self.told, &self.reach.introduction.addresses, &self.reach.here);
         self.candidates(now, hosts);
         if self.reach.profile != self.reach.introduction.own_profile {
@@ -317,6 +329,7 @@ impl Attempt {
             own_salt: [0; SALT],
             peer_salt: Some(salt),
             cautious: false,
+            mapped: false,
             over: false,
         });
         self.input(os, Input::Accepted { socket: id, remote });
@@ -427,7 +440,8 @@ impl Attempt {
             }
             Stage::AwaitsConfirm => match lane.inbox.record() {
                 Ok(None) => Step::Waits,
-                Ok(Some(Record::Confirm { nominates })) => {
+                Ok(Some(Record::Confirm { nominates, mapped })) => {
+                    lane.mapped |= mapped;
                     let mut out = Vec::new();
                     Record::Ack.write(&mut out);
                     os.write(lane.socket, &out);
@@ -543,6 +557,7 @@ impl Attempt {
                 own_salt: [0; SALT],
                 peer_salt: None,
                 cautious: false,
+                mapped: false,
                 over: false,
             }),
             Err(outcome) => self.input(os, Input::Dialled { socket: id, outcome }),
@@ -559,13 +574,15 @@ impl Attempt {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == id) else { return };
         lane.own_salt = salt;
         lane.cautious = cautious;
+        lane.mapped = lane.peer_salt.is_none() && self.mapped == Some(lane.remote);
+        let mapped = lane.mapped;
         lane.stage = if lane.peer_salt.is_some() { Stage::AwaitsConfirm } else { Stage::AwaitsPreamble };
         if lane.over {
             self.give_up(os, id);
             return self.input(os, Input::Failed { socket: id });
         }
         if let Ok(mut out) = preamble(&self.own_tag, &salt, &[]) {
-            Record::Confirm { nominates: nominate }.write(&mut out);
+            Record::Confirm { nominates: nominate, mapped }.write(&mut out);
             os.write(lane.socket, &out);
         }
         self.advance(os, id);
@@ -595,8 +612,11 @@ impl Attempt {
                 translated(own, local, &self.reach.here.observed),
                 translated(self.peer_profile, lane.remote, &self.told),
             ];
-            let path = Path::of(local, lane.remote, ends);
-            let path = if birthday && path == Path::Punched { Path::Birthday } else { path };
+            let path = match Path::of(local, lane.remote, ends) {
+                _ if lane.mapped => Path::Mapped,
+                Path::Punched if birthday => Path::Birthday,
+                path => path,
+            };
             let salts = (lane.own_salt, peer_salt);
             return Ended::Connected { path, salts, socket: lane.socket, inbox: lane.inbox };
         }

@@ -12,6 +12,7 @@ use tcpunch_core::rendezvous::{self, Config, Input, KnockId, LinkId, Output, Ren
 use tcpunch_core::wire::{KnockAnswer, ObservationToken, PREFACE, Preface, Probe, ToBroker};
 
 use super::clock::Clock;
+use super::others::RELAYED;
 use super::wire::{self, Inbox, Malformed};
 
 /// How far a connection is.
@@ -29,6 +30,8 @@ enum Stage {
     Token(bool),
     /// Held open for the peer's sake.
     Observer,
+    /// What comes is passed on to the other one of these: not ours, and not the rendezvous' affair.
+    Relayed,
 }
 
 struct Connection {
@@ -166,6 +169,11 @@ impl BrokerAgent {
         match *stage {
             Stage::Preface => {
                 let Some(preface) = inbox.take_array::<PREFACE>() else { return Ok(false) };
+                if preface == RELAYED {
+                    *stage = Stage::Relayed;
+                    self.relay(os);
+                    return Ok(false);
+                }
                 *stage = match Preface::decode(preface) {
                     Ok(Preface::Link(_)) if !*probe => Stage::Hello,
                     Ok(Preface::Observe) => Stage::Token(false),
@@ -209,8 +217,21 @@ impl BrokerAgent {
                 self.rendezvous.handle(now, Input::Observation { token, from: *from, knock_from });
             }
             Stage::Observer => return Ok(false),
+            Stage::Relayed => {
+                self.relay(os);
+                return Ok(false);
+            }
         }
         Ok(true)
+    }
+
+    /// Passes on what came from the one to the other, once both are there.
+    fn relay(&mut self, os: &mut Os<'_>) {
+        let mut two = self.connections.iter_mut().filter(|it| matches!(it.stage, Stage::Relayed));
+        if let (Some(one), Some(other)) = (two.next(), two.next()) {
+            os.write(other.socket, one.inbox.take_all());
+            os.write(one.socket, other.inbox.take_all());
+        }
     }
 
     /// Carries out what the rendezvous says; what goes out on one link at once goes out in one write.

@@ -18,12 +18,13 @@ use tcpunch_core::limits::{
 use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
-use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, parse_preamble};
+use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, Told, parse_preamble};
 use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, Signal, ToBroker};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
 use super::observe::Observations;
+use super::others::{Done, Other, Strategy};
 use super::wire::{self, Inbox, Malformed, Record};
 use crate::Outcome;
 
@@ -45,8 +46,11 @@ pub(super) struct Setup {
     pub(super) late: Duration,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
+    pub(super) strategy: Strategy,
     /// What it knows of its network without having measured.
     pub(super) known: Option<NatProfile>,
+    /// Where its routers forward its port to it; the port is the same outside.
+    pub(super) mapped: Option<SocketAddr>,
     pub(super) seed: u64,
 }
 
@@ -94,7 +98,7 @@ pub(super) struct Handed {
 struct Meeting {
     claim: ClaimId,
     peer: PublicKey,
-    hosts: Vec<SocketAddr>,
+    told: Told,
 }
 
 pub(super) struct PeerAgent {
@@ -115,12 +119,15 @@ pub(super) struct PeerAgent {
     strangers: Vec<Stranger>,
     meeting: Option<Meeting>,
     attempt: Option<Attempt>,
+    /// In the place of an attempt, where others' ways are followed.
+    other: Option<Box<Other>>,
     go_at: Option<Time>,
     /// Further rounds, when they are heard of.
     rounds: Vec<(Time, u8, SocketAddr)>,
     /// Until when the broker must have introduced somebody.
     patience: Option<Time>,
     introduced: bool,
+    introduced_at: Time,
     pub(super) number: Option<u32>,
     pub(super) claimed: Option<Time>,
     pub(super) ended: Option<(Outcome, Time)>,
@@ -138,7 +145,9 @@ pub(super) struct PeerAgent {
 impl PeerAgent {
     pub(super) fn new(setup: Setup) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(setup.seed);
+        let others = ChaCha8Rng::seed_from_u64(setup.seed.rotate_left(32));
         Self {
+            other: Other::of(setup.strategy, setup.part == Part::Waiter, setup.late, others),
             key: PublicKey(random.random()),
             random,
             port: 0,
@@ -157,6 +166,7 @@ impl PeerAgent {
             rounds: Vec::new(),
             patience: None,
             introduced: false,
+            introduced_at: Time::ZERO,
             number: None,
             claimed: None,
             ended: None,
@@ -177,11 +187,19 @@ impl PeerAgent {
     }
 
     pub(super) fn handle(&mut self, os: &mut Os<'_>, event: Event) {
+        let knock = match event {
+            Event::Accepted { listener, .. } => {
+                self.observations.as_ref().is_some_and(|it| it.listens(listener))
+            }
+            _ => false,
+        };
+        if !knock && self.other.as_mut().is_some_and(|it| it.takes(os, &event)) {
+            return self.settle(os);
+        }
         match event {
             Event::Started => self.start(os),
             Event::Woken => {}
-            Event::Accepted { listener, .. }
-                if self.observations.as_ref().is_some_and(|it| it.listens(listener)) => {}
+            Event::Accepted { .. } if knock => {}
             Event::Accepted { socket, .. } => self.accepted(os, socket),
             Event::Connected(socket) => self.connected(os, socket),
             Event::Failed(socket, error) => self.failed(os, socket, error),
@@ -194,10 +212,14 @@ impl PeerAgent {
 
     fn start(&mut self, os: &mut Os<'_>) {
         for _ in 0..PORT_TRIES {
-            let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
+            let free = self.random.random_range(PORT_FIRST..=PORT_LAST);
+            let port = self.setup.mapped.map_or(free, |mapped| mapped.port());
             match os.listen(port) {
                 Ok(_) => {
                     self.port = port;
+                    if let Some(other) = &mut self.other {
+                        other.start(os, self.waiting.make_contiguous());
+                    }
                     return self.next_address(os);
                 }
                 Err(SocketError::AddressInUse) => {}
@@ -418,7 +440,7 @@ impl PeerAgent {
             }
             FromBroker::Claimed { claim, waiter, .. } => {
                 let handshake = self.own_handshake(os);
-                self.meeting = Some(Meeting { claim, peer: waiter, hosts: Vec::new() });
+                self.meeting = Some(Meeting { claim, peer: waiter, told: Told::default() });
                 self.say(os, &ToBroker::Prove { claim, share: vec![0; SHARE], handshake });
             }
             FromBroker::Proof { claim, peer, handshake, .. } => {
@@ -426,13 +448,16 @@ impl PeerAgent {
                     return self.broken(os, "the proof is malformed".to_owned());
                 };
                 let handshake = self.own_handshake(os);
-                self.meeting = Some(Meeting { claim, peer, hosts: payload.hosts });
+                self.meeting = Some(Meeting { claim, peer, told: payload.told });
                 self.say(os, &ToBroker::Accept { claim, handshake });
             }
             FromBroker::Introduced(introduction) => self.introduced(os, introduction),
             FromBroker::SeenAt { introduction, address } => {
                 if let Some(attempt) = self.running(introduction) {
                     attempt.seen_at(os, address);
+                }
+                if let Some(other) = &mut self.other {
+                    other.seen_at(os, address);
                 }
             }
             FromBroker::ProfileOf { introduction, profile } => {
@@ -442,7 +467,7 @@ impl PeerAgent {
             }
             FromBroker::Go { introduction } => {
                 let late = self.setup.late;
-                if self.running(introduction).is_some() {
+                if self.running(introduction).is_some() || self.other.is_some() {
                     self.go_at = Some(os.now() + late);
                 }
             }
@@ -542,7 +567,7 @@ impl PeerAgent {
             .collect();
         hosts.sort_by_key(|address| (scope(address.ip()), address.is_ipv6()));
         hosts.truncate(MAX_HOST_CANDIDATES);
-        wire::handshake(&Payload { hosts, ..Payload::default() })
+        wire::handshake(&Payload { told: Told { hosts, mapped: self.setup.mapped }, ..Payload::default() })
     }
 
     fn introduced(&mut self, os: &mut Os<'_>, mut introduction: Introduction) {
@@ -552,17 +577,17 @@ impl PeerAgent {
             return;
         }
         let Some(meeting) = self.meeting.take() else { return };
-        let hosts = match &introduction.meeting {
+        let told = match &introduction.meeting {
             Met::CodeArriver { claim, answer } if *claim == meeting.claim => {
-                wire::payload(answer).map(|payload| payload.hosts)
+                wire::payload(answer).map(|payload| payload.told)
             }
-            Met::CodeWaiter { claim } if *claim == meeting.claim => Ok(meeting.hosts),
+            Met::CodeWaiter { claim } if *claim == meeting.claim => Ok(meeting.told),
             Met::CodeArriver { .. }
             | Met::CodeWaiter { .. }
             | Met::LobbyArriver { .. }
             | Met::LobbyWaiter { .. } => Err(Malformed),
         };
-        let Ok(hosts) = hosts else {
+        let Ok(told) = told else {
             return self.broken(os, "the introduction is malformed".to_owned());
         };
         if introduction.peer != meeting.peer {
@@ -577,8 +602,9 @@ impl PeerAgent {
         };
         let source = |v4: bool| self.links.iter().map(|it| it.local.ip()).find(|ip| ip.is_ipv4() == v4);
         self.here = Some((here.clone(), introduction.addresses.clone()));
-        self.told = hosts.clone();
+        self.told = told.hosts.clone();
         self.introduced = true;
+        self.introduced_at = os.now();
         self.patience = None;
         let reach = Reach {
             clock: self.setup.clock,
@@ -586,7 +612,7 @@ impl PeerAgent {
             introduction,
             introduced: os.now(),
             timeout: self.setup.timeout,
-            hosts,
+            told,
             here,
             sources: [source(true), source(false)],
             v6: self.setup.v6,
@@ -594,6 +620,9 @@ impl PeerAgent {
             observers: [self.observer(true), self.observer(false)],
             rules: self.setup.rules,
         };
+        if let Some(other) = &mut self.other {
+            return other.begin(os, reach);
+        }
         let mut random = || ChaCha8Rng::seed_from_u64(self.random.random());
         let random = (random(), random());
         self.attempt = Some(Attempt::new(reach, random));
@@ -653,7 +682,25 @@ impl PeerAgent {
         }
     }
 
+    fn drive_other(&mut self, os: &mut Os<'_>) {
+        let Some(done) = self.other.as_mut().and_then(|it| it.drive(os)) else { return };
+        let elapsed = os.now() - self.introduced_at;
+        let outcome = match done {
+            Done::Connected { path, salts, socket, inbox } => {
+                let mut handed = Handed { socket, inbox, salts, heard: false, over: false };
+                handed.greet(os);
+                self.handed = Some(handed);
+                Outcome::Connected { path, elapsed }
+            }
+            Done::NoPath => Outcome::NoPath { reason: "nothing more to try".to_owned(), elapsed },
+        };
+        if self.ended.is_none() {
+            self.ended = Some((outcome, os.now()));
+        }
+    }
+
     fn drive(&mut self, os: &mut Os<'_>) {
+        self.drive_other(os);
         let Some(attempt) = &mut self.attempt else { return };
         let ended = attempt.drive(os);
         let say = std::mem::take(&mut attempt.say);
@@ -710,6 +757,9 @@ impl PeerAgent {
             if let Some(attempt) = &mut self.attempt {
                 attempt.go(os);
             }
+            if let Some(other) = &mut self.other {
+                other.go(os);
+            }
         }
         while let Some(at) = self.rounds.iter().position(|(at, ..)| *at <= now) {
             let (_, round, peer) = self.rounds.remove(at);
@@ -745,6 +795,7 @@ impl PeerAgent {
             self.patience,
             self.observations.as_ref().and_then(Observations::deadline),
             self.attempt.as_ref().map(Attempt::wait),
+            self.other.as_ref().and_then(|it| it.wait()),
         ];
         let rounds = self.rounds.iter().map(|(at, ..)| *at);
         tries.chain(strangers).chain(links).chain(rounds).chain(others.into_iter().flatten()).min()

@@ -53,6 +53,22 @@ fn two_homes_punch_in_the_least_time_with_one_syn_each() {
 }
 
 #[test]
+fn a_forwarded_port_on_one_side_is_enough_for_two_symmetric_nats() {
+    let symmetric = || behind(vec![presets::symmetric_random()]);
+    let scenario = scenario([symmetric(), symmetric()], [20, 30, 5]);
+    assert_eq!(run(&scenario).verdict(), Verdict::NoPath);
+    for mapped in [[true, false], [false, true], [true, true]] {
+        let run = run_closely(&scenario, Options { mapped, ..Options::default() });
+        assert!(run.same_connection, "{mapped:?}: {:?}", run.report);
+        for side in &run.report.sides {
+            assert!(matches!(side, Outcome::Connected { path: Path::Mapped, .. }), "{mapped:?}: {side:?}");
+        }
+        // Half a round trip more than where both dial: who is dialled speaks only when it has the last of three packets.
+        assert_eq!(run.report.since_claim, Some(Duration::from_millis(105 + 50 + 35 + 200)), "{mapped:?}");
+    }
+}
+
+#[test]
 fn two_in_one_lan_connect_in_it() {
     let together = Scenario { arrangement: Arrangement::Together, ..scenario([home(), home()], [20, 30, 5]) };
     let report = run(&together);
@@ -127,4 +143,74 @@ fn who_is_mapped_by_endpoint_and_open_to_all_connects_whenever_it_fires() {
         let report = run(&scenario);
         assert_eq!(report.verdict(), Verdict::Connected, "{late:?}: {report:?}");
     }
+}
+
+fn follow(strategy: Strategy, scenario: &Scenario) -> Report {
+    let run = run_closely(scenario, Options { strategy, ..Options::default() });
+    assert!(run.same_connection || run.report.verdict() != Verdict::Connected, "{:?}", run.report);
+    run.report
+}
+
+#[test]
+fn one_shot_passes_two_nats_that_drop_however_late_one_fires() {
+    for late in [0, 40, 400] {
+        let mut scenario = scenario([home(), home()], [10, 10, 5]);
+        scenario.sides[1].late = Duration::from_millis(late);
+        let report = follow(Strategy::OneShot, &scenario);
+        assert_eq!((report.verdict(), report.syns), (Verdict::Connected, [1, 1]), "{late} ms: {report:?}");
+    }
+}
+
+#[test]
+fn one_shot_that_comes_early_at_a_nat_that_resets_is_lost() {
+    let openwrt = || behind(vec![presets::openwrt()]);
+    let mut scenario = scenario([home(), openwrt()], [10, 10, 5]);
+    assert_eq!(follow(Strategy::OneShot, &scenario).verdict(), Verdict::Connected, "the SYNs cross");
+    scenario.sides[1].late = Duration::from_millis(60);
+    assert_eq!(follow(Strategy::OneShot, &scenario).verdict(), Verdict::NoPath);
+    assert_eq!(follow(Strategy::Ours, &scenario).verdict(), Verdict::Connected);
+}
+
+#[test]
+fn dcutr_tries_again_after_a_reset_and_needs_the_relays_time() {
+    let openwrt = || behind(vec![presets::openwrt()]);
+    let quiet = follow(Strategy::Dcutr, &scenario([home(), home()], [20, 30, 5]));
+    // rA = 70 ms, rB = 50 ms, r = 100 ms: CONNECT there and back, half of it for SYNC, and 1.5 r.
+    assert_eq!(quiet.elapsed(), Some(Duration::from_millis(180 + 150)), "{quiet:?}");
+    let crossing = scenario([openwrt(), openwrt()], [20, 30, 5]);
+    let report = follow(Strategy::Dcutr, &crossing);
+    assert_eq!((report.verdict(), report.syns), (Verdict::Connected, [1, 1]), "the measured half is exact");
+    // Who is called fires so late that the caller's SYN is refused: the caller waits for the next try, as often as there is one.
+    let mut skewed = crossing;
+    skewed.sides[0].late = Duration::from_millis(120);
+    let report = follow(Strategy::Dcutr, &skewed);
+    assert!(report.syns[1] > 1 && report.syns.iter().all(|syns| *syns <= 3), "{report:?}");
+}
+
+#[test]
+fn neither_passes_a_symmetric_nat_before_one_that_filters_by_port() {
+    for strategy in [Strategy::OneShot, Strategy::Dcutr] {
+        let symmetric = || behind(vec![presets::symmetric_random()]);
+        let report = follow(strategy, &scenario([symmetric(), home()], [20, 30, 5]));
+        assert_eq!(report.verdict(), Verdict::NoPath, "{report:?}");
+        assert!(report.syns.iter().all(|syns| *syns <= 3), "{report:?}");
+        let open = behind(vec![presets::full_cone()]);
+        let report = follow(strategy, &scenario([symmetric(), open], [20, 30, 5]));
+        assert_eq!(report.verdict(), Verdict::Connected, "who lets everybody in is reached: {report:?}");
+    }
+}
+
+#[test]
+fn others_connect_over_ipv6_in_one_lan_and_to_who_is_beside_the_broker() {
+    for strategy in [Strategy::OneShot, Strategy::Dcutr] {
+        let dual =
+            || Network { ipv6: Some(presets::firewall()), ..behind(vec![presets::symmetric_random()]) };
+        let report = follow(strategy, &scenario([dual(), dual()], [20, 30, 5]));
+        assert!(matches!(report.sides, [Outcome::Connected { path: Path::Direct, .. }, _]), "{report:?}");
+        let inside =
+            Scenario { arrangement: Arrangement::BrokerInside, ..scenario([home(), home()], [20, 30, 5]) };
+        assert_eq!(follow(strategy, &inside).verdict(), Verdict::Connected);
+    }
+    let together = Scenario { arrangement: Arrangement::Together, ..scenario([home(), home()], [20, 30, 5]) };
+    assert_eq!(follow(Strategy::Dcutr, &together).verdict(), Verdict::Connected);
 }

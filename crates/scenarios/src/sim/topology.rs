@@ -23,6 +23,26 @@ pub(crate) struct Topology {
     pub(crate) v6: [bool; 2],
     /// What the broker is told of its own public address, where it can't know it.
     pub(crate) public: Option<IpAddr>,
+    /// The gateways of each peer, from the outermost on.
+    pub(crate) gateways: [Vec<GatewayId>; 2],
+}
+
+impl Topology {
+    /// Has every gateway of a peer forward the port to it, and returns where the port is then; nothing where no NAT is in the
+    /// way.
+    pub(crate) fn forward(&mut self, scenario: &Scenario, side: usize, port: u16) -> Option<SocketAddr> {
+        let (gateways, peer) = (self.gateways.get(side)?, *self.peers.get(side)?);
+        let layers = match scenario.arrangement {
+            Arrangement::Together => &scenario.sides.first()?.network.layers,
+            Arrangement::Apart | Arrangement::BrokerInside => &scenario.sides.get(side)?.network.layers,
+        };
+        let (outermost, _) = gateways.iter().zip(layers).find(|(_, it)| it.translates)?;
+        let outside = self.internet.outside(*outermost).iter().copied().find(IpAddr::is_ipv4)?;
+        for gateway in gateways {
+            self.internet.forward_port(*gateway, port, peer);
+        }
+        Some(SocketAddr::new(outside, port))
+    }
 }
 
 /// Plugs in a network; where its hosts belong, its gateways from the outermost on, and whether it has IPv6.
@@ -70,11 +90,13 @@ pub(crate) fn build(scenario: &Scenario) -> Topology {
         Place::Behind(_) => internet.host(place, Conditions::PERFECT),
     };
     let one = host(&mut internet, first_place, first.cable);
-    let (second_network, other) = match scenario.arrangement {
-        Arrangement::Together => (&first.network, host(&mut internet, first_place, first.cable)),
+    let (second_network, second_gateways, other) = match scenario.arrangement {
+        Arrangement::Together => {
+            (&first.network, first_gateways.clone(), host(&mut internet, first_place, first.cable))
+        }
         Arrangement::Apart | Arrangement::BrokerInside => {
-            let (place, _) = network(&mut internet, &second.network, 2, second.cable);
-            (&second.network, host(&mut internet, place, second.cable))
+            let (place, gateways) = network(&mut internet, &second.network, 2, second.cable);
+            (&second.network, gateways, host(&mut internet, place, second.cable))
         }
     };
     let inside = scenario.arrangement == Arrangement::BrokerInside;
@@ -109,5 +131,6 @@ pub(crate) fn build(scenario: &Scenario) -> Topology {
     };
     let v6 = [first.network.ipv6.is_some(), second_network.ipv6.is_some()];
     let brokers = [addresses(own), addresses(outside)];
-    Topology { internet, broker, peers: [one, other], brokers, v6, public }
+    let gateways = [first_gateways, second_gateways];
+    Topology { internet, broker, peers: [one, other], brokers, v6, public, gateways }
 }

@@ -48,6 +48,12 @@ impl Inbox {
         self.bytes.get(self.taken..).unwrap_or_default()
     }
 
+    /// Whatever is there.
+    pub(super) fn take_all(&mut self) -> &[u8] {
+        let taken = std::mem::replace(&mut self.taken, self.bytes.len());
+        self.bytes.get(taken..).unwrap_or_default()
+    }
+
     /// So many bytes, if they are all there.
     pub(super) fn take(&mut self, count: usize) -> Option<&[u8]> {
         let range = self.taken..self.taken.checked_add(count)?;
@@ -121,12 +127,14 @@ impl Inbox {
         }
         let Some(record) = self.take(HEADER + length) else { return Ok(None) };
         let mut body = record.iter().skip(HEADER).map(|byte| byte ^ MASK);
-        match (body.next(), body.next()) {
-            (Some(5), Some(nominates)) => Ok(Some(Record::Confirm { nominates: nominates == 1 })),
-            (Some(6), _) => Ok(Some(Record::Nominate)),
-            (Some(7), _) => Ok(Some(Record::Ack)),
-            (Some(0), _) => Ok(Some(Record::Data)),
-            (Some(_) | None, _) => Err(Malformed),
+        match (body.next(), body.next(), body.next()) {
+            (Some(5), Some(nominates), Some(mapped)) => {
+                Ok(Some(Record::Confirm { nominates: nominates == 1, mapped: mapped == 1 }))
+            }
+            (Some(6), ..) => Ok(Some(Record::Nominate)),
+            (Some(7), ..) => Ok(Some(Record::Ack)),
+            (Some(0), ..) => Ok(Some(Record::Data)),
+            (Some(_) | None, ..) => Err(Malformed),
         }
     }
 }
@@ -192,7 +200,7 @@ pub(super) fn payload(message: &[u8]) -> Result<Payload, Malformed> {
 /// A record between peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record {
-    Confirm { nominates: bool },
+    Confirm { nominates: bool, mapped: bool },
     Nominate,
     Ack,
     Data,
@@ -200,16 +208,16 @@ pub(super) enum Record {
 
 impl Record {
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        let (kind, payload): (u8, Option<u8>) = match self {
-            Record::Confirm { nominates } => (5, Some(u8::from(nominates))),
-            Record::Nominate => (6, None),
-            Record::Ack => (7, None),
-            Record::Data => (0, None),
+        let (kind, payload) = match self {
+            Record::Confirm { nominates, mapped } => (5, vec![u8::from(nominates), u8::from(mapped)]),
+            Record::Nominate => (6, vec![]),
+            Record::Ack => (7, vec![]),
+            Record::Data => (0, vec![]),
         };
-        let length = OVERHEAD - HEADER + usize::from(payload.is_some());
+        let length = OVERHEAD - HEADER + payload.len();
         out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         out.push(kind ^ MASK);
-        out.extend(payload.map(|byte| byte ^ MASK));
+        out.extend(payload.iter().map(|byte| byte ^ MASK));
         out.extend_from_slice(&[MASK; SEAL]);
     }
 }
@@ -217,6 +225,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tcpunch_core::secure::Told;
     use tcpunch_core::wire::{FromBroker, ToBroker};
 
     fn inbox(bytes: &[u8]) -> Inbox {
@@ -244,8 +253,8 @@ mod tests {
     #[test]
     fn records_come_back_and_are_as_long_as_sealed_ones() {
         for (record, payload) in [
-            (Record::Confirm { nominates: true }, 1),
-            (Record::Confirm { nominates: false }, 1),
+            (Record::Confirm { nominates: true, mapped: false }, 2),
+            (Record::Confirm { nominates: false, mapped: true }, 2),
             (Record::Nominate, 0),
             (Record::Ack, 0),
             (Record::Data, 0),
@@ -260,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_handshake_message_carries_its_payload() {
-        let said = Payload { hosts: vec!["10.0.0.1:20001".parse().unwrap()], ..Payload::default() };
+        let hosts = vec!["10.0.0.1:20001".parse().unwrap()];
+        let said = Payload { told: Told { hosts, mapped: None }, ..Payload::default() };
         assert_eq!(payload(&handshake(&said)), Ok(said));
         assert_eq!(payload(&[1; 20]), Err(Malformed));
     }

@@ -23,7 +23,7 @@ use tcpunch_core::identity::SecretKey;
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{
     HEADER, Kind, LaneKeys, LinkHandshake, LinkOpener, LinkSealer, Opener, Opening, PREAMBLE, Pake, Pattern,
-    PeerKeys, Sealer, Share, Tag, parse_preamble, preamble, respond, tags,
+    PeerKeys, Sealer, Share, Tag, Told, parse_preamble, preamble, respond, tags,
 };
 use tcpunch_core::wire::{
     ClaimId, FromBroker, Introduction, IntroductionId, Met, PREFACE, Preface, Signal, ToBroker, decode,
@@ -276,7 +276,8 @@ impl RawPeer {
         let pake = Pake::arriver(&code.secret, &agreed);
         let own_share = pake.share().clone();
         let key = pake.finish(&share, &waiter, &self.key()).unwrap();
-        let (mut opening, handshake) = Opening::with_code(&self.key(), &key, hosts).unwrap();
+        let (mut opening, handshake) =
+            Opening::with_code(&self.key(), &key, Told { hosts, mapped: None }).unwrap();
         self.link.say(&ToBroker::Prove { claim, share: own_share, handshake }).await;
         let introduction = self.introduced().await;
         let Met::CodeArriver { answer, .. } = &introduction.meeting else { panic!("{introduction:?}") };
@@ -371,7 +372,7 @@ impl Meeting {
         let lanes = LaneKeys::new(self.keys.clone(), self.introduction.nonce);
         lane.opener = Some(lanes.opener(&salt));
         match lane.hear().await? {
-            (Kind::Confirm, payload) => Some(payload == [1]),
+            (Kind::Confirm, payload) => Some(payload.first() == Some(&1)),
             other => panic!("{other:?}"),
         }
     }
@@ -592,7 +593,7 @@ pub fn answer_opener(
     opener: &[u8],
     peer: PublicKey,
 ) -> Meeting {
-    let (keys, answer, _) = respond(&member.public(), &peer, None, opener, vec![]).unwrap();
+    let (keys, answer, _) = respond(&member.public(), &peer, None, opener, Told::default()).unwrap();
     let seen_by_member = Introduction { peer, ..introduction.clone() };
     let from = address("127.0.0.1:0").ip();
     Meeting { own: member.public(), from, introduction: seen_by_member, keys, answer }

@@ -1,0 +1,547 @@
+//! A port of the own router that leads to the door: PCP, NAT-PMP and UPnP IGD, over IPv4.
+//!
+//! One task for each endpoint that asks, keeps and gives back; nothing waits for it. Where no router answers that is no error
+//! of the endpoint: most have none that would.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crab_nat::{InternetProtocol, PortMappingOptions, PortMappingType, TimeoutConfig, natpmp};
+use igd_next::aio::Gateway;
+use igd_next::aio::tokio::{Tokio, search_gateway};
+use igd_next::{PortMappingProtocol, SearchOptions};
+use tcpunch_core::limits::{
+    PORTMAP_ASK_AGAIN, PORTMAP_DONE_WITHIN, PORTMAP_LEASE_MOST, PORTMAP_REASON, PORTMAP_REMOVED_WITHIN,
+    PORTMAP_RENEWED_LEAST, PORTMAP_SEARCH_WITHIN,
+};
+use tcpunch_core::sanitize::sanitize_line;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::door::Door;
+use crate::endpoint::EventSink;
+use crate::error::Event;
+use crate::gather;
+
+/// When a router is asked to forward a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Portmap {
+    /// When nothing else is likely to help: the own NAT maps by destination, or a first round of punching failed.
+    #[default]
+    Auto,
+    /// At once.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How routers are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Port Control Protocol (RFC 6887).
+    Pcp,
+    /// NAT Port Mapping Protocol (RFC 6886).
+    NatPmp,
+    /// UPnP Internet Gateway Device.
+    Upnp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Pcp => "PCP",
+            Protocol::NatPmp => "NAT-PMP",
+            Protocol::Upnp => "UPnP",
+        })
+    }
+}
+
+/// A port of the router that leads to this endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// How it was asked for.
+    pub protocol: Protocol,
+    /// The router's address in its LAN.
+    pub router: IpAddr,
+    /// Its outside address, as it says itself, and the port. Behind another NAT it is of no use to others.
+    pub external: SocketAddr,
+    /// For so long it stands if nobody renews it.
+    pub lease: Duration,
+}
+
+/// Why no port is forwarded. Nobody's fault: few routers offer it to everyone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoMapping {
+    /// This machine has no IPv4 router, or its system does not tell which.
+    #[error("no router is known")]
+    NoRouter,
+    /// Each protocol with what came of it, fit for a terminal.
+    #[error("{}", listed(.0))]
+    Refused(Vec<(Protocol, String)>),
+}
+
+fn listed(refused: &[(Protocol, String)]) -> String {
+    let each: Vec<String> = refused.iter().map(|(protocol, why)| format!("{protocol}: {why}")).collect();
+    each.join("; ")
+}
+
+/// How it stands with the mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    /// None was asked for.
+    #[default]
+    Idle,
+    /// A router is being asked for one, or to forget it.
+    Busy,
+    /// What came of it.
+    Known(Result<PortMapping, NoMapping>),
+}
+
+/// What the task needs.
+pub(crate) struct Setup {
+    pub(crate) mode: Portmap,
+    pub(crate) lease: Duration,
+    pub(crate) door: Arc<Door>,
+    pub(crate) events: EventSink,
+}
+
+/// An endpoint's end of the task that keeps its mapping. The mapping is given back when all clones are dropped.
+#[derive(Clone)]
+pub(crate) struct Portmapper {
+    mode: Portmap,
+    wanted: mpsc::Sender<()>,
+    state: watch::Receiver<State>,
+}
+
+impl Portmapper {
+    pub(crate) fn start(setup: Setup) -> Self {
+        let mode = setup.mode;
+        let (wanted, asked) = mpsc::channel(1);
+        let (told, state) = watch::channel(State::default());
+        tokio::spawn(keep(setup, asked, told));
+        Portmapper { mode, wanted, state }
+    }
+
+    /// The endpoint is registered.
+    pub(crate) fn registered(&self) {
+        if self.mode == Portmap::On {
+            self.ask();
+        }
+    }
+
+    /// Something shows that a mapping would help: a NAT that maps by destination, a round that failed.
+    pub(crate) fn needed(&self) {
+        if self.mode != Portmap::Off {
+            self.ask();
+        }
+    }
+
+    /// What came of asking, if anything did.
+    pub(crate) fn known(&self) -> Option<Result<PortMapping, NoMapping>> {
+        match &*self.state.borrow() {
+            State::Known(known) => Some(known.clone()),
+            State::Idle | State::Busy => None,
+        }
+    }
+
+    /// Whether nothing more comes of what was asked; what is asked at registration counts as asked.
+    pub(crate) fn is_settled(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Known(_) => true,
+            State::Busy => false,
+            State::Idle => self.mode != Portmap::On,
+        }
+    }
+
+    fn ask(&self) {
+        // One that waits already is as good.
+        let _ = self.wanted.try_send(());
+    }
+
+    /// The router's outside address and port, if one is forwarded now.
+    pub(crate) fn external(&self) -> Option<SocketAddr> {
+        match &*self.state.borrow() {
+            State::Known(Ok(mapping)) => Some(mapping.external),
+            State::Known(Err(_)) | State::Idle | State::Busy => None,
+        }
+    }
+
+    /// What is known, to be watched.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Ready when there is a new [`external`](Self::external) address to look at, never where there will be none.
+    pub(crate) async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn keep(setup: Setup, mut asked: mpsc::Receiver<()>, told: watch::Sender<State>) {
+    let mut kept: Option<Kept> = None;
+    loop {
+        let due = kept.as_ref().map(|kept| kept.renewed_at);
+        tokio::select! {
+            asked = asked.recv() => if asked.is_none() { break },
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
+        }
+        if kept.is_none() {
+            told.send_replace(State::Busy);
+        }
+        let place = Place::now(&setup.door);
+        let made = match (kept.take(), place) {
+            (Some(standing), Ok(place)) if standing.place == place => {
+                if Instant::now() < standing.renewed_at {
+                    kept = Some(standing);
+                    continue;
+                }
+                match standing.renew(setup.lease).await {
+                    Ok(renewed) => Ok(renewed),
+                    Err(why) => {
+                        tracing::debug!("a port mapping is not renewed: {why}");
+                        make(place, setup.lease, &mut asked).await
+                    }
+                }
+            }
+            // Another door, or another network: the old router may be far.
+            (standing, place) => {
+                if let Some(standing) = standing {
+                    standing.remove().await;
+                }
+                match place {
+                    Ok(place) => make(place, setup.lease, &mut asked).await,
+                    Err(why) => Err(why),
+                }
+            }
+        };
+        let made = match made {
+            Ok(made) => Ok(kept.insert(made).mapping),
+            Err(why) => {
+                tracing::debug!("no port mapping: {why}");
+                Err(why)
+            }
+        };
+        let state = State::Known(made.clone());
+        if told.send_if_modified(|known| std::mem::replace(known, state.clone()) != state) {
+            (setup.events)(Event::PortMapping(made));
+        }
+        if asked.is_closed() {
+            break;
+        }
+    }
+    // Attempts learn it before the router: nobody is to be told of it any more.
+    told.send_replace(State::Busy);
+    if let Some(kept) = kept {
+        kept.remove().await;
+    }
+}
+
+/// Where a mapping leads, and the router that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    router: Ipv4Addr,
+    own: Ipv4Addr,
+    port: NonZeroU16,
+}
+
+impl Place {
+    fn now(door: &Door) -> Result<Self, NoMapping> {
+        let router = gather::gateways().into_iter().find_map(|ip| match ip.to_canonical() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
+        let router = router.ok_or(NoMapping::NoRouter)?;
+        let own = toward(router).ok_or(NoMapping::NoRouter)?;
+        let port = NonZeroU16::new(door.number()).ok_or(NoMapping::NoRouter)?;
+        Ok(Place { router, own, port })
+    }
+
+    fn local(self) -> SocketAddr {
+        SocketAddrV4::new(self.own, self.port.get()).into()
+    }
+}
+
+/// The own address on the way to the router. Nothing is sent for it.
+fn toward(router: Ipv4Addr) -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((router, crab_nat::GATEWAY_PORT)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(own) => Some(own),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// A mapping that stands, and how to renew it and give it back.
+struct Kept {
+    place: Place,
+    mapping: PortMapping,
+    renewed_at: Instant,
+    by: By,
+}
+
+enum By {
+    /// PCP or NAT-PMP.
+    Port(Box<crab_nat::PortMapping>),
+    Upnp(Box<Gateway<Tokio>>),
+}
+
+impl Kept {
+    fn new(place: Place, by: By, protocol: Protocol, external: SocketAddr, lease: Duration) -> Self {
+        let router = match &by {
+            By::Port(_) => place.router.into(),
+            By::Upnp(gateway) => gateway.addr.ip(),
+        };
+        let lease = lease.min(PORTMAP_LEASE_MOST);
+        let renewed_at = Instant::now() + (lease / 2).max(PORTMAP_RENEWED_LEAST);
+        Kept { place, mapping: PortMapping { protocol, router, external, lease }, renewed_at, by }
+    }
+
+    async fn renew(self, lease: Duration) -> Result<Self, String> {
+        match self.by {
+            By::Port(mut mapping) => {
+                mapping.renew().await.map_err(|error| error.to_string())?;
+                by_port(self.place, *mapping).await
+            }
+            By::Upnp(gateway) => upnp(self.place, gateway, Some(self.mapping.external.port()), lease).await,
+        }
+    }
+
+    /// Gives it back, within [`PORTMAP_REMOVED_WITHIN`]; its lease ends it where the router does not hear that.
+    async fn remove(self) {
+        let external = self.mapping.external;
+        let removed = async {
+            match self.by {
+                By::Port(mapping) => mapping.try_drop().await.map_err(|(error, _)| error.to_string()),
+                By::Upnp(gateway) => gateway
+                    .remove_port(PortMappingProtocol::TCP, external.port())
+                    .await
+                    .map_err(|error| error.to_string()),
+            }
+        };
+        match timeout(PORTMAP_REMOVED_WITHIN, removed).await {
+            Ok(Ok(())) => tracing::debug!("the router forwards port {} no longer", external.port()),
+            Ok(Err(why)) => tracing::debug!("a port mapping is left to its lease: {}", shown(&why)),
+            Err(_) => tracing::debug!("a port mapping is left to its lease: no answer"),
+        }
+    }
+}
+
+/// PCP and NAT-PMP first, because they say what they did; UPnP is searched meanwhile.
+async fn make(place: Place, lease: Duration, asked: &mut mpsc::Receiver<()>) -> Result<Kept, NoMapping> {
+    let mut searched = search(place);
+    let mut refused = match ports(place, lease).await {
+        Ok(kept) => return Ok(kept),
+        Err(refused) => refused,
+    };
+    let found = tokio::select! {
+        found = found(&mut searched) => found,
+        // Nothing was asked of a UPnP router so far.
+        () = closed(asked) => return Err(NoMapping::Refused(refused)),
+    };
+    let made = match found {
+        Ok(gateway) => upnp(place, gateway, None, lease).await,
+        Err(why) => Err(why),
+    };
+    made.map_err(|why| {
+        refused.push((Protocol::Upnp, shown(&why)));
+        NoMapping::Refused(refused)
+    })
+}
+
+async fn closed(asked: &mut mpsc::Receiver<()>) {
+    while asked.recv().await.is_some() {}
+}
+
+/// What a router says, fit for a terminal.
+fn shown(why: &str) -> String {
+    sanitize_line(why, PORTMAP_REASON).into_owned()
+}
+
+async fn ports(place: Place, lease: Duration) -> Result<Kept, Vec<(Protocol, String)>> {
+    let options = PortMappingOptions {
+        external_port: Some(place.port),
+        lifetime_seconds: Some(seconds(lease)),
+        timeout_config: Some(TimeoutConfig {
+            initial_timeout: PORTMAP_ASK_AGAIN,
+            max_retries: 1,
+            max_retry_timeout: Some(PORTMAP_ASK_AGAIN),
+        }),
+    };
+    // Falls back to NAT-PMP where the router says that it knows nothing else.
+    let asked = crab_nat::PortMapping::new(
+        place.router.into(),
+        place.own.into(),
+        InternetProtocol::Tcp,
+        place.port,
+        options,
+    );
+    let made = match asked.await {
+        Ok(mapping) => by_port(place, mapping).await.map_err(|why| (Protocol::NatPmp, why)),
+        Err(crab_nat::MappingFailure::Pcp(failure)) => Err((Protocol::Pcp, failure.to_string())),
+        Err(crab_nat::MappingFailure::NatPmp(failure)) => Err((Protocol::NatPmp, failure.to_string())),
+    };
+    made.map_err(|(protocol, why)| vec![(protocol, shown(&why))])
+}
+
+async fn by_port(place: Place, mapping: crab_nat::PortMapping) -> Result<Kept, String> {
+    let lease = Duration::from_secs(mapping.lifetime().into());
+    let (protocol, ip) = match mapping.mapping_type() {
+        PortMappingType::Pcp { external_ip, .. } => (Protocol::Pcp, external_ip.to_canonical()),
+        PortMappingType::NatPmp => {
+            let asked = natpmp::external_address(place.router.into(), Some(mapping.timeout_config));
+            (Protocol::NatPmp, asked.await.map(IpAddr::from).map_err(|error| error.to_string())?)
+        }
+    };
+    let external = SocketAddr::new(ip, mapping.external_port().get());
+    Ok(Kept::new(place, By::Port(Box::new(mapping)), protocol, external, lease))
+}
+
+/// Asks the router itself, and everyone in the LAN: some answer to one, some to the other.
+fn search(place: Place) -> JoinSet<Result<Gateway<Tokio>, String>> {
+    let mut searched = JoinSet::new();
+    let router = SocketAddr::from((place.router, 1900));
+    for to in [router, SearchOptions::default().broadcast_address] {
+        let mut options = SearchOptions::default();
+        options.bind_addr = (place.own, 0).into();
+        options.broadcast_address = to;
+        options.timeout = Some(PORTMAP_SEARCH_WITHIN);
+        options.single_search_timeout = Some(PORTMAP_SEARCH_WITHIN);
+        searched.spawn(async move {
+            let found = timeout(PORTMAP_SEARCH_WITHIN, search_gateway(options)).await;
+            let gateway = found.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string())?;
+            // Another machine of the LAN that calls itself a router is not the one on the way out.
+            if gateway.addr.ip() == IpAddr::from(place.router) {
+                Ok(gateway)
+            } else {
+                Err(format!("{} answers, which is not this machine's router", gateway.addr.ip()))
+            }
+        });
+    }
+    searched
+}
+
+async fn found(
+    searched: &mut JoinSet<Result<Gateway<Tokio>, String>>,
+) -> Result<Box<Gateway<Tokio>>, String> {
+    let mut why = "no answer".to_owned();
+    while let Some(found) = searched.join_next().await {
+        match found {
+            Ok(Ok(gateway)) => return Ok(Box::new(gateway)),
+            Ok(Err(other)) => why = other,
+            Err(_) => {}
+        }
+    }
+    Err(why)
+}
+
+/// Has a UPnP router forward the door's own number, or `again` the same port as before; where that is taken, any.
+async fn upnp(
+    place: Place,
+    gateway: Box<Gateway<Tokio>>,
+    again: Option<u16>,
+    lease: Duration,
+) -> Result<Kept, String> {
+    let asking = async {
+        let (protocol, local, seconds) = (PortMappingProtocol::TCP, place.local(), seconds(lease));
+        let ip = gateway.get_external_ip().await.map_err(|error| error.to_string())?;
+        let wish = again.unwrap_or(place.port.get());
+        // Only permanent mappings, as some routers want them, are not taken: they would outlive a killed process.
+        let port = match gateway.add_port(protocol, wish, local, seconds, "tcpunch").await {
+            Ok(()) => wish,
+            Err(igd_next::AddPortError::PortInUse) => gateway
+                .add_any_port(protocol, local, seconds, "tcpunch")
+                .await
+                .map_err(|error| error.to_string())?,
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(SocketAddr::new(ip.to_canonical(), port))
+    };
+    let external =
+        timeout(PORTMAP_DONE_WITHIN, asking).await.unwrap_or_else(|_| Err("no answer".to_owned()))?;
+    Ok(Kept::new(place, By::Upnp(gateway), Protocol::Upnp, external, lease))
+}
+
+/// Of a lease, at least one: zero would take a mapping back, or make it last for ever.
+fn seconds(lease: Duration) -> u32 {
+    u32::try_from(lease.as_secs()).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_router_gave_is_told_by_protocol() {
+        let why = NoMapping::Refused(vec![
+            (Protocol::Pcp, "no answer".to_owned()),
+            (Protocol::Upnp, shown("\u{1b}[31mno\r\nway")),
+        ]);
+        let text = why.to_string();
+        assert!(text.starts_with("PCP: no answer; UPnP: ") && !text.contains(['\u{1b}', '\n']), "{text:?}");
+    }
+
+    /// On loopback, where no router is.
+    fn place(router: [u8; 4]) -> Place {
+        Place { router: router.into(), own: Ipv4Addr::LOCALHOST, port: NonZeroU16::new(23_456).unwrap() }
+    }
+
+    async fn asked(place: Place) -> NoMapping {
+        // Open, as it is while the endpoint lives.
+        let (_open, mut asked) = mpsc::channel(1);
+        let most = 2 * PORTMAP_ASK_AGAIN + PORTMAP_SEARCH_WITHIN + Duration::from_secs(20);
+        match timeout(most, make(place, Duration::from_secs(600), &mut asked)).await {
+            Ok(Ok(_)) => panic!("nobody can have forwarded it"),
+            Ok(Err(why)) => why,
+            Err(_) => panic!("it waits without end"),
+        }
+    }
+
+    #[tokio::test]
+    async fn where_no_router_answers_each_protocol_says_so() {
+        let NoMapping::Refused(each) = asked(place([127, 77, 0, 1])).await else { panic!() };
+        let protocols: Vec<Protocol> = each.iter().map(|(protocol, _)| *protocol).collect();
+        assert_eq!(protocols, [Protocol::Pcp, Protocol::Upnp]);
+    }
+
+    #[tokio::test]
+    async fn a_router_that_answers_with_nonsense_forwards_nothing() {
+        let router = [127, 77, 0, 2];
+        let mut talking = JoinSet::new();
+        for (port, nonsense) in [
+            (crab_nat::GATEWAY_PORT, &[0xff; 1400][..]),
+            (1900, b"HTTP/1.1 200 OK\r\nLOCATION: http://198.51.100.7:1/x\r\n\r\n"),
+        ] {
+            let socket = tokio::net::UdpSocket::bind((Ipv4Addr::from(router), port)).await.unwrap();
+            let nonsense = nonsense.to_vec();
+            talking.spawn(async move {
+                let mut question = [0; 2048];
+                while let Ok((_, from)) = socket.recv_from(&mut question).await {
+                    let _ = socket.send_to(&nonsense, from).await;
+                }
+            });
+        }
+        let NoMapping::Refused(each) = asked(place(router)).await else { panic!() };
+        assert_eq!(each.len(), 2, "{each:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_over_while_it_searches_searches_no_longer() {
+        let (open, mut asked) = mpsc::channel(1);
+        drop(open);
+        let made = make(place([127, 77, 0, 3]), Duration::from_secs(600), &mut asked).await;
+        assert!(matches!(made.err(), Some(NoMapping::Refused(each)) if each.len() == 1));
+    }
+
+    #[test]
+    fn a_lease_is_never_zero() {
+        assert_eq!(seconds(Duration::from_millis(10)), 1);
+        assert_eq!(seconds(Duration::from_secs(600)), 600);
+        assert_eq!(seconds(Duration::MAX), u32::MAX);
+    }
+}
