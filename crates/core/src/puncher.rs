@@ -555,12 +555,7 @@ impl<R: RngCore> Puncher<R> {
         if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
-            volley.order_anew(
-                now,
-                known.order,
-                wanted.crossing,
-                (self.round_trip, self.config.round_trip_bound),
-            );
+            volley.order_anew(known.order, wanted.crossing, (self.round_trip, self.config.round_trip_bound));
             if self.peer_fired == Some(round.saturating_sub(1)) {
                 volley.peer_fired(now);
             }
