@@ -214,7 +214,7 @@ fn whose_nat_resets_fires_first_and_says_so_when_all_is_out() {
     assert_eq!(spread.told(), [0]);
     let mut neither = between(easy(Refusal::Drop), random(Refusal::Drop));
     neither.until(neither.start + 200 * MS);
-    assert_eq!(neither.told(), [0; 0], "nobody waits for it");
+    assert_eq!(neither.told(), [0], "the other side may not know yet that nothing is refused here");
 }
 
 #[test]
@@ -236,6 +236,29 @@ fn the_other_side_fires_at_that_word_and_not_never_without_it() {
         assert_eq!(lost.shots().len(), VOLLEY_BATCH);
         assert_eq!(lost.told(), [0; 0]);
     }
+}
+
+#[test]
+fn what_is_learnt_of_refusals_before_the_first_shot_sets_the_order() {
+    let (own, peer) = (random(Refusal::Drop), easy(Refusal::Unknown));
+    let learnt = |refusal| Input::Profiles { own, peer: easy(refusal) };
+    let mut silent = between(own, peer);
+    silent.until(silent.start + 5 * MS);
+    assert!(silent.shots().is_empty(), "it may reset");
+    silent.input(learnt(Refusal::Drop));
+    assert_eq!(silent.shots().len(), VOLLEY_BATCH);
+    let mut resetting = between(own, peer);
+    resetting.input(learnt(Refusal::Reset));
+    resetting.until(resetting.start + 77 * MS);
+    assert!(resetting.shots().is_empty());
+    resetting.input(Input::PeerFired { round: 0 });
+    assert_eq!(resetting.shots().len(), VOLLEY_BATCH);
+    let mut told = between(own, peer);
+    told.input(Input::PeerFired { round: 0 });
+    let first = told.shots().len();
+    told.input(learnt(Refusal::Reset));
+    told.until(told.start + 5 * MS);
+    assert!(told.shots().len() > first, "what has begun goes on");
 }
 
 #[test]
