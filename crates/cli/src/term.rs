@@ -19,6 +19,9 @@ use crate::modes;
 use crate::screen::Screen;
 use crate::waits::Waits;
 
+/// What a program waits for before it ends.
+type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Where talk goes.
 #[derive(Clone)]
 pub(crate) struct Talk {
@@ -30,7 +33,7 @@ pub(crate) struct Talk {
     colours: Colours,
     screen: Arc<Screen>,
     waits: Waits,
-    ends: Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>,
+    ends: Arc<Mutex<Vec<End>>>,
 }
 
 #[derive(Clone, Copy)]
