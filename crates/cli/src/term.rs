@@ -19,7 +19,7 @@ use crate::modes;
 use crate::screen::Screen;
 use crate::waits::Waits;
 
-/// What is still to be done when a command ends.
+/// What a program waits for before it ends.
 type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where talk goes.

@@ -500,7 +500,9 @@ impl<R: RngCore> Puncher<R> {
         started.went.get_or_insert(now);
         let (strategy, round_trip) = (started.strategy, (self.round_trip, self.config.round_trip_bound));
         let (Some(plan), Some(peer), None) = (&strategy.volley, peer, &started.volley) else { return };
-        let left = u32::from(plan.budget).saturating_sub(self.volley_syns);
+        // Of so many ports a few less hardly matter; small volleys need all of theirs.
+        let spent = self.volley_syns + if plan.birthday { self.lane_syns } else { 0 };
+        let left = u32::from(plan.budget).saturating_sub(spent);
         let most = self.config.sockets.min(usize::try_from(left).unwrap_or(usize::MAX));
         // With fewer it would be for nothing.
         if most >= usize::from(plan.shots) / 2 {
@@ -543,23 +545,22 @@ impl<R: RngCore> Puncher<R> {
         let Some(last) = self.rounds.last_mut() else { return };
         let Config { own, peer, strangers, rules, .. } = &self.config;
         let known = strategy(own, peer, round.saturating_sub(1), *strangers, rules);
-        let same = (known.dial, known.volley, known.fresh) == {
-            let Strategy { dial, volley, fresh, .. } = last.strategy;
-            (dial, volley, fresh)
+        // Who fires first is no reason for another round: what was fired is spent.
+        let shape = |strategy: &Strategy| {
+            let aim = strategy.volley.map(|volley| (volley.aim, volley.shots));
+            (aim, strategy.fresh, aim.is_some() || strategy.dial)
         };
+        let same = shape(&known) == shape(&last.strategy);
         let waits = last.volley.as_mut().filter(|volley| volley.has_not_begun());
         if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
-            volley.order_anew(
-                now,
-                known.order,
-                wanted.crossing,
-                (self.round_trip, self.config.round_trip_bound),
-            );
+            volley.order_anew(known.order, wanted.crossing, (self.round_trip, self.config.round_trip_bound));
             if self.peer_fired == Some(round.saturating_sub(1)) {
                 volley.peer_fired(now);
             }
+            last.strategy = known;
+        } else if same && last.went.is_none() {
             last.strategy = known;
         } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);

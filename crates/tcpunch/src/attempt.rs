@@ -70,6 +70,9 @@ pub(crate) struct Sources {
     pub(crate) v6: Option<IpAddr>,
 }
 
+/// For IPv4 and IPv6: where fresh ports are observed, and what such an observation begins with.
+pub(crate) type Observers = [Option<(SocketAddr, [u8; 8])>; 2];
+
 /// What an attempt needs.
 pub(crate) struct Reach {
     pub(crate) own: PublicKey,
@@ -85,8 +88,8 @@ pub(crate) struct Reach {
     pub(crate) portmap: Portmapper,
     pub(crate) here: Surroundings,
     pub(crate) sources: Sources,
-    /// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
-    pub(crate) observers: [Option<(SocketAddr, [u8; 8])>; 2],
+    /// As links come and go.
+    pub(crate) observers: watch::Receiver<Observers>,
     /// They met in a lobby.
     pub(crate) strangers: bool,
     pub(crate) profile: watch::Receiver<NatProfile>,
@@ -298,7 +301,7 @@ impl Attempt {
 
     /// Listens on a fresh port, and has the broker observe it.
     fn open(&mut self, round: u8, v6: bool) {
-        let [four, six] = self.reach.observers;
+        let [four, six] = *self.reach.observers.borrow();
         let Some((broker, token)) = (if v6 { six } else { four.or(six) }) else { return };
         let port = match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
             Ok(port) => port,

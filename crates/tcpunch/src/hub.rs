@@ -217,6 +217,7 @@ pub(crate) struct Hub {
     /// Connections of the lobby that are watched for their end; whether it was a loss.
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
+    observers: watch::Sender<attempt::Observers>,
     survey: Option<Surveyed>,
     /// What the present survey found out; where it does not know, what is remembered of this network serves until it is over.
     fresh: NatProfile,
@@ -248,6 +249,7 @@ impl Hub {
             running: HashMap::new(),
             attempts: JoinSet::new(),
             ends: JoinSet::new(),
+            observers: watch::channel(attempt::Observers::default()).0,
             profile: watch::channel(NatProfile::default()).0,
             survey: None,
             fresh: NatProfile::default(),
@@ -670,6 +672,7 @@ impl Hub {
         if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
             link.observed = Some(observed);
             link.token = Some(token);
+            self.observers.send_replace([self.observer(true), self.observer(false)]);
         }
         self.setup.portmap.registered();
         if self.setup.memory.known().is_some_and(|known| known.worked == Some(Path::Mapped)) {
@@ -1055,7 +1058,7 @@ impl Hub {
             portmap: self.setup.portmap.clone(),
             here,
             sources: Sources { v4: source(true), v6: source(false) },
-            observers: [self.observer(true), self.observer(false)],
+            observers: self.observers.subscribe(),
             strangers: matches!(waits, For::Lobby),
             profile: self.profile.subscribe(),
             syns: self.syns.clone(),

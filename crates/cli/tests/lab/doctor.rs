@@ -201,15 +201,27 @@ fn says_what_the_tables_say(two: bool) {
             .map(|(name, host)| (*name, start(*host, name, "doctor", &["--broker", &at])))
             .collect();
         for (name, mut doctor) in doctors {
-            let profile = doctor.event("doctor").value["profile"].clone();
-            doctor.ends_well();
-            let row = format!("| {name} | {} |", cells(&profile).join(" | "));
+            let mut row = told(&mut doctor, name);
+            // On a busy machine an answer comes too late now and then.
+            for _ in 0..2 {
+                if !table.contains(&row) {
+                    let host = some.iter().find(|(other, _)| *other == name).unwrap().1;
+                    row = told(&mut start(host, name, "doctor", &["--broker", &at]), name);
+                }
+            }
             if !table.contains(&row) {
                 wrong += &format!("{row}\n");
             }
         }
     }
     journal.assert(wrong.is_empty(), &format!("docs/nat.md has other rows than:\n{wrong}"));
+}
+
+/// The row of what it tells.
+fn told(doctor: &mut Process, name: &str) -> String {
+    let profile = doctor.event("doctor").value["profile"].clone();
+    doctor.ends_well();
+    format!("| {name} | {} |", cells(&profile).join(" | "))
 }
 
 /// Mapping, ports, filtering and refusal as the tables have them.

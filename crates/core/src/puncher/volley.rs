@@ -49,6 +49,8 @@ pub(super) struct Volley {
     crossing: bool,
     budget: u32,
     begins: Begins,
+    /// When the round began, from which both sides reckon.
+    since: Instant,
     /// Whereto, in this order.
     waiting: VecDeque<SocketAddr>,
     /// Refused, to be fired again.
@@ -133,6 +135,7 @@ impl Volley {
             order: strategy.order,
             crossing: volley.crossing,
             budget: volley.budget.into(),
+            since: now,
             begins: begins(now, strategy.order, volley.crossing, (round_trip, bound)),
             waiting,
             later: Vec::new(),
@@ -149,15 +152,9 @@ impl Volley {
     }
 
     /// Who refuses is known better than when it was made.
-    pub(super) fn order_anew(
-        &mut self,
-        now: Instant,
-        order: Order,
-        crossing: bool,
-        round_trips: (Duration, Duration),
-    ) {
+    pub(super) fn order_anew(&mut self, order: Order, crossing: bool, round_trips: (Duration, Duration)) {
         (self.order, self.crossing) = (order, crossing);
-        self.begins = begins(now, order, crossing, round_trips);
+        self.begins = begins(self.since, order, crossing, round_trips);
     }
 
     pub(super) fn origin(&self) -> Origin {

@@ -267,6 +267,11 @@ impl Attempt {
         self.profiles(os.now());
     }
 
+    /// A link came up.
+    pub(super) fn observers(&mut self, observers: Observers) {
+        self.reach.observers = observers;
+    }
+
     pub(super) fn round_wanted(&mut self, os: &Os<'_>, round: u8) {
         self.input(os, Input::RoundWanted { round });
     }

@@ -530,6 +530,10 @@ impl PeerAgent {
         }
         link.observed = Some(observed);
         link.token = Some(token);
+        let observers = [self.observer(true), self.observer(false)];
+        if let Some(attempt) = &mut self.attempt {
+            attempt.observers(observers);
+        }
         let door = Sample { local, destination: remote, observed };
         if remote.is_ipv4() {
             self.learnt(os, classify(&[door]));
