@@ -45,7 +45,12 @@ pub(crate) fn run(bytes: &[u8]) {
     for mapped in hosts.iter().chain(&seen) {
         let seen_there = seen.iter().any(|seen| canonical(*seen).ip() == canonical(*mapped).ip());
         if let Some(candidate) = mapped_candidate(*mapped, &seen, &public, &here) {
-            check(candidate, &here, &seen);
+            let mut where_else: Vec<SocketAddr> = seen.clone();
+            if seen.iter().all(|seen| is_near(canonical(*seen).ip())) {
+                let brokers = here.brokers.iter().map(SocketAddr::ip).chain(public.iter().copied());
+                where_else.extend(brokers.map(|ip| SocketAddr::new(ip, 0)));
+            }
+            check(candidate, &here, &where_else);
             assert_eq!((candidate.kind, candidate.address), (Kind::Mapped, canonical(*mapped)));
             assert!(candidate.address.port() >= 1024, "no system services");
             let ip = candidate.address.ip();

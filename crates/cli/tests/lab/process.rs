@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,13 @@ impl Journal {
     pub(crate) fn note(&self, who: &str, line: &str) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(lines, "{:9.4} {who}: {line}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// Where the broker saw the links of all peers, as they were told.
+    pub(crate) fn doors(&self) -> Vec<SocketAddr> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed = lines.split("\"observed\":\"").skip(1);
+        observed.filter_map(|rest| rest.split('"').next()?.parse().ok()).collect()
     }
 
     pub(crate) fn fail(&self, what: &str) -> ! {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use natlab::kernel::{Host, Lab, Node, SynCount};
+use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
 
 use crate::kinds::Kind;
 use crate::process::{Event, Journal, PATIENCE, Process};
@@ -97,6 +98,24 @@ impl Pipe {
     }
 }
 
+impl Scene {
+    /// The broker dialled nobody but the scratch port that each peer asked it to knock at: once, not from the ports that
+    /// peers know, and never where links come from.
+    pub(crate) fn only_knocks(&self, broker: &Node) {
+        let (dialled, doors) = (broker.syns().unwrap(), self.journal.doors());
+        self.journal.assert(!doors.is_empty(), "nobody said where it was seen");
+        for syn in &dialled {
+            let elsewhere =
+                doors.iter().any(|door| door.ip() == syn.remote.ip()) && !doors.contains(&syn.remote);
+            let fresh = ![BROKER_PORT, PROBE_PORT].contains(&syn.local.port());
+            let once = dialled.iter().filter(|other| other.remote == syn.remote).count() == 1;
+            self.journal
+                .assert(elsewhere && fresh && once, &format!("the broker dialled {syn:?} of {dialled:?}"));
+        }
+        self.journal.assert(dialled.len() <= doors.len(), &format!("the broker dialled {dialled:?}"));
+    }
+}
+
 /// First SYNs and retransmissions of a peer toward others than the broker.
 pub(crate) fn syns_to_peers(peer: &Node, broker: &Node) -> SynCount {
     let brokers =
@@ -127,7 +146,7 @@ pub(crate) fn meeting(kinds: [Kind; 2], delays_ms: [u64; 2]) -> Outcome {
     });
     pipe.expect_path(if behind_nats { "punched" } else { "direct" });
     scene.journal.assert(broker.is_running(), "the broker has ended");
-    scene.journal.assert(broker_host.syns().unwrap().is_empty(), "the broker dialled somebody");
+    scene.only_knocks(&broker_host);
     let syns = [&listener, &connecter].map(|peer| syns_to_peers(peer, &broker_host).first);
     for (path, counted) in pipe.paths.iter().zip(syns) {
         let told = path.number("syns");

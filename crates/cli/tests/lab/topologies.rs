@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use natlab::kernel::{Host, KernelNat, Node, Refusal};
+use tcpunch_core::limits::BROKER_PORT;
 
 use crate::process::Process;
 use crate::scene::{Pipe, Scene};
 use crate::trial;
-
-const BROKER_PORT: u16 = 7766;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![

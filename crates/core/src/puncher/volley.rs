@@ -8,8 +8,8 @@ use rand::RngCore;
 
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
-    BIRTHDAY_PORTS, MISS_LEAST, MISS_MOST, REFIRE_AT_ONCE, REFIRE_LEAST, SECOND_WITHIN, SPREAD_HELD,
-    VOLLEY_BATCH, VOLLEY_PACE,
+    BIRTHDAY_PORTS, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, SECOND_WITHIN, SPREAD_HELD, VOLLEY_BATCH,
+    VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
 
@@ -118,13 +118,7 @@ impl Volley {
         let waiting: VecDeque<SocketAddr> =
             targets.into_iter().filter(|target| target.port() != 0 && !avoid.contains(target)).collect();
         let spreads = origin == Origin::Scratch;
-        let held = match (spreads, strategy.order) {
-            (true, _) => SPREAD_HELD,
-            (false, Order::First) => MISS_MOST,
-            (false, Order::Together | Order::Second) => {
-                (round_trip.mul_f64(1.2) + MISS_LEAST / 2).clamp(MISS_LEAST, MISS_MOST)
-            }
-        };
+        let held = if spreads { SPREAD_HELD } else { MISS_HELD };
         let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
         let (own_ports, peer_ports) = if spreads { (count, 1) } else { (1, count) };
         Volley {
