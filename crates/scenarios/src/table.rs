@@ -91,6 +91,14 @@ impl Entry {
         self.condition.loss > 0.0 || (guessed(waits, arrives) && !found(waits, arrives))
     }
 
+    /// Whether it hangs on who fires first, and nobody knows: ports have to be guessed, and one side drops a bare SYN even of
+    /// who was dialled, so that its own must come second.
+    pub fn hangs_on_order(&self) -> bool {
+        let [waits, arrives] = self.scenario.sides.each_ref().map(|side| &side.network);
+        let strict = |who: &Network| who.layers.iter().any(|layer| !lets_in(layer, true));
+        guessed(waits, arrives) && !found(waits, arrives) && (strict(waits) || strict(arrives))
+    }
+
     /// Its networks' names and its link.
     pub fn name(&self) -> String {
         let [waits, arrives] = self.scenario.sides.each_ref().map(|side| &side.network.name);
