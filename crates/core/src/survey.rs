@@ -197,7 +197,8 @@ impl Survey {
 
     /// The broker says where it saw a connection.
     pub fn observed(&mut self, now: Instant, question: [u8; 8], from: SocketAddr) {
-        let asked = |it: &&mut Connection| it.question == question && it.local.is_some();
+        // Near the broker it can come before this side has looked at its own socket.
+        let asked = |it: &&mut Connection| it.question == question;
         if let Some(connection) = self.connections.iter_mut().find(asked) {
             connection.observed.get_or_insert((from, now));
         }

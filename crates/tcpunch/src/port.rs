@@ -229,8 +229,11 @@ pub(crate) fn begin(source: Option<IpAddr>, port: u16, remote: SocketAddr) -> Re
     let local = SocketAddr::new(source.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any), port);
     let begin = || -> io::Result<(Socket, io::Result<()>)> {
         let socket = new_socket(local)?;
-        socket.set_reuse_address(true)?;
-        share_port(&socket)?;
+        // Of sockets that may share ports the kernel lets two have one, and the second can't dial where the first does.
+        if port != 0 {
+            socket.set_reuse_address(true)?;
+            share_port(&socket)?;
+        }
         socket.set_tcp_nodelay(true)?;
         socket.bind(&local.into())?;
         let started = socket.connect(&remote.into());
