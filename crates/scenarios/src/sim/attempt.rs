@@ -125,6 +125,8 @@ pub(super) struct Attempt {
     most_sockets: usize,
     /// The fresh ports of rounds, and the connections on which they are observed.
     fresh: Vec<Fresh>,
+    /// Where the peer's fresh ports were seen.
+    seen_fresh: Vec<SocketAddr>,
     pub(super) dials: Vec<Dial>,
     /// To be told to the broker.
     pub(super) say: Vec<ToBroker>,
@@ -164,6 +166,7 @@ impl Attempt {
             finishes: 0,
             most_sockets: 0,
             fresh: Vec::new(),
+            seen_fresh: Vec::new(),
             dials: Vec::new(),
             say: Vec::new(),
             reach,
@@ -221,8 +224,8 @@ impl Attempt {
     }
 
     /// Where the broker saw the peer so far.
-    pub(super) fn peer_addresses(&self) -> &[SocketAddr] {
-        &self.reach.introduction.addresses
+    pub(super) fn peer_addresses(&self) -> Vec<SocketAddr> {
+        [&self.reach.introduction.addresses[..], &self.seen_fresh].concat()
     }
 
     /// First SYNs, as the puncher counts them.
@@ -277,6 +280,7 @@ impl Attempt {
     }
 
     pub(super) fn round(&mut self, os: &Os<'_>, round: u8, peer: SocketAddr) {
+        self.seen_fresh.push(peer);
         let found = first_candidates(&[peer], &self.reach.introduction.public, &self.reach.here);
         let candidates = found.into_iter().filter(|it| it.address.is_ipv4() || self.reach.v6).collect();
         self.input(os, Input::Round { round, candidates });

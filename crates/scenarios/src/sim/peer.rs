@@ -719,7 +719,7 @@ impl PeerAgent {
         let elapsed = os.now() - attempt.introduced();
         self.dials = std::mem::take(&mut attempt.dials);
         if let Some((_, addresses)) = &mut self.here {
-            *addresses = attempt.peer_addresses().to_vec();
+            *addresses = attempt.peer_addresses();
         }
         self.attempt = None;
         self.go_at = None;
