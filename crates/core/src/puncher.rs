@@ -802,9 +802,8 @@ impl<R: RngCore> Puncher<R> {
 
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
         let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
-        let many = volleys.clone().next_back().map(|volley| volley.round);
+        let mut many = volleys.clone().next_back().map(|volley| volley.round);
         let mut cautious = volleys.into_iter().any(Volley::was_refused);
-        let mut many = many;
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
             many = None;
             cautious = lane.report.refused + lane.report.unreachable > 0;
