@@ -153,25 +153,31 @@ impl Process {
     }
 
     #[track_caller]
-    fn line_in(&self, stream: &Stream, part: &str) -> String {
+    fn line_in(&self, stream: &Stream, parts: &[&str]) -> String {
         let line = stream.wait(Instant::now() + SOON, |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             let whole = &text[..=text.rfind('\n')?];
-            whole.lines().find(|line| line.contains(part)).map(str::to_owned)
+            whole.lines().find(|line| parts.iter().any(|part| line.contains(part))).map(str::to_owned)
         });
-        line.unwrap_or_else(|| self.missing(part))
+        line.unwrap_or_else(|| self.missing(&parts.join("' or '")))
     }
 
     /// The first whole line on stderr with this part, awaited.
     #[track_caller]
     pub(crate) fn says(&self, part: &str) -> String {
-        self.line_in(&self.err, part)
+        self.line_in(&self.err, &[part])
+    }
+
+    /// The first whole line on stderr with one of these parts, awaited.
+    #[track_caller]
+    pub(crate) fn says_one_of(&self, parts: &[&str]) -> String {
+        self.line_in(&self.err, parts)
     }
 
     /// The first whole line on stdout with this part, awaited.
     #[track_caller]
     pub(crate) fn prints(&self, part: &str) -> String {
-        self.line_in(&self.out, part)
+        self.line_in(&self.out, &[part])
     }
 
     /// So many whole lines on stderr with this part, awaited.
