@@ -459,10 +459,11 @@ pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
 pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);
 /// The ports that such a NAT may choose: all that are no well-known ones.
 pub const BIRTHDAY_PORTS: (u16, u16) = (1024, 65535);
-/// Ports of a block of which this side dials so many: of 2,048 ports, with 64 own of the other side, 99.9 % meet.
-pub const BLOCK_PORTS: u16 = 220;
+/// Ports of a block of which this side dials so many: of 2,048 ports, with [`BLOCK_SPREAD`] own of the other side, 99.98 %
+/// meet, and both together stay below 300 SYNs.
+pub const BLOCK_PORTS: u16 = 180;
 /// Own ports of a side with a block: carriers limit sessions, and their blocks are small.
-pub const BLOCK_SPREAD: u16 = 64;
+pub const BLOCK_SPREAD: u16 = 96;
 /// And the fewest, an eighth of a block of 64.
 pub const BLOCK_SPREAD_LEAST: u16 = 8;
 /// A block that is larger is treated as any port: the fewer ports of a block would not meet.
@@ -485,8 +486,9 @@ pub const VOLLEY_PACE: Duration = Duration::from_millis(1);
 /// How long a miss at one of many ports is kept: its hole waits for who is late, and the kernel sends the SYN again after a
 /// second (measured: 1,024 sockets left alone send 2,449 by 2 s).
 pub const MISS_HELD: Duration = Duration::from_millis(900);
-/// How long own ports toward one port are held: the other side may be late.
-pub const SPREAD_HELD: Duration = Duration::from_secs(2);
+/// How long own ports toward one port are held: the other side may be late. The kernel sends each SYN again once, and not
+/// twice.
+pub const SPREAD_HELD: Duration = Duration::from_millis(1900);
 /// Who is to fire second fires at the latest so long after Go, and two bounds of the round trip: the word that the
 /// first has fired, or hears Go, may be lost with the broker.
 pub const SECOND_WITHIN: Duration = Duration::from_millis(600);

@@ -562,6 +562,10 @@ impl<R: RngCore> Puncher<R> {
             last.strategy = known;
         } else if same && last.went.is_none() {
             last.strategy = known;
+        } else if round == 1 && self.opened < round && last.volley.is_none() && known.volley.is_some() {
+            // The doors are as good for it as fresh ports, and at hand.
+            *last = Round { strategy: known, went: Some(now), volley: None };
+            self.start(now, 0);
         } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);
         }

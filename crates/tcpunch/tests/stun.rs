@@ -4,8 +4,9 @@
 //! Where they are not installed the tests are reported as ignored; `TCPUNCH_LAB=required` makes that a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -105,7 +106,10 @@ struct Coturn {
 impl Coturn {
     fn start(more: &[&str]) -> Coturn {
         let directory = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Several of them would share a port of one address.
+        static STARTED: AtomicU8 = AtomicU8::new(1);
+        let ip = Ipv4Addr::new(127, 0, 0, STARTED.fetch_add(1, Ordering::Relaxed));
+        let free = std::net::TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         let child = Command::new("turnserver")
             .args([
@@ -118,7 +122,7 @@ impl Coturn {
                 "stdout",
                 "--simple-log",
             ])
-            .args(["--listening-ip", "127.0.0.1", "--relay-ip", "127.0.0.1"])
+            .args(["--listening-ip", &ip.to_string(), "--relay-ip", &ip.to_string()])
             .args(["--listening-port", &free.port().to_string()])
             .args(["--pidfile", &path("pid"), "--userdb", &path("db")])
             .args(more)

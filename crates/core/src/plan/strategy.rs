@@ -108,8 +108,11 @@ enum Ports {
 }
 
 fn ports(profile: &NatProfile, round: u8, rules: &Rules) -> Ports {
-    // Who was seen through one port of the broker alone, or not long enough yet, is taken at first for what most are.
     let seen_enough = !matches!(profile.allocation, Allocation::Changing);
+    if round == 0 && profile.is_symmetric() && !seen_enough {
+        return Ports::Unknown;
+    }
+    // Who was seen through one port of the broker alone, or not long enough yet, is taken at first for what most are.
     let doubtful = may_be_symmetric(profile) && round > u8::from(!seen_enough);
     if !profile.is_symmetric() && !doubtful {
         let measured = profile.mapping != Behaviour::Unknown

@@ -197,7 +197,12 @@ fn each_row_of_the_table_has_its_strategy() {
     {
         let random = symmetric(allocation, Refusal::Drop);
         assert_eq!(aims(&drop, &random), (Some((any, dialled)), Some((Aim::Spread, spread))));
-        assert!(ours(&drop, &random, 0).volley.is_some_and(|volley| volley.birthday && !volley.crossing));
+        let first = ours(&drop, &random, 0).volley;
+        if allocation == Allocation::Changing {
+            assert!(first.is_none(), "it may step, or have a block: more will be known soon");
+            continue;
+        }
+        assert!(first.is_some_and(|volley| volley.birthday && !volley.crossing));
         assert!(ours(&random, &random, 0).hopeless);
         assert!(ours(&random, &small, 0).hopeless && ours(&random, &stepping(1), 0).hopeless);
     }

@@ -123,7 +123,7 @@ fn a_better_profile_begins_a_round_only_where_it_changes_what_is_done() {
         (known, known, &[][..]),
         (known, resetting, &[]),
         (random, random, &[]),
-        (known, random, &[(1, false)]),
+        (known, random, &[]),
         (known, symmetric(Allocation::Stepping(1), Refusal::Drop), &[(1, false)]),
     ] {
         let mut rig = plain();
