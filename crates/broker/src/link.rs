@@ -18,7 +18,7 @@ use tcpunch_core::rendezvous::fence::Bucket;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern, SecureError};
 use tcpunch_core::stun::{self, BadStun};
 use tcpunch_core::wire::{
-    self, BadMessage, BadPreface, FromBroker, ObservationToken, PREFACE, Preface, ToBroker,
+    self, BadMessage, BadPreface, FromBroker, ObservationToken, PREFACE, Preface, Probe, ToBroker, Welcome,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -34,6 +34,9 @@ use crate::traffic::Traffic;
 /// What every connection needs.
 pub(crate) struct Shared {
     pub(crate) key: SecretKey,
+    /// Where peers reach this broker, best first.
+    pub(crate) advertised: Vec<String>,
+    pub(crate) probes: Vec<Probe>,
     pub(crate) traffic: Traffic,
     pub(crate) reports: mpsc::Sender<Report>,
     pub(crate) observers: Gate,
@@ -56,6 +59,7 @@ pub(crate) enum Report {
         link: LinkId,
         peer: PublicKey,
         observed: SocketAddr,
+        token: [u8; 8],
         handle: Handle,
         first: ToBroker,
         round_trip: Option<Duration>,
@@ -151,6 +155,7 @@ enum Begun {
 
 struct Established {
     peer: PublicKey,
+    token: [u8; 8],
     sealer: LinkSealer,
     opener: LinkOpener,
     first: ToBroker,
@@ -250,7 +255,7 @@ async fn begin(
         }
         (Preface::Link(pattern), Door::Main) => {
             shared.traffic.received(PREFACE);
-            let established = shake_hands(shared, reader, writer, pattern, &preface).await?;
+            let established = shake_hands(shared, reader, writer, from, (pattern, &preface)).await?;
             Ok(Begun::Link(Box::new(established)))
         }
         (Preface::Link(_), Door::Probe) => Err(Fault::OnlyObservations),
@@ -290,14 +295,17 @@ async fn shake_hands(
     shared: &Shared,
     reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
-    pattern: Pattern,
-    preface: &[u8],
+    from: SocketAddr,
+    (pattern, preface): (Pattern, &[u8]),
 ) -> Result<Established, Fault> {
+    let token = rand::random();
+    let (advertised, probes) = (shared.advertised.clone(), shared.probes.clone());
+    let welcome = wire::encode(&Welcome { observed: from, token, advertised, probes })?;
     let mut handshake = LinkHandshake::broker(&shared.key, pattern, preface)?;
     let mut written = Instant::now();
     while !handshake.is_finished() {
         if handshake.is_my_turn() {
-            let message = shared.compute(|| handshake.write(&[])).await??;
+            let message = shared.compute(|| handshake.write(&welcome)).await??;
             let length = u16::try_from(message.len()).map_err(|_| SecureError::TooLong)?;
             let mut bytes = length.to_be_bytes().to_vec();
             bytes.extend_from_slice(&message);
@@ -317,7 +325,7 @@ async fn shake_hands(
     let frame = read_block(shared, reader, MAX_FRAME).await?;
     let round_trip = written.elapsed();
     let first = wire::decode(&opener.open(frame)?)?;
-    Ok(Established { peer, sealer, opener, first, round_trip })
+    Ok(Established { peer, token, sealer, opener, first, round_trip })
 }
 
 async fn run(
@@ -328,7 +336,7 @@ async fn run(
     link: LinkId,
     established: Established,
 ) -> Result<(), Fault> {
-    let Established { peer, sealer, mut opener, first, round_trip: handshake } = established;
+    let Established { peer, token, sealer, mut opener, first, round_trip: handshake } = established;
     let (queue, messages) = mpsc::channel(LINK_QUEUE);
     let waiting = Arc::new(AtomicUsize::new(0));
     let (end, mut ended) = oneshot::channel();
@@ -336,6 +344,7 @@ async fn run(
         link,
         peer,
         observed,
+        token,
         handle: Handle { queue, waiting: waiting.clone(), end },
         first,
         round_trip: least_round_trip(reader.get_ref().as_ref()).or(Some(handshake)),

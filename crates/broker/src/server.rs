@@ -128,6 +128,7 @@ pub enum Note {
 pub struct Server {
     key: SecretKey,
     config: Config,
+    advertised: Vec<String>,
     doors: Vec<(TcpListener, Door)>,
     addresses: Vec<SocketAddr>,
     notes: Vec<Note>,
@@ -189,11 +190,11 @@ impl Server {
             key: config.key,
             config: Config {
                 lobby: config.lobby.min(LOBBY_MEMBERS_MOST),
-                advertised,
                 public,
                 probes,
                 ..Config::default()
             },
+            advertised,
             doors,
             addresses,
             notes,
@@ -227,7 +228,7 @@ impl Server {
     /// What peers can type to reach this broker, best first: the public names, else the addresses
     /// of this machine in its LAN, else loopback. With the port where it is not 7766.
     pub fn advertised(&self) -> &[String] {
-        &self.config.advertised
+        &self.advertised
     }
 
     /// What this broker does without.
@@ -263,6 +264,8 @@ impl Server {
         let (reports, mut reported) = mpsc::channel(BROKER_REPORTS);
         let shared = Arc::new(Shared {
             key: self.key,
+            advertised: self.advertised,
+            probes: self.config.probes.clone(),
             traffic: self.traffic.clone(),
             reports,
             observers: Gate::new(observers, BROKER_OBSERVERS_PER_ADDRESS),
@@ -407,10 +410,10 @@ impl<F: FnMut(Event)> Hub<F> {
     fn take(&mut self, report: Report) {
         let now = now();
         match report {
-            Report::Up { link, peer, observed, handle, first, round_trip } => {
+            Report::Up { link, peer, observed, token, handle, first, round_trip } => {
                 self.links.insert(link, handle);
                 self.traffic.linked(self.links.len());
-                let up = Input::LinkUp { link, peer, observed };
+                let up = Input::LinkUp { link, peer, observed, token };
                 self.rendezvous.handle(now, up);
                 let first = Input::Message { link, message: first, round_trip };
                 self.rendezvous.handle(now, first);

@@ -18,7 +18,7 @@ use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::Event;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
 use tcpunch_core::stun;
-use tcpunch_core::wire::{self, FromBroker, Introduction, KnockAnswer, Preface, Probe, ToBroker};
+use tcpunch_core::wire::{self, FromBroker, Introduction, KnockAnswer, Preface, Probe, ToBroker, Welcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -102,6 +102,7 @@ struct Client {
     sealer: LinkSealer,
     opener: LinkOpener,
     broker: PublicKey,
+    welcome: Welcome,
     sent: usize,
     received: usize,
     /// First handshake message and first frame, as a recorder would have them.
@@ -121,7 +122,7 @@ impl Client {
         stream.write_all(&preface).await?;
         let mut handshake = LinkHandshake::peer(own, known.as_ref(), &preface).unwrap();
         let (mut sent, mut received) = (preface.len(), 0);
-        let mut recorded = preface.to_vec();
+        let (mut recorded, mut welcome) = (preface.to_vec(), None);
         while !handshake.is_finished() {
             if handshake.is_my_turn() {
                 let message = block(&handshake.write(&[]).unwrap());
@@ -131,12 +132,12 @@ impl Client {
             } else {
                 let message = read_block(&mut stream).await?;
                 received += 2 + message.len();
-                handshake.read(&message).unwrap();
+                welcome = Some(wire::decode(&handshake.read(&message).unwrap()).unwrap());
             }
         }
-        let broker = handshake.remote().unwrap();
+        let (broker, welcome) = (handshake.remote().unwrap(), welcome.unwrap());
         let (sealer, opener) = handshake.finish();
-        Ok(Client { stream, sealer, opener, broker, sent, received, recorded })
+        Ok(Client { stream, sealer, opener, broker, welcome, sent, received, recorded })
     }
 
     /// A registered client.
@@ -171,13 +172,11 @@ impl Client {
         wire::decode(&self.opener.open(frame).unwrap()).unwrap()
     }
 
+    /// What it was told in the handshake, once its link stands.
     async fn welcome(&mut self) -> (SocketAddr, [u8; 8], Vec<u16>) {
-        match self.hear().await {
-            FromBroker::Welcome { observed, token, probes, .. } => {
-                (observed, token, probes.iter().map(|probe| probe.port).collect())
-            }
-            other => panic!("{other:?}"),
-        }
+        self.ping(77).await;
+        let Welcome { observed, token, ref probes, .. } = self.welcome;
+        (observed, token, probes.iter().map(|probe| probe.port).collect())
     }
 
     async fn ping(&mut self, number: u32) {

@@ -54,8 +54,7 @@ async fn member(to: SocketAddr) -> (TcpStream, LinkSealer) {
     for message in [ToBroker::Register { profile: NatProfile::default() }, join] {
         stream.write_all(&sealer.seal(wire::encode(&message).unwrap()).unwrap()).await.unwrap();
     }
-    // The welcome, and that it has joined.
-    read_block(&mut stream).await;
+    // It has joined.
     read_block(&mut stream).await;
     (stream, sealer)
 }

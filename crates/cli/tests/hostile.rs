@@ -178,9 +178,7 @@ fn start(home: &Path, broker: &RawBroker, arguments: &[&str]) -> Process {
 }
 
 async fn serve(broker: &RawBroker) -> Served {
-    let mut link = broker.accept().await;
-    link.welcome().await;
-    link
+    broker.accept(None).await
 }
 
 async fn ended(process: Process) -> Ended {

@@ -287,6 +287,11 @@ pub const PROFILES_PER_SESSION: u8 = 16;
 /// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`] and one with a knock, and twice more after
 /// the link was made again. The token goes over the network in the clear, so others can use it up.
 pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
+/// Observations that come before the link whose token they carry, of all links together: each link has [`FRESH_PORTS`] and a
+/// few more, and the message that makes it one is rarely lost.
+pub const EARLY_OBSERVATIONS: usize = 1024;
+/// How long such an observation waits: longer than the kernel takes to send a lost message twice again.
+pub const EARLY_OBSERVATION_LIFE: Duration = Duration::from_secs(3);
 /// Observations with knocks of one session: one a survey, and some more after the link was made again.
 pub const KNOCKS_PER_SESSION: Allowance = allowance(4, Duration::from_secs(15));
 /// Connects that a broker makes toward one address, which it observed itself: two for each of a classroom of 30. After

@@ -107,7 +107,7 @@ pub enum Input {
         /// Where the peer's fresh port is; what may not be dialled was taken out before.
         candidates: Vec<Candidate>,
     },
-    /// All that the peer had to fire first in this round is out.
+    /// All that the peer had to fire first in this round is out by now.
     PeerFired {
         /// Which.
         round: u8,
@@ -166,7 +166,7 @@ pub enum Output {
         /// Over IPv6: nothing is left to hope for over IPv4.
         v6: bool,
     },
-    /// Tell the peer that all that was to be fired first in this round is out.
+    /// Tell the peer that all that was to be fired first in this round is out when it hears of it.
     Tell {
         /// Which round.
         round: u8,
@@ -562,10 +562,10 @@ impl<R: RngCore> Puncher<R> {
             last.strategy = known;
         } else if same && last.went.is_none() {
             last.strategy = known;
-        } else if round == 1 && self.opened < round && last.volley.is_none() && known.volley.is_some() {
-            // The doors are as good for it as fresh ports, and at hand.
+        } else if last.volley.is_none() && known.volley.is_some_and(|volley| !volley.steps) {
+            // The ports of this round are as good for it as fresh ones, and at hand.
             *last = Round { strategy: known, went: Some(now), volley: None };
-            self.start(now, 0);
+            self.start(now, round.saturating_sub(1));
         } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);
         }

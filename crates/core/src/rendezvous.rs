@@ -13,13 +13,13 @@ use crate::code::Verb;
 use crate::identity::PublicKey;
 use crate::limits::{
     BROKER_CODES, BROKER_INTRODUCTIONS, BROKER_KNOCKS, BROKER_LINKS, BROKER_LINKS_PER_ADDRESS, CLAIM_LIFE,
-    CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION, GO_DELAY_MOST,
-    INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS, INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS, KNOCK_WITHIN,
-    KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION, LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS,
-    LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES,
-    MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST, NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS,
-    PROFILES_PER_SESSION, PROOFS_PER_ADDRESS, ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS,
-    SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
+    CLAIMS_PER_ADDRESS, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_ADDRESS, CODES_PER_SESSION,
+    EARLY_OBSERVATION_LIFE, EARLY_OBSERVATIONS, GO_DELAY_MOST, INTRODUCTION_LIFE, INTRODUCTIONS_PER_ADDRESS,
+    INTRODUCTIONS_PER_SESSION, JOINS_PER_ADDRESS, KNOCK_WITHIN, KNOCKS_PER_ADDRESS, KNOCKS_PER_SESSION,
+    LINK_DEAD_AFTER, LOBBY_INTRODUCTIONS_PER_ADDRESS, LOBBY_LEFT_FREE, LOBBY_MEMBERS, MAX_HANDSHAKE,
+    MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
+    NUMBERS_PER_CODE, OBSERVATIONS_PER_SESSION, OPENS_PER_ADDRESS, PROFILES_PER_SESSION, PROOFS_PER_ADDRESS,
+    ROUNDS, SIGNAL_OVERHEAD, SIGNALS_PER_ADDRESS, SIGNALS_PER_SESSION, UNKNOWN_ROUND_TRIP, WRONG_GUESSES,
 };
 use crate::profile::NatProfile;
 use crate::secure::{SHARE, Share};
@@ -47,8 +47,6 @@ pub struct Config {
     pub lobby: usize,
     /// Links at a time: as many as the process has descriptors for, at most [`BROKER_LINKS`].
     pub links: usize,
-    /// Where peers reach this broker, best first.
-    pub advertised: Vec<String>,
     /// Addresses under which peers beside this broker appear from outside.
     pub public: Vec<IpAddr>,
     /// Where observations are answered too, beside the address and port of the link. An address that stands there is
@@ -63,7 +61,6 @@ impl Default for Config {
         Config {
             lobby: LOBBY_MEMBERS,
             links: BROKER_LINKS,
-            advertised: Vec::new(),
             public: Vec::new(),
             probes: Vec::new(),
             knocks: BROKER_KNOCKS,
@@ -82,6 +79,8 @@ pub enum Input {
         peer: PublicKey,
         /// Where it comes from.
         observed: SocketAddr,
+        /// Random, and told with the [`Welcome`](crate::wire::Welcome): goes over the network in the clear, so of this link alone.
+        token: [u8; 8],
     },
     /// A message came in.
     Message {
@@ -179,7 +178,6 @@ pub enum Event {
 struct Link {
     peer: PublicKey,
     observed: SocketAddr,
-    /// Of this link alone: the token goes over the network in the clear.
     token: [u8; 8],
     round_trip: Option<Duration>,
     heard: Instant,
@@ -201,6 +199,14 @@ struct Session {
     signals: Bucket,
     observations: Bucket,
     knocks: Bucket,
+}
+
+/// An observation that came before the link whose token it carries: the first frame of a link may be lost and sent again.
+struct Early {
+    expires: TimerKey,
+    token: ObservationToken,
+    from: SocketAddr,
+    knock_from: Option<IpAddr>,
 }
 
 struct Knock {
@@ -297,6 +303,7 @@ enum Timer {
     IntroductionExpires {
         introduction: IntroductionId,
     },
+    EarlyExpires,
     KnockExpires {
         knock: KnockId,
     },
@@ -346,6 +353,8 @@ pub struct Rendezvous<R> {
     links_of: Held,
     sessions: HashMap<PublicKey, Session>,
     tokens: HashMap<[u8; 8], PublicKey>,
+    /// The oldest first.
+    early: Vec<Early>,
     lobby: Vec<PublicKey>,
     codes: HashMap<u32, Code>,
     codes_of: Held,
@@ -415,6 +424,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             links_of: Held::new(BROKER_LINKS_PER_ADDRESS),
             sessions: HashMap::new(),
             tokens: HashMap::new(),
+            early: Vec::new(),
             lobby: Vec::new(),
             codes: HashMap::new(),
             codes_of: Held::new(CODES_PER_ADDRESS),
@@ -436,7 +446,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.began.get_or_insert(now);
         match input {
-            Input::LinkUp { link, peer, observed } => self.link_up(now, link, peer, observed),
+            Input::LinkUp { link, peer, observed, token } => self.link_up(now, link, peer, (observed, token)),
             Input::Message { link, message, round_trip } => {
                 let Some(entry) = self.links.get_mut(&link) else {
                     return;
@@ -477,6 +487,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             && self.links_of.is_empty()
             && self.sessions.is_empty()
             && self.tokens.is_empty()
+            && self.early.is_empty()
             && self.lobby.is_empty()
             && self.codes.is_empty()
             && self.codes_of.is_empty()
@@ -514,7 +525,13 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         }
     }
 
-    fn link_up(&mut self, now: Instant, link: LinkId, peer: PublicKey, observed: SocketAddr) {
+    fn link_up(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        peer: PublicKey,
+        (observed, token): (SocketAddr, [u8; 8]),
+    ) {
         if self.links.len() >= self.config.links {
             self.make_room_for_link(observed.ip());
         }
@@ -532,7 +549,6 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             self.sweeping = true;
             self.at(now + SWEEP_EVERY, Timer::Sweep);
         }
-        let token = self.rng.random();
         self.tokens.insert(token, peer);
         self.links.insert(link, Link { peer, observed, token, round_trip: None, heard: now });
         let session = self.sessions.entry(peer).or_default();
@@ -549,13 +565,6 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                     })
             })
             .collect();
-        let welcome = FromBroker::Welcome {
-            observed,
-            token,
-            advertised: self.config.advertised.clone(),
-            probes: self.config.probes.clone(),
-        };
-        self.send(link, welcome);
         // A peer that comes back begins anew, perhaps from another port: what still runs toward where it was before must
         // not fire at where it is now, or two attempts of one side meet on one 4-tuple and stop each other.
         let second_family = !first && same_family.is_empty();
@@ -569,6 +578,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if second_family {
             self.tell_new_address(peer, observed);
         }
+        self.take_early(now, token);
     }
 
     /// The newest goes: what stands longest serves somebody most likely.
@@ -647,7 +657,14 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         knock_from: Option<IpAddr>,
     ) {
         let [a, b, c, d, e, f, g, h, question @ ..] = token;
-        let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else { return };
+        let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else {
+            if self.early.len() >= EARLY_OBSERVATIONS {
+                self.forget_oldest_early();
+            }
+            let expires = self.at(now + EARLY_OBSERVATION_LIFE, Timer::EarlyExpires);
+            self.early.push(Early { expires, token, from, knock_from });
+            return;
+        };
         let allowed = self
             .sessions
             .get_mut(&peer)
@@ -658,6 +675,21 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             if let Some(dialled) = knock_from {
                 self.knock(now, peer, question, from, dialled);
             }
+        }
+    }
+
+    fn forget_oldest_early(&mut self) {
+        if !self.early.is_empty() {
+            self.timers.remove(&self.early.remove(0).expires);
+        }
+    }
+
+    /// What came before this link did, and carries its token.
+    fn take_early(&mut self, now: Instant, token: [u8; 8]) {
+        let ours: Vec<Early> = self.early.extract_if(.., |early| early.token.starts_with(&token)).collect();
+        for Early { expires, token, from, knock_from } in ours {
+            self.timers.remove(&expires);
+            self.observation(now, token, from, knock_from);
         }
     }
 
@@ -1353,6 +1385,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.remove_claim(claim);
             }
             Timer::IntroductionExpires { introduction } => self.end_introduction(introduction),
+            Timer::EarlyExpires => self.forget_oldest_early(),
             Timer::KnockExpires { knock } => self.knocked(knock, None),
             Timer::Sweep => {
                 let silent: Vec<LinkId> = self

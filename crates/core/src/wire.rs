@@ -191,20 +191,23 @@ pub enum Signal {
     },
 }
 
+/// What the broker says in its handshake message, a round trip before it can answer anything: so a peer looks at its own network
+/// while it registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The other end's address as the broker sees it.
+    pub observed: SocketAddr,
+    /// What an observation on behalf of this link's session begins with.
+    pub token: [u8; 8],
+    /// Where other peers reach this broker, best first; for codes.
+    pub advertised: Vec<String>,
+    /// Where this broker answers observations too, beside the link's own address and port.
+    pub probes: Vec<Probe>,
+}
+
 /// What a broker says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromBroker {
-    /// First message on a link.
-    Welcome {
-        /// The other end's address as the broker sees it.
-        observed: SocketAddr,
-        /// What an observation on this session's behalf begins with.
-        token: [u8; 8],
-        /// Where other peers reach this broker, best first; for codes.
-        advertised: Vec<String>,
-        /// Where this broker answers observations too, beside the link's own address and port.
-        probes: Vec<Probe>,
-    },
     /// An observation came in.
     Observed {
         /// The peer's half of its token.

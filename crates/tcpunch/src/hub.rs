@@ -17,7 +17,7 @@ use tcpunch_core::plan::{Obstacle, Path, SynBudget, may_tell_hosts, may_tell_map
 use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, Told, respond};
 use tcpunch_core::wire::{
-    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Probe, Refusal, Signal, ToBroker,
+    About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Refusal, Signal, ToBroker, Welcome,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -474,7 +474,7 @@ impl Hub {
 
     fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Up { broker, key, remote, local } => {
+            Notice::Up { broker, key, remote, local, welcome } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None, token: None }];
@@ -486,16 +486,18 @@ impl Hub {
                     self.profile.send_replace(known.unwrap_or_default());
                     self.measured = false;
                 }
+                self.welcome(remote, local, *welcome);
                 if again {
                     self.ask_again();
                 } else if self.lobby.is_some() {
                     self.join();
                 }
             }
-            Notice::Also { remote, local } => {
-                self.links.push(Link { remote, local, observed: None, token: None })
+            Notice::Also { remote, local, welcome } => {
+                self.links.push(Link { remote, local, observed: None, token: None });
+                self.welcome(remote, local, *welcome);
             }
-            Notice::Message { message, remote, local } => self.message(*message, remote, local),
+            Notice::Message(message) => self.message(*message),
             Notice::Less { local } => self.links.retain(|link| link.local != local),
             Notice::Down => {
                 self.links.clear();
@@ -554,16 +556,10 @@ impl Hub {
         }
     }
 
-    fn message(&mut self, message: FromBroker, remote: SocketAddr, local: SocketAddr) {
+    fn message(&mut self, message: FromBroker) {
         // Who asked may have stopped waiting.
         self.claims.retain(|claim| !claim.reply.is_closed());
         match message {
-            FromBroker::Welcome { observed, token, advertised, probes } => {
-                // They come to stand in commands that people copy: only what is an address.
-                let addresses = advertised.iter().filter_map(|text| text.parse::<BrokerAddress>().ok());
-                self.advertised = addresses.map(|address| address.in_code()).collect();
-                self.welcome(remote, local, observed, token, &probes);
-            }
             FromBroker::Observed { question, from } => {
                 self.tell_survey(Said::Observed(question, from));
             }
@@ -651,14 +647,11 @@ impl Hub {
         }
     }
 
-    fn welcome(
-        &mut self,
-        remote: SocketAddr,
-        local: SocketAddr,
-        observed: SocketAddr,
-        token: [u8; 8],
-        probes: &[Probe],
-    ) {
+    fn welcome(&mut self, remote: SocketAddr, local: SocketAddr, welcome: Welcome) {
+        let Welcome { observed, token, advertised, probes } = welcome;
+        // They come to stand in commands that people copy: only what is an address.
+        let addresses = advertised.iter().filter_map(|text| text.parse::<BrokerAddress>().ok());
+        self.advertised = addresses.map(|address| address.in_code()).collect();
         if let Some((_, key)) = &self.broker {
             let event = Event::Registered { broker: remote, key: *key, local, observed };
             (self.setup.events)(event);
@@ -698,7 +691,7 @@ impl Hub {
             let (learns, learnt) = mpsc::channel(1);
             let (said, hears) = mpsc::channel(diagnose::SAID);
             let mut task = JoinSet::new();
-            task.spawn(diagnose::survey(door, probes.to_vec(), token, hears, learns));
+            task.spawn(diagnose::survey(door, probes, token, hears, learns));
             self.survey = Some(Surveyed { network, running: Some(Survey { learnt, said, _task: task }) });
         }
     }

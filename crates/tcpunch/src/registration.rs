@@ -17,7 +17,7 @@ use tcpunch_core::limits::{
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
-use tcpunch_core::wire::{FromBroker, PREFACE, Preface, ToBroker, VERSION, decode, encode};
+use tcpunch_core::wire::{FromBroker, PREFACE, Preface, ToBroker, VERSION, Welcome, decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -109,11 +109,11 @@ impl BrokerAddress {
 /// What the registration tells the endpoint.
 pub(crate) enum Notice {
     /// The first link of a session stands; what the broker kept of an earlier one is gone.
-    Up { broker: BrokerAddress, key: PublicKey, remote: SocketAddr, local: SocketAddr },
+    Up { broker: BrokerAddress, key: PublicKey, remote: SocketAddr, local: SocketAddr, welcome: Box<Welcome> },
     /// One more link of the same session, over the other family.
-    Also { remote: SocketAddr, local: SocketAddr },
-    /// A message, with the broker's address on whose link it came and the own end of that link.
-    Message { message: Box<FromBroker>, remote: SocketAddr, local: SocketAddr },
+    Also { remote: SocketAddr, local: SocketAddr, welcome: Box<Welcome> },
+    /// A message.
+    Message(Box<FromBroker>),
     /// One of several links is lost.
     Less { local: SocketAddr },
     /// The last link is lost.
@@ -148,6 +148,7 @@ struct Link {
     key: PublicKey,
     remote: SocketAddr,
     local: SocketAddr,
+    welcome: Box<Welcome>,
     stream: TcpStream,
     sealer: LinkSealer,
     opener: LinkOpener,
@@ -155,7 +156,6 @@ struct Link {
 
 struct Slot {
     number: u64,
-    remote: SocketAddr,
     local: SocketAddr,
     sealer: LinkSealer,
     writer: OwnedWriteHalf,
@@ -453,6 +453,7 @@ async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Res
     let preface = Preface::Link(pattern).encode();
     let mut handshake = LinkHandshake::peer(&setup.session, key.as_ref(), &preface)
         .map_err(|_| failed("its key is not usable"))?;
+    let mut welcome = None;
     let mut greeting = preface.to_vec();
     greeting.extend(framed(&handshake.write(&[]).map_err(|_| failed("the handshake failed"))?));
     stream.write_all(&greeting).await?;
@@ -467,13 +468,17 @@ async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Res
                 }
                 _ => OpenError::from(error),
             })?;
-            handshake.read(&message).map_err(|_| failed("the handshake failed; is it a broker?"))?;
+            let said =
+                handshake.read(&message).map_err(|_| failed("the handshake failed; is it a broker?"))?;
+            let said = decode(&said).map_err(|_| failed("its handshake says nothing that can be read"))?;
+            welcome = Some(Box::new(said));
         }
     }
+    let welcome = welcome.ok_or_else(|| failed("it did not answer"))?;
     let key = handshake.remote().ok_or_else(|| failed("it has no key"))?;
     let (remote, local) = (stream.peer_addr()?, stream.local_addr()?);
     let (sealer, opener) = handshake.finish();
-    Ok(Link { broker: target.broker.clone(), key, remote, local, stream, sealer, opener })
+    Ok(Link { broker: target.broker.clone(), key, remote, local, welcome, stream, sealer, opener })
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -537,6 +542,7 @@ impl Keeper {
                 key: link.key,
                 remote: link.remote,
                 local: link.local,
+                welcome: link.welcome.clone(),
             };
             self.install(link).await;
             if self.notices.send(up).await.is_err() {
@@ -565,7 +571,6 @@ impl Keeper {
         let task = tokio::spawn(read_messages(reader, link.opener, self.next_number, self.incoming.clone()));
         self.slots.push(Slot {
             number: self.next_number,
-            remote: link.remote,
             local: link.local,
             sealer: link.sealer,
             writer,
@@ -621,7 +626,11 @@ impl Keeper {
                 }
                 Some(found) = second.join_next() => {
                     if let Ok(Some(link)) = found {
-                        let also = Notice::Also { remote: link.remote, local: link.local };
+                        let also = Notice::Also {
+                            remote: link.remote,
+                            local: link.local,
+                            welcome: link.welcome.clone(),
+                        };
                         self.install(link).await;
                         if self.notices.send(also).await.is_err() {
                             return false;
@@ -647,11 +656,7 @@ impl Keeper {
                 self.send(Some(number), &ToBroker::Pong(question)).await;
                 true
             }
-            Some(message) => {
-                let notice =
-                    Notice::Message { message: Box::new(message), remote: slot.remote, local: slot.local };
-                self.notices.send(notice).await.is_ok()
-            }
+            Some(message) => self.notices.send(Notice::Message(Box::new(message))).await.is_ok(),
         }
     }
 

@@ -35,17 +35,19 @@ impl Held {
     }
 
     async fn within(broker: &RawBroker, timeout: Duration) -> Self {
+        Self::with(broker, timeout, None).await
+    }
+
+    async fn with(broker: &RawBroker, timeout: Duration, observed: Option<SocketAddr>) -> Self {
         let events = Events::default();
         let builder = events.watch(builder_at(broker.at)).timeout(timeout);
-        let (endpoint, link) = broker.endpoint(builder).await;
+        let (endpoint, link) = broker.endpoint(builder, observed).await;
         Held { endpoint, link, events }
     }
 
     /// Seen by the broker somewhere else than it is.
     async fn seen_at(broker: &RawBroker, observed: SocketAddr) -> Self {
-        let mut held = Self::at(broker).await;
-        held.link.welcome_as(observed).await;
-        held
+        Self::with(broker, Duration::from_secs(4), Some(observed)).await
     }
 
     fn door(&self) -> SocketAddr {

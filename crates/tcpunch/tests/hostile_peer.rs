@@ -446,7 +446,7 @@ async fn a_number_claimed_without_a_proof_holds_nobody_up() {
             assert!(
                 matches!(
                     message,
-                    FromBroker::Welcome { .. } | FromBroker::Claimed { .. } | FromBroker::Refused { .. }
+                    FromBroker::Pong(0) | FromBroker::Claimed { .. } | FromBroker::Refused { .. }
                 ),
                 "{message:?}"
             );

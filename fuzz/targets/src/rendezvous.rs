@@ -92,7 +92,6 @@ impl World {
         let lobby_size = usize::from(input.u8() % 20);
         let config = Config {
             lobby: lobby_size,
-            advertised: vec!["broker.example".to_owned()],
             public: vec![Ipv4Addr::new(203, 0, 113, 9).into()],
             probes: vec![Probe { ip: Some(Ipv4Addr::new(192, 0, 2, 2).into()), port: 7767 }],
             ..Config::default()
@@ -128,8 +127,14 @@ impl World {
                 self.all.push(link);
                 self.coming = Some(link);
                 self.links.insert(link, (peer, address));
-                self.handle(Cause::Up { peer, address }, Input::LinkUp { link, peer, observed: address });
-                assert!(self.coming.is_none(), "every link is welcomed or refused");
+                // Each link has a token of its own.
+                let token = (link.0 << 8 | 0xf1).to_be_bytes();
+                let up = Input::LinkUp { link, peer, observed: address, token };
+                self.handle(Cause::Up { peer, address }, up);
+                if self.coming.take().is_some() {
+                    self.tokens.insert(peer, token);
+                    self.no_address_has_too_many_links();
+                }
             }
             2 => {
                 if let Some(link) = self.any_link(input) {
@@ -321,7 +326,7 @@ impl World {
                 Output::Send { link, message } => {
                     let (to, _) = *self.links.get(&link).expect("nothing is said to who is gone");
                     wire::encode(&*message).expect("every message can be sent");
-                    self.said(link, to, *message);
+                    self.said(to, *message);
                 }
                 Output::Close { link } => {
                     assert!(self.links.contains_key(&link), "a link is closed once");
@@ -345,7 +350,7 @@ impl World {
         panic!("there is no end to what is to be done");
     }
 
-    fn said(&mut self, link: LinkId, to: PublicKey, message: FromBroker) {
+    fn said(&mut self, to: PublicKey, message: FromBroker) {
         let cause = self.cause.clone();
         let by = match &cause {
             Cause::Said { peer, .. } => Some(*peer),
@@ -356,13 +361,6 @@ impl World {
             | Cause::Knocked { .. } => None,
         };
         match message {
-            FromBroker::Welcome { observed, token, .. } => {
-                assert_eq!(self.coming.take(), Some(link));
-                assert_eq!(observed, self.links[&link].1);
-                let before = self.tokens.insert(to, token);
-                assert!(before != Some(token), "each link has a token of its own");
-                self.no_address_has_too_many_links();
-            }
             FromBroker::Observed { question, from } => {
                 assert!(cause == Cause::Observation { peer: Some(to), question, from });
             }

@@ -11,7 +11,7 @@ use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal as Refuse
 use tcpunch_core::secure::{Pattern, SHARE};
 use tcpunch_core::wire::{
     About, FromBroker, Introduction, KnockAnswer, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker,
-    decode, encode,
+    Welcome, decode, encode,
 };
 
 use crate::within;
@@ -27,6 +27,7 @@ pub(crate) fn run(bytes: &[u8]) {
     }
     reads_back::<ToBroker>(bytes);
     reads_back::<FromBroker>(bytes);
+    reads_back::<Welcome>(bytes);
 }
 
 /// Whatever is read can be said, and means the same when it is read again.
@@ -43,6 +44,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = prefaces.iter().map(|preface| preface.encode().to_vec()).collect();
     seeds.extend(to_broker().iter().map(|message| encode(message).unwrap()));
     seeds.extend(from_broker().iter().map(|message| encode(message).unwrap()));
+    seeds.push(encode(&welcome()).unwrap());
     seeds
 }
 
@@ -82,6 +84,15 @@ pub(crate) fn to_broker() -> Vec<ToBroker> {
     ]
 }
 
+fn welcome() -> Welcome {
+    Welcome {
+        observed: "198.51.100.7:23456".parse().unwrap(),
+        token: [1; 8],
+        advertised: vec!["broker.example".to_owned(), "[2001:db8::1]:99".to_owned()],
+        probes: vec![Probe { ip: None, port: 7767 }],
+    }
+}
+
 fn from_broker() -> Vec<FromBroker> {
     let address = "198.51.100.7:23456".parse().unwrap();
     let introduction = |meeting| Introduction {
@@ -97,12 +108,6 @@ fn from_broker() -> Vec<FromBroker> {
     };
     let refused = |about, refusal| FromBroker::Refused { about, refusal };
     vec![
-        FromBroker::Welcome {
-            observed: address,
-            token: [1; 8],
-            advertised: vec!["broker.example".to_owned(), "[2001:db8::1]:99".to_owned()],
-            probes: vec![Probe { ip: None, port: 7767 }],
-        },
         FromBroker::Observed { question: [2; 8], from: address },
         FromBroker::Knocked { question: [2; 8], elsewhere: true, answer: KnockAnswer::Silent },
         FromBroker::RoundWanted { introduction: 11, round: 1 },

@@ -75,23 +75,22 @@ fn forged<T>(_: T) -> io::Error {
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
     pub(crate) key: PublicKey,
-    pub(crate) token: [u8; 8],
     sealer: LinkSealer,
     opener: LinkOpener,
 }
 
 impl Peer {
-    /// Connects, shakes hands, registers and waits for the welcome.
+    /// Connects, shakes hands, registers and waits for an answer.
     pub(crate) async fn register(from: Ipv4Addr, to: Target) -> io::Result<Peer> {
         let own = new_key();
         let stream = connect(from, to.address).await?;
         let mut peer = Self::shake_hands(stream, &own, Some(&to.key)).await?.0;
         peer.say(&ToBroker::Register { profile: NatProfile::default() }).await?;
+        peer.say(&ToBroker::Ping(1)).await?;
         match peer.hear().await? {
-            FromBroker::Welcome { token, .. } => peer.token = token,
-            _ => return Err(io::ErrorKind::ConnectionRefused.into()),
+            FromBroker::Pong(1) => Ok(peer),
+            _ => Err(io::ErrorKind::ConnectionRefused.into()),
         }
-        Ok(peer)
     }
 
     /// The broker's key, which a handshake tells.
@@ -118,7 +117,7 @@ impl Peer {
         }
         let remote = handshake.remote().ok_or(io::ErrorKind::InvalidData)?;
         let (sealer, opener) = handshake.finish();
-        Ok((Peer { stream, key: own.public(), token: [0; 8], sealer, opener }, remote))
+        Ok((Peer { stream, key: own.public(), sealer, opener }, remote))
     }
 
     pub(crate) async fn say(&mut self, message: &ToBroker) -> io::Result<()> {

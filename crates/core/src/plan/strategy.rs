@@ -81,6 +81,8 @@ pub struct Volley {
     pub crossing: bool,
     /// The ports are a matter of chance.
     pub birthday: bool,
+    /// The ports follow the one where a side was seen just before.
+    pub steps: bool,
 }
 
 /// Whereto the connects of a [`Volley`] go, and from which ports.
@@ -189,7 +191,7 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     let crossing = may_reset(own) && may_reset(peer) && rules.order;
     let volley = |aim, shots: u16| {
         let budget = shots.saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
-        Volley { aim, shots, budget, crossing, birthday: false }
+        Volley { aim, shots, budget, crossing, birthday: false, steps: false }
     };
     // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open: one observer can't tell
     // an open one from one that lets in by address.
@@ -204,7 +206,8 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     let stepping = |volley: Volley| match round {
         0 => Strategy { dial: false, fresh: true, ..plain },
         _ => {
-            let volley = Volley { budget: volley.shots.saturating_mul(u16::from(ROUNDS)), ..volley };
+            let budget = volley.shots.saturating_mul(u16::from(ROUNDS));
+            let volley = Volley { budget, steps: true, ..volley };
             Strategy { dial: round > 1, ..with(volley) }
         }
     };

@@ -51,6 +51,8 @@ pub(super) struct Volley {
     begins: Begins,
     /// When the round began, from which both sides reckon.
     since: Instant,
+    /// How long a word to the other side is under way, at least.
+    word_takes: Duration,
     /// Whereto, in this order.
     waiting: VecDeque<SocketAddr>,
     /// Refused, to be fired again.
@@ -66,7 +68,7 @@ pub(super) struct Volley {
 pub(super) enum Step {
     /// Fire at these.
     Fire(Vec<SocketAddr>),
-    /// All is out, and the other side waits for it.
+    /// All will be out before the other side hears of it, which waits for that.
     Tell,
     /// These are misses.
     Close(Vec<SocketId>),
@@ -115,8 +117,11 @@ impl Volley {
                 (Origin::Round(round), chosen.iter().map(|offset| at(port(offset))).collect())
             }
         };
-        let waiting: VecDeque<SocketAddr> =
-            targets.into_iter().filter(|target| target.port() != 0 && !avoid.contains(target)).collect();
+        // No NAT gives away well-known ports, and nobody is made to dial them often.
+        let waiting: VecDeque<SocketAddr> = targets
+            .into_iter()
+            .filter(|target| target.port() >= BIRTHDAY_PORTS.0 && !avoid.contains(target))
+            .collect();
         let spreads = origin == Origin::Scratch;
         let held = if spreads { SPREAD_HELD } else { MISS_HELD };
         let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
@@ -130,6 +135,7 @@ impl Volley {
             crossing: volley.crossing,
             budget: volley.budget.into(),
             since: now,
+            word_takes: bound / 2,
             begins: begins(now, strategy.order, volley.crossing, (round_trip, bound)),
             waiting,
             later: Vec::new(),
@@ -177,16 +183,16 @@ impl Volley {
         if at > now {
             return Step::Wait(at);
         }
+        // The other side may know less of this one's network than this one does by now, and wait.
+        if self.order != Order::Second && !self.told && self.left() <= self.word_takes {
+            self.told = true;
+            return Step::Tell;
+        }
         if !self.waiting.is_empty() {
             self.begins = Begins::At(now + VOLLEY_PACE);
             let batch = self.waiting.len().min(VOLLEY_BATCH);
             self.closes = Some(now + self.held);
             return Step::Fire(self.waiting.drain(..batch).collect());
-        }
-        // The other side may know less of this one's network than this one does by now, and wait.
-        if self.order != Order::Second && !self.told {
-            self.told = true;
-            return Step::Tell;
         }
         let due: Vec<SocketAddr> =
             self.later.extract_if(.., |(at, _)| *at <= now).map(|(_, remote)| remote).collect();
@@ -203,6 +209,11 @@ impl Volley {
             Some(at) => Step::Wait(next.map_or(at, |next| next.min(at))),
             None => Step::Nothing,
         }
+    }
+
+    /// How long it takes to fire what waits.
+    fn left(&self) -> Duration {
+        VOLLEY_PACE * u32::try_from(self.waiting.len().div_ceil(VOLLEY_BATCH)).unwrap_or(u32::MAX)
     }
 
     pub(super) fn fired(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {

@@ -24,6 +24,10 @@ fn link(n: u8) -> LinkId {
     LinkId(u64::from(n))
 }
 
+fn token_of(link: LinkId) -> [u8; 8] {
+    (link.0 << 8 | 0xf1).to_be_bytes()
+}
+
 impl World {
     fn new(config: Config) -> Self {
         World {
@@ -68,8 +72,12 @@ impl World {
     }
 
     fn up(&mut self, n: u8, address: &str) {
-        self.input(Input::LinkUp { link: link(n), peer: key(n), observed: address.parse().unwrap() });
-        assert!(matches!(self.next(n), Some(FromBroker::Welcome { .. })));
+        self.input(Input::LinkUp {
+            link: link(n),
+            peer: key(n),
+            observed: address.parse().unwrap(),
+            token: token_of(link(n)),
+        });
     }
 
     fn say(&mut self, n: u8, message: ToBroker) {
@@ -107,12 +115,7 @@ impl World {
         peer[..4].copy_from_slice(&n.to_be_bytes());
         peer[31] = 1;
         let observed = SocketAddr::new(ip, 2000);
-        self.input(Input::LinkUp { link, peer: PublicKey(peer), observed });
-        if let Some(inbox) = self.inbox.get_mut(&link)
-            && matches!(inbox.front(), Some(FromBroker::Welcome { .. }))
-        {
-            inbox.pop_front();
-        }
+        self.input(Input::LinkUp { link, peer: PublicKey(peer), observed, token: token_of(link) });
         link
     }
 
@@ -313,8 +316,12 @@ fn a_lost_code_gets_its_number_again() {
     let number = world.code(1);
     world.down(1);
     world.inbox.clear();
-    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: "198.51.100.1:1".parse().unwrap() });
-    world.next(9);
+    world.input(Input::LinkUp {
+        link: link(9),
+        peer: key(1),
+        observed: "198.51.100.1:1".parse().unwrap(),
+        token: token_of(link(9)),
+    });
     world.say(9, ToBroker::Open { verb: Verb::Listen, again: Some(number) });
     assert!(matches!(world.next(9), Some(FromBroker::Opened { number: same, .. }) if same == number));
 }
@@ -325,8 +332,12 @@ fn a_link_made_again_before_the_old_one_is_missed_keeps_the_number() {
     world.up(1, "198.51.100.1:1111");
     world.up(2, "203.0.113.2:2222");
     let number = world.code(1);
-    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: "198.51.100.7:1".parse().unwrap() });
-    world.next(9);
+    world.input(Input::LinkUp {
+        link: link(9),
+        peer: key(1),
+        observed: "198.51.100.7:1".parse().unwrap(),
+        token: token_of(link(9)),
+    });
     world.say(9, ToBroker::Open { verb: Verb::Listen, again: Some(number) });
     assert!(matches!(world.next(9), Some(FromBroker::Opened { number: same, .. }) if same == number));
     world.say(9, ToBroker::Wait { number, share: vec![5; SHARE] });
@@ -616,13 +627,14 @@ fn a_number_is_given_again_only_to_whose_it_was() {
 #[test]
 fn observations_with_a_token_that_others_saw_are_limited() {
     let mut world = World::new(Config::default());
-    let up = |link, address: &str| Input::LinkUp { link, peer: key(1), observed: address.parse().unwrap() };
-    let token = |message| match message {
-        Some(FromBroker::Welcome { token, .. }) => token,
-        other => panic!("{other:?}"),
+    let up = |link, address: &str| Input::LinkUp {
+        link,
+        peer: key(1),
+        observed: address.parse().unwrap(),
+        token: token_of(link),
     };
     world.input(up(link(1), "198.51.100.1:1"));
-    let first = token(world.next(1));
+    let first = token_of(link(1));
     let from = "203.0.113.9:5555".parse().unwrap();
     let observe = |token: [u8; 8]| {
         let mut full = [5; 16];
@@ -634,10 +646,9 @@ fn observations_with_a_token_that_others_saw_are_limited() {
     }
     assert_eq!(world.inbox[&link(1)].len(), OBSERVATIONS_PER_SESSION.burst as usize);
     world.input(up(link(2), "198.51.100.1:2"));
-    assert_ne!(token(world.next(2)), first, "each link has its own");
     world.pass(Duration::from_secs(30));
     world.input(observe(first));
-    assert_eq!(world.next(2), None, "which ends with the link");
+    assert_eq!(world.next(2), None, "it ends with the link");
 }
 
 #[test]
@@ -679,8 +690,13 @@ fn introductions_are_bounded_and_the_oldest_ends_first() {
 #[test]
 fn observations_reach_only_the_session_they_name() {
     let mut world = World::new(Config::default());
-    world.input(Input::LinkUp { link: link(1), peer: key(1), observed: "198.51.100.1:1".parse().unwrap() });
-    let Some(FromBroker::Welcome { token, .. }) = world.next(1) else { panic!() };
+    world.input(Input::LinkUp {
+        link: link(1),
+        peer: key(1),
+        observed: "198.51.100.1:1".parse().unwrap(),
+        token: token_of(link(1)),
+    });
+    let token = token_of(link(1));
     let from = "198.51.100.1:5555".parse().unwrap();
     let mut full = [0; 16];
     full[..8].copy_from_slice(&token);
@@ -693,13 +709,61 @@ fn observations_reach_only_the_session_they_name() {
 }
 
 #[test]
+fn observations_that_come_before_their_link_wait_for_it() {
+    let mut world = World::new(Config::default());
+    let from = "203.0.113.9:5555".parse().unwrap();
+    let observe = |token: [u8; 8], question: [u8; 8]| {
+        let mut full = [0; 16];
+        full[..8].copy_from_slice(&token);
+        full[8..].copy_from_slice(&question);
+        Input::Observation { token: full, from, knock_from: None }
+    };
+    for question in [[1; 8], [2; 8]] {
+        world.input(observe(token_of(link(1)), question));
+    }
+    world.input(observe(token_of(link(2)), [3; 8]));
+    world.up(1, "198.51.100.1:1111");
+    for question in [[1; 8], [2; 8]] {
+        assert_eq!(world.next(1), Some(FromBroker::Observed { question, from }));
+    }
+    assert_eq!(world.next(1), None);
+    world.pass(EARLY_OBSERVATION_LIFE);
+    world.up(2, "198.51.100.2:1111");
+    assert_eq!(world.next(2), None, "too late");
+
+    for n in 0..2 * EARLY_OBSERVATIONS as u64 {
+        world.input(observe((n << 16).to_be_bytes(), [4; 8]));
+    }
+    world.input(observe(token_of(link(3)), [5; 8]));
+    assert_eq!(world.broker.early.len(), EARLY_OBSERVATIONS);
+    world.up(3, "198.51.100.3:1111");
+    assert_eq!(world.next(3), Some(FromBroker::Observed { question: [5; 8], from }), "the oldest go");
+    for n in 1..=3 {
+        world.down(n);
+    }
+    world.pass(EARLY_OBSERVATION_LIFE);
+    world.pass(Duration::from_secs(120));
+    assert!(world.broker.is_empty());
+}
+
+#[test]
 fn a_session_has_one_link_a_family() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
-    let v6 = Input::LinkUp { link: link(2), peer: key(1), observed: "[2001:db8::1]:1111".parse().unwrap() };
+    let v6 = Input::LinkUp {
+        link: link(2),
+        peer: key(1),
+        observed: "[2001:db8::1]:1111".parse().unwrap(),
+        token: token_of(link(2)),
+    };
     world.input(v6);
     assert!(world.closed.is_empty());
-    let again = Input::LinkUp { link: link(3), peer: key(1), observed: "198.51.100.1:1111".parse().unwrap() };
+    let again = Input::LinkUp {
+        link: link(3),
+        peer: key(1),
+        observed: "198.51.100.1:1111".parse().unwrap(),
+        token: token_of(link(3)),
+    };
     world.input(again);
     assert_eq!(world.closed, [link(1)]);
     world.up(4, "203.0.113.2:2222");
@@ -719,9 +783,9 @@ fn an_address_that_comes_late_is_told_once() {
     world.say(2, join());
     world.inbox.clear();
     let late: SocketAddr = "[2001:db8::1]:1111".parse().unwrap();
-    world.input(Input::LinkUp { link: link(3), peer: key(1), observed: late });
+    world.input(Input::LinkUp { link: link(3), peer: key(1), observed: late, token: token_of(link(3)) });
     assert!(matches!(world.next(2), Some(FromBroker::SeenAt { address, .. }) if address == late));
-    world.input(Input::LinkUp { link: link(4), peer: key(1), observed: late });
+    world.input(Input::LinkUp { link: link(4), peer: key(1), observed: late, token: token_of(link(4)) });
     assert_eq!(world.next(2), None);
 }
 
@@ -735,10 +799,9 @@ fn a_member_that_comes_back_before_it_was_missed_is_introduced_again() {
     world.inbox.clear();
     // Over another link, from another port; the broker has not heard that the first is gone.
     let moved: SocketAddr = "203.0.113.1:2222".parse().unwrap();
-    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: moved });
+    world.input(Input::LinkUp { link: link(9), peer: key(1), observed: moved, token: token_of(link(9)) });
     assert_eq!(world.closed, [link(1)]);
     assert_eq!(world.next(2), None, "what runs toward the old address is not told the new one");
-    world.next(9);
     world.say(9, ToBroker::Join { connected: vec![key(3)], openers: vec![vec![7; 32]; 15] });
     assert!(matches!(world.next(9), Some(FromBroker::Joined { members: 2, introductions: 1, .. })));
     let Some(FromBroker::Introduced(introduced)) = world.next(2) else { panic!() };
@@ -1038,7 +1101,12 @@ fn one_address_cannot_take_all_links() {
         let mut peer = [0; 32];
         peer[..8].copy_from_slice(&n.to_be_bytes());
         let observed = "[2001:db8::1]:1111".parse().unwrap();
-        world.input(Input::LinkUp { link: LinkId(n), peer: PublicKey(peer), observed });
+        world.input(Input::LinkUp {
+            link: LinkId(n),
+            peer: PublicKey(peer),
+            observed,
+            token: token_of(LinkId(n)),
+        });
     }
     assert_eq!(world.broker.links(), BROKER_LINKS_PER_ADDRESS);
     assert_eq!(world.closed.len(), 5);
@@ -1078,7 +1146,7 @@ proptest! {
             match what {
                 0 => {
                     *own = LinkId(at as u64 + 10);
-                    let input = Input::LinkUp { link: *own, peer: key(n), observed: format!("198.51.100.{n}:1111").parse().unwrap() };
+                    let input = Input::LinkUp { link: *own, peer: key(n), observed: format!("198.51.100.{n}:1111").parse().unwrap(), token: token_of(*own) };
                     world.input(input);
                 }
                 1 => {

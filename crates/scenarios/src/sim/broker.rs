@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use natlab::Time;
 use natlab::sim::{ConnectOptions, Event, Os, SocketError, SocketId};
-use rand::SeedableRng;
+use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{BROKER_PORT, KNOCK_WITHIN, PROBE_PORT};
 use tcpunch_core::rendezvous::{self, Config, Input, KnockId, LinkId, Output, Rendezvous};
-use tcpunch_core::wire::{KnockAnswer, ObservationToken, PREFACE, Preface, Probe, ToBroker};
+use tcpunch_core::wire::{KnockAnswer, ObservationToken, PREFACE, Preface, Probe, ToBroker, Welcome};
 
 use super::clock::Clock;
 use super::others::RELAYED;
@@ -22,9 +22,9 @@ enum Stage {
     /// Its first handshake message is awaited.
     Hello,
     /// Its second.
-    Proof(PublicKey),
+    Proof(PublicKey, [u8; 8]),
     /// The first message on the link: only then the rendezvous hears of it.
-    First(PublicKey),
+    First(PublicKey, [u8; 8]),
     Link(LinkId),
     /// Whether knocks are asked for.
     Token(bool),
@@ -45,6 +45,8 @@ struct Connection {
 pub(super) struct BrokerAgent {
     clock: Clock,
     rendezvous: Rendezvous<ChaCha8Rng>,
+    probes: Vec<Probe>,
+    random: ChaCha8Rng,
     probe: Option<SocketId>,
     connections: Vec<Connection>,
     knocks: Vec<(SocketId, KnockId, Time)>,
@@ -58,11 +60,14 @@ impl BrokerAgent {
     pub(super) fn new(clock: Clock, public: Option<IpAddr>, second: Option<IpAddr>, seed: u64) -> Self {
         let public = public.into_iter().collect();
         let places = [Some(None), second.map(Some)].into_iter().flatten();
-        let probes = places.map(|ip| Probe { ip, port: PROBE_PORT }).collect();
-        let config = Config { probes, public, ..Config::default() };
+        let probes: Vec<Probe> = places.map(|ip| Probe { ip, port: PROBE_PORT }).collect();
+        let config = Config { probes: probes.clone(), public, ..Config::default() };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
         Self {
             clock,
-            rendezvous: Rendezvous::new(config, ChaCha8Rng::seed_from_u64(seed)),
+            rendezvous: Rendezvous::new(config, ChaCha8Rng::from_rng(&mut random)),
+            probes,
+            random,
             probe: None,
             connections: Vec::new(),
             knocks: Vec::new(),
@@ -183,24 +188,26 @@ impl BrokerAgent {
             }
             Stage::Hello => {
                 let Some(peer) = inbox.hello()? else { return Ok(false) };
+                let token = self.random.random();
+                let (advertised, probes) = (Vec::new(), self.probes.clone());
                 let mut out = Vec::new();
-                wire::answer(&mut out);
+                wire::answer(&mut out, &Welcome { observed: *from, token, advertised, probes });
                 os.write(*socket, &out);
-                *stage = Stage::Proof(peer);
+                *stage = Stage::Proof(peer, token);
             }
-            Stage::Proof(peer) => {
+            Stage::Proof(peer, token) => {
                 if !inbox.proof()? {
                     return Ok(false);
                 }
-                *stage = Stage::First(peer);
+                *stage = Stage::First(peer, token);
             }
-            Stage::First(peer) => {
+            Stage::First(peer, token) => {
                 let Some(message) = inbox.message::<ToBroker>()? else { return Ok(false) };
                 self.last_link += 1;
                 let link = LinkId(self.last_link);
                 *stage = Stage::Link(link);
                 let round_trip = os.round_trip(*socket);
-                self.rendezvous.handle(now, Input::LinkUp { link, peer, observed: *from });
+                self.rendezvous.handle(now, Input::LinkUp { link, peer, observed: *from, token });
                 self.rendezvous.handle(now, Input::Message { link, message, round_trip });
             }
             Stage::Link(link) => {

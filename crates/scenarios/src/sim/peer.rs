@@ -19,7 +19,7 @@ use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, Told, parse_preamble};
-use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Probe, Signal, ToBroker};
+use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Signal, ToBroker, Welcome};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
 use super::clock::Clock;
@@ -346,8 +346,8 @@ impl PeerAgent {
         let Some(attempt) = self.tries.get_mut(at) else { return };
         attempt.inbox.fill(os, attempt.socket);
         match attempt.inbox.answer() {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(welcome)) => {
                 let Try { socket, remote, inbox, .. } = self.tries.swap_remove(at);
                 let Some(local) = os.local(socket) else { return };
                 self.link_up(
@@ -362,6 +362,7 @@ impl PeerAgent {
                         heard: os.now(),
                         pinged: os.now(),
                     },
+                    &welcome,
                 );
             }
             Err(Malformed) => {
@@ -372,7 +373,7 @@ impl PeerAgent {
         }
     }
 
-    fn link_up(&mut self, os: &mut Os<'_>, link: Link) {
+    fn link_up(&mut self, os: &mut Os<'_>, link: Link, welcome: &Welcome) {
         let first = self.links.is_empty();
         let socket = link.socket;
         let mut out = Vec::new();
@@ -380,7 +381,8 @@ impl PeerAgent {
         wire::message(&mut out, &ToBroker::Register { profile: self.profile });
         self.links.push(link);
         if !first {
-            return os.write(socket, &out);
+            os.write(socket, &out);
+            return self.welcome(os, self.links.len() - 1, welcome);
         }
         self.next_address = None;
         self.patience = Some(os.now() + self.setup.timeout);
@@ -392,6 +394,7 @@ impl PeerAgent {
             }
         }
         os.write(socket, &out);
+        self.welcome(os, self.links.len() - 1, welcome);
         // The other family is tried only now, unless it is under way already.
         if self.tries.is_empty() {
             self.next_address(os);
@@ -419,9 +422,6 @@ impl PeerAgent {
 
     fn message(&mut self, os: &mut Os<'_>, link: usize, message: FromBroker) {
         match message {
-            FromBroker::Welcome { observed, token, probes, .. } => {
-                self.welcome(os, link, observed, token, &probes);
-            }
             FromBroker::Observed { question, from } => {
                 if let Some(observations) = &mut self.observations {
                     observations.observed(os, question, from);
@@ -515,14 +515,8 @@ impl PeerAgent {
         os.router(true).into_iter().collect()
     }
 
-    fn welcome(
-        &mut self,
-        os: &mut Os<'_>,
-        link: usize,
-        observed: SocketAddr,
-        token: [u8; 8],
-        probes: &[Probe],
-    ) {
+    fn welcome(&mut self, os: &mut Os<'_>, link: usize, welcome: &Welcome) {
+        let Welcome { observed, token, ref probes, .. } = *welcome;
         let Some(link) = self.links.get_mut(link) else { return };
         let (remote, local) = (link.remote, link.local);
         if !is_plausible(observed.ip(), local.ip(), remote.ip(), &Self::gateways(os)) {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{MAX_FRAME, MAX_RECORD};
 use tcpunch_core::secure::{HEADER, OVERHEAD, Payload};
-use tcpunch_core::wire::{decode, encode};
+use tcpunch_core::wire::{Welcome, decode, encode};
 
 /// Bytes of the tag that authenticates a sealed message.
 const SEAL: usize = 16;
@@ -97,20 +97,17 @@ impl Inbox {
         frame.try_into().map(|key| Some(PublicKey(key))).map_err(|_| Malformed)
     }
 
-    /// Whether the broker's handshake message is there.
-    pub(super) fn answer(&mut self) -> Result<bool, Malformed> {
-        self.handshake(ANSWER)
+    /// What the broker says in its handshake message, if that is there.
+    pub(super) fn answer(&mut self) -> Result<Option<Welcome>, Malformed> {
+        let Some(frame) = self.frame()? else { return Ok(None) };
+        decode(&masked(frame.get(ANSWER..).ok_or(Malformed)?)).map(Some).map_err(|_| Malformed)
     }
 
     /// Whether the peer's second handshake message is there.
     pub(super) fn proof(&mut self) -> Result<bool, Malformed> {
-        self.handshake(PROOF)
-    }
-
-    fn handshake(&mut self, length: usize) -> Result<bool, Malformed> {
         match self.frame()? {
             None => Ok(false),
-            Some(frame) if frame.len() == length => Ok(true),
+            Some(frame) if frame.len() == PROOF => Ok(true),
             Some(_) => Err(Malformed),
         }
     }
@@ -163,8 +160,9 @@ pub(super) fn hello(out: &mut Vec<u8>, key: &PublicKey) {
 }
 
 /// The broker's handshake message.
-pub(super) fn answer(out: &mut Vec<u8>) {
-    framed(out, std::iter::repeat_n(MASK, ANSWER));
+pub(super) fn answer(out: &mut Vec<u8>, welcome: &Welcome) {
+    let said = encode(welcome).unwrap_or_default();
+    framed(out, std::iter::repeat_n(MASK, ANSWER).chain(masked(&said)));
 }
 
 /// The peer's second handshake message.

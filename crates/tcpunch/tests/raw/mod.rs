@@ -26,8 +26,8 @@ use tcpunch_core::secure::{
     PeerKeys, Sealer, Share, Tag, Told, parse_preamble, preamble, respond, tags,
 };
 use tcpunch_core::wire::{
-    ClaimId, FromBroker, Introduction, IntroductionId, Met, PREFACE, Preface, Signal, ToBroker, decode,
-    encode,
+    ClaimId, FromBroker, Introduction, IntroductionId, Met, PREFACE, Preface, Signal, ToBroker, Welcome,
+    decode, encode,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -162,10 +162,12 @@ async fn write_framed(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 impl RawLink {
-    async fn shake(mut stream: TcpStream, mut handshake: LinkHandshake) -> Self {
+    /// `welcome`: what a broker says.
+    async fn shake(mut stream: TcpStream, mut handshake: LinkHandshake, welcome: Option<Welcome>) -> Self {
+        let payload = welcome.map_or_else(Vec::new, |welcome| encode(&welcome).unwrap());
         while !handshake.is_finished() {
             if handshake.is_my_turn() {
-                write_framed(&mut stream, &handshake.write(&[]).unwrap()).await;
+                write_framed(&mut stream, &handshake.write(&payload).unwrap()).await;
             } else {
                 let message = read_framed(&mut stream).await.expect("a handshake message");
                 handshake.read(&message).unwrap();
@@ -223,10 +225,11 @@ impl RawPeer {
         let preface = Preface::Link(Pattern::Xx).encode();
         stream.write_all(&preface).await.unwrap();
         let handshake = LinkHandshake::peer(&secret, None, &preface).unwrap();
-        let mut link = soon("a link", RawLink::shake(stream, handshake)).await;
+        let mut link = soon("a link", RawLink::shake(stream, handshake, None)).await;
         link.say(&ToBroker::Register { profile: NatProfile::default() }).await;
         let mut peer = RawPeer { secret, from, link, heard: Vec::new() };
-        peer.hear(|message| matches!(message, FromBroker::Welcome { .. })).await;
+        peer.link.say(&ToBroker::Ping(0)).await;
+        peer.hear(|message| matches!(message, FromBroker::Pong(0))).await;
         peer
     }
 
@@ -467,8 +470,8 @@ impl RawBroker {
         soon("a peer", self.listener.accept()).await.unwrap().0
     }
 
-    /// The next link, registered, before Welcome.
-    pub async fn accept(&self) -> Served {
+    /// The next link, registered. `observed`: where the broker says that it sees it, if not where it does.
+    pub async fn accept(&self, observed: Option<SocketAddr>) -> Served {
         let (stream, preface, pattern) = loop {
             let mut stream = self.knock().await;
             let mut preface = [0; PREFACE];
@@ -480,17 +483,18 @@ impl RawBroker {
             }
         };
         let handshake = LinkHandshake::broker(&self.secret, pattern, &preface).unwrap();
-        let link = soon("a link", RawLink::shake(stream, handshake)).await;
+        let observed = observed.unwrap_or(stream.peer_addr().unwrap());
+        let welcome = Welcome { observed, token: [7; 8], advertised: vec![], probes: vec![] };
+        let link = soon("a link", RawLink::shake(stream, handshake, Some(welcome))).await;
         let mut served = Served { link, heard: Vec::new() };
         served.hear(|message| matches!(message, ToBroker::Register { .. })).await;
         served
     }
 
     /// An endpoint with its link here.
-    pub async fn endpoint(&self, builder: Builder) -> (Endpoint, Served) {
-        let (endpoint, mut served) =
-            soon("an endpoint", async { tokio::join!(builder.bind(), self.accept()) }).await;
-        served.welcome().await;
+    pub async fn endpoint(&self, builder: Builder, observed: Option<SocketAddr>) -> (Endpoint, Served) {
+        let (endpoint, served) =
+            soon("an endpoint", async { tokio::join!(builder.bind(), self.accept(observed)) }).await;
         (endpoint.unwrap(), served)
     }
 }
@@ -498,16 +502,6 @@ impl RawBroker {
 impl Served {
     pub async fn say(&mut self, message: FromBroker) {
         self.link.say(&message).await;
-    }
-
-    /// Welcome as an honest broker would say it.
-    pub async fn welcome(&mut self) {
-        let observed = self.link.observed();
-        self.welcome_as(observed).await;
-    }
-
-    pub async fn welcome_as(&mut self, observed: SocketAddr) {
-        self.say(FromBroker::Welcome { observed, token: [7; 8], advertised: vec![], probes: vec![] }).await;
     }
 
     /// Reads until a message that is wanted.

@@ -198,14 +198,15 @@ fn a_stranger_at_one_of_so_many_ports_ends_nothing() {
 }
 
 #[test]
-fn whose_nat_resets_fires_first_and_says_so_when_all_is_out() {
+fn whose_nat_resets_fires_first_and_says_so_as_soon_as_all_is_out_before_the_word_comes() {
     let mut rig = between(easy(Refusal::Reset), random(Refusal::Drop));
     assert!(!rig.shots().is_empty(), "at once");
     rig.until(rig.start + 200 * MS);
     assert_eq!(rig.told(), [0]);
     let at = rig.outputs.iter().position(|output| matches!(output, Output::Tell { .. })).unwrap();
-    let dials = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Dial { .. }));
-    assert!(!dials(&rig.outputs[at..]), "nothing is fired after the word");
+    let after = rig.outputs[at..].iter().filter(|output| matches!(output, Output::Dial { .. })).count();
+    // Half the bound of the round trip is 25 ms.
+    assert!((1..=25 * VOLLEY_BATCH).contains(&after), "{after}");
     let mut spread = between(random(Refusal::Reset), easy(Refusal::Drop));
     spread.until(spread.start + 200 * MS);
     assert_eq!(spread.told(), [0]);

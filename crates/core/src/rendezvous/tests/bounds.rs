@@ -15,7 +15,7 @@ fn far_key(n: u32) -> PublicKey {
 fn far_up(world: &mut World, n: u32) -> LinkId {
     let link = LinkId(10_000 + u64::from(n));
     let observed = SocketAddr::new(IpAddr::V4((0x0b00_0000 + n).into()), 2000);
-    world.input(Input::LinkUp { link, peer: far_key(n), observed });
+    world.input(Input::LinkUp { link, peer: far_key(n), observed, token: token_of(link) });
     link
 }
 
@@ -67,14 +67,24 @@ fn prove(claim: ClaimId) -> ToBroker {
 fn a_change_of_either_side_reaches_the_other_and_nobody_elses_does() {
     let (mut world, id) = introduced();
     world.say(3, profile(true));
-    world.input(Input::LinkUp { link: link(30), peer: key(3), observed: "[2001:db8::3]:1".parse().unwrap() });
+    world.input(Input::LinkUp {
+        link: link(30),
+        peer: key(3),
+        observed: "[2001:db8::3]:1".parse().unwrap(),
+        token: token_of(link(30)),
+    });
     assert_eq!((world.next(1), world.next(2)), (None, None), "a stranger's");
     for (from, to) in [(1, 2), (2, 1)] {
         world.say(from, profile(true));
         let told = world.next(to);
         assert!(matches!(told, Some(FromBroker::ProfileOf { introduction, .. }) if introduction == id));
         let late = format!("[2001:db8::{from}]:1111").parse().unwrap();
-        world.input(Input::LinkUp { link: link(10 + from), peer: key(from), observed: late });
+        world.input(Input::LinkUp {
+            link: link(10 + from),
+            peer: key(from),
+            observed: late,
+            token: token_of(link(10 + from)),
+        });
         assert_eq!(world.next(to), Some(FromBroker::SeenAt { introduction: id, address: late }));
         assert_eq!(world.next(from), None);
     }
@@ -86,7 +96,12 @@ fn an_introduction_tells_so_many_addresses_and_no_more() {
     for n in 0..40 {
         // The second family comes and goes.
         let observed = format!("[2001:db8:{n}::1]:1111").parse().unwrap();
-        world.input(Input::LinkUp { link: link(100 + n), peer: key(1), observed });
+        world.input(Input::LinkUp {
+            link: link(100 + n),
+            peer: key(1),
+            observed,
+            token: token_of(link(100 + n)),
+        });
         world.input(Input::LinkDown { link: link(100 + n) });
     }
     // Two were told with the introduction.
@@ -138,7 +153,12 @@ fn a_link_that_cannot_be_had_is_told_why() {
     let mut world = World::new(Config::default());
     for n in 0..BROKER_LINKS_PER_ADDRESS as u64 + 1 {
         let observed = "198.51.100.1:1111".parse().unwrap();
-        world.input(Input::LinkUp { link: LinkId(n), peer: far_key(n as u32), observed });
+        world.input(Input::LinkUp {
+            link: LinkId(n),
+            peer: far_key(n as u32),
+            observed,
+            token: token_of(LinkId(n)),
+        });
     }
     let crowded = LinkId(BROKER_LINKS_PER_ADDRESS as u64);
     let refused = |refusal| Some(FromBroker::Refused { about: About::Link, refusal });
@@ -146,8 +166,8 @@ fn a_link_that_cannot_be_had_is_told_why() {
     world.input(Input::LinkDown { link: LinkId(5) });
     let again = LinkId(9_999);
     let observed = "198.51.100.1:1112".parse().unwrap();
-    world.input(Input::LinkUp { link: again, peer: key(7), observed });
-    assert!(matches!(world.inbox[&again][0], FromBroker::Welcome { .. }), "one has gone");
+    world.input(Input::LinkUp { link: again, peer: key(7), observed, token: token_of(again) });
+    assert!(!world.inbox.contains_key(&again) && !world.closed.contains(&again), "one has gone");
 
     let mut full = World::new(Config::default());
     for n in 0..BROKER_LINKS as u32 {
@@ -164,7 +184,12 @@ fn a_session_lives_as_long_as_one_of_its_links() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
     world.up(2, "198.51.100.2:1111");
-    world.input(Input::LinkUp { link: link(11), peer: key(1), observed: "[2001:db8::1]:1".parse().unwrap() });
+    world.input(Input::LinkUp {
+        link: link(11),
+        peer: key(1),
+        observed: "[2001:db8::1]:1".parse().unwrap(),
+        token: token_of(link(11)),
+    });
     let number = world.code(1);
     world.say(1, join());
     world.say(2, join());
@@ -186,9 +211,13 @@ fn an_operator_hears_of_peers_and_introductions_once() {
     let seen: [SocketAddr; 2] = ["198.51.100.1:1".parse().unwrap(), "198.51.100.2:1".parse().unwrap()];
     let also: SocketAddr = "[2001:db8::1]:1".parse().unwrap();
     for (n, at) in [(1, seen[0]), (2, seen[1])] {
-        broker.handle(now, Input::LinkUp { link: link(n), peer: key(n), observed: at });
+        broker.handle(
+            now,
+            Input::LinkUp { link: link(n), peer: key(n), observed: at, token: token_of(link(n)) },
+        );
     }
-    broker.handle(now, Input::LinkUp { link: link(3), peer: key(1), observed: also });
+    broker
+        .handle(now, Input::LinkUp { link: link(3), peer: key(1), observed: also, token: token_of(link(3)) });
     for n in [1, 2] {
         broker.handle(now, Input::Message { link: link(n), message: join(), round_trip: None });
     }

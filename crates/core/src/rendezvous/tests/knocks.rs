@@ -16,12 +16,14 @@ fn with_second() -> Config {
 }
 
 impl World {
-    fn token_of(&mut self, n: u8, address: &str) -> [u8; 8] {
-        self.input(Input::LinkUp { link: link(n), peer: key(n), observed: address.parse().unwrap() });
-        match self.next(n) {
-            Some(FromBroker::Welcome { token, .. }) => token,
-            other => panic!("{other:?}"),
-        }
+    fn token_after(&mut self, n: u8, address: &str) -> [u8; 8] {
+        self.input(Input::LinkUp {
+            link: link(n),
+            peer: key(n),
+            observed: address.parse().unwrap(),
+            token: token_of(link(n)),
+        });
+        token_of(link(n))
     }
 
     fn observe(&mut self, token: [u8; 8], from: &str) -> usize {
@@ -39,7 +41,7 @@ impl World {
 #[test]
 fn it_knocks_where_the_observation_came_from_and_tells_what_came_of_it() {
     let mut world = World::new(with_second());
-    let token = world.token_of(1, "198.51.100.1:1111");
+    let token = world.token_after(1, "198.51.100.1:1111");
     assert_eq!(world.observe(token, "198.51.100.1:5555"), 2);
     let to: SocketAddr = "198.51.100.1:5555".parse().unwrap();
     assert_eq!(world.next(1), Some(FromBroker::Observed { question: QUESTION, from: to }));
@@ -59,7 +61,7 @@ fn it_knocks_where_the_observation_came_from_and_tells_what_came_of_it() {
 #[test]
 fn it_knocks_only_for_whom_it_observes() {
     let mut world = World::new(with_second());
-    let token = world.token_of(1, "198.51.100.1:1111");
+    let token = world.token_after(1, "198.51.100.1:1111");
     assert_eq!(world.observe([9; 8], "198.51.100.1:5555"), 0);
     world.input(Input::LinkDown { link: link(1) });
     assert_eq!(world.observe(token, "198.51.100.1:5555"), 0);
@@ -68,18 +70,18 @@ fn it_knocks_only_for_whom_it_observes() {
 #[test]
 fn with_one_address_it_knocks_from_there_and_from_no_other_family() {
     let mut world = World::new(Config::default());
-    let token = world.token_of(1, "198.51.100.1:1111");
+    let token = world.token_after(1, "198.51.100.1:1111");
     assert_eq!(world.observe(token, "198.51.100.1:5555"), 1);
     let other = Probe { ip: Some(ip("2001:db8::2")), port: 7767 };
     let mut world = World::new(Config { probes: vec![other], ..Config::default() });
-    let token = world.token_of(1, "198.51.100.1:1111");
+    let token = world.token_after(1, "198.51.100.1:1111");
     assert_eq!(world.observe(token, "198.51.100.1:5555"), 1);
 }
 
 #[test]
 fn a_session_and_an_address_are_knocked_at_only_so_often() {
     let mut world = World::new(with_second());
-    let token = world.token_of(1, "198.51.100.1:1111");
+    let token = world.token_after(1, "198.51.100.1:1111");
     let ends = |world: &mut World| {
         for (knock, ..) in std::mem::take(&mut world.knocks) {
             world.input(Input::Knocked { knock, answer: None });
@@ -94,7 +96,7 @@ fn a_session_and_an_address_are_knocked_at_only_so_often() {
     // With tokens of others, which go over the network in the clear.
     let mut at_one = 0;
     for n in 10..100 {
-        let token = world.token_of(n, &format!("198.51.100.{n}:1111"));
+        let token = world.token_after(n, &format!("198.51.100.{n}:1111"));
         at_one += world.observe(token, "192.0.2.77:80");
         ends(&mut world);
     }
@@ -107,7 +109,7 @@ fn knocks_under_way_are_bounded_and_forgotten() {
     let mut world = World::new(Config { knocks: 7, ..with_second() });
     for n in 10..30 {
         let address = format!("198.51.100.{n}:1111");
-        let token = world.token_of(n, &address);
+        let token = world.token_after(n, &address);
         world.observe(token, &address);
         let seen = world.inbox[&link(n)].len();
         assert_eq!(seen, 1, "it is observed all the same");

@@ -16,9 +16,8 @@ fn met(round_trips: [Duration; 2]) -> Met3 {
     let mut world = World::new(Config::default());
     let tokens = [1, 2, 3].map(|n| {
         let observed = format!("198.51.100.{n}:1111").parse().unwrap();
-        world.input(Input::LinkUp { link: link(n), peer: key(n), observed });
-        let Some(FromBroker::Welcome { token, .. }) = world.next(n) else { panic!() };
-        token
+        world.input(Input::LinkUp { link: link(n), peer: key(n), observed, token: token_of(link(n)) });
+        token_of(link(n))
     });
     world.say_after(1, join(), Some(round_trips[0]));
     world.say_after(2, join(), Some(round_trips[1]));
