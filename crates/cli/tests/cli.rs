@@ -791,14 +791,14 @@ fn stops_after_registration(broker: &Broker) -> String {
         while let Ok((peer, _)) = relay.accept() {
             let Ok(broker) = std::net::TcpStream::connect(&upstream) else { return };
             let (back, to_peer) = (broker.try_clone().unwrap(), peer.try_clone().unwrap());
-            std::thread::spawn(move || pass_on(back, to_peer, 2));
+            std::thread::spawn(move || pass_on(back, to_peer, 1));
             std::thread::spawn(move || std::io::copy(&mut &peer, &mut &broker));
         }
     });
     at
 }
 
-/// The broker's part of the handshake and its welcome; what it says then is kept back.
+/// The broker's part of the handshake; what it says then is kept back.
 fn pass_on(mut from: std::net::TcpStream, mut to: std::net::TcpStream, messages: usize) {
     for _ in 0..messages {
         let mut length = [0; 2];
