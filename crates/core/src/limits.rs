@@ -471,6 +471,8 @@ pub const BLOCK_PORTS: u16 = 180;
 pub const BLOCK_SPREAD: u16 = 96;
 /// And the fewest, an eighth of a block of 64.
 pub const BLOCK_SPREAD_LEAST: u16 = 8;
+/// A volley of so many is fired in every round: with 8 own ports and 64 dialled all rounds stay below 300 SYNs.
+pub const BLOCK_SMALL: u16 = 64;
 /// A block that is larger is treated as any port: the fewer ports of a block would not meet.
 pub const BLOCK_LARGEST: u16 = 4096;
 /// Ports that are dialled behind the last one that a stepping NAT was seen to give: others behind that NAT may have
@@ -499,6 +501,10 @@ pub const SPREAD_HELD: Duration = Duration::from_millis(1900);
 pub const SECOND_WITHIN: Duration = Duration::from_millis(600);
 /// An attempt that needs luck with ports has shown all it can after this.
 pub const VOLLEY_WITHIN: Duration = Duration::from_millis(7500);
+/// The first SYNs leave up to this share of a round trip after Go, at random: where one side hears Go half a round trip late, the
+/// answer to the early SYN and the late SYN meet at one instant otherwise, and their repetitions too (simulated: 2 of 9 medians of
+/// pairs with an ICMP refusal are a second late without).
+pub const STAGGER: f64 = 1.0 / 32.0;
 /// For this long after its first fire a refused lane fires again at the pace of its refusals.
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 /// Thereafter a refused lane fires again this often, with jitter.

@@ -15,7 +15,7 @@ use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
     REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
-    ROUNDS, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
+    ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
     SYNS_PER_LANE, VOLLEY_WITHIN,
 };
 use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
@@ -486,8 +486,10 @@ impl<R: RngCore> Puncher<R> {
         let Some(strategy) = self.rounds.first().map(|round| round.strategy) else { return };
         // On the others something came in before Go.
         let waiting = self.lanes.iter_mut().filter(|lane| lane.state == LaneState::Waiting);
+        let staggers = self.config.rules.stagger;
+        let off = self.round_trip.mul_f64(if staggers { self.rng.random_range(0.0..STAGGER) } else { 0.0 });
         for (index, lane) in waiting.enumerate() {
-            lane.state = begins(&lane.report.candidate, &strategy, now + pace(index));
+            lane.state = begins(&lane.report.candidate, &strategy, now + pace(index) + off);
         }
         self.start(now, 0);
     }
@@ -522,6 +524,12 @@ impl<R: RngCore> Puncher<R> {
                 if let LaneState::Ready(_) = lane.state {
                     lane.state = LaneState::Passive;
                 }
+            }
+        } else {
+            // Where the peer was seen it may let everybody in after all.
+            let passive = |lane: &&mut Lane| lane.round == round && lane.state == LaneState::Passive;
+            for lane in self.lanes.iter_mut().filter(passive) {
+                lane.state = LaneState::Ready(now);
             }
         }
     }

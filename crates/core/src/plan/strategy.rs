@@ -1,14 +1,16 @@
 //! What each side does in a round, by what is known of both networks.
 
 use crate::limits::{
-    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_LARGEST, BLOCK_PORTS, BLOCK_SPREAD, BLOCK_SPREAD_LEAST,
-    REFIRES_OF_VOLLEY, ROUNDS, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD,
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_LARGEST, BLOCK_PORTS, BLOCK_SMALL, BLOCK_SPREAD,
+    BLOCK_SPREAD_LEAST, REFIRES_OF_VOLLEY, ROUNDS, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD,
 };
 use crate::profile::{Allocation, Behaviour, NatProfile, Refusal};
 
 /// Rules of firing, each of which a measurement can turn off to see what it is worth. The program has them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
+    /// The first SYNs leave a random moment after Go, so that answers and SYNs of the two do not meet at one instant.
+    pub stagger: bool,
     /// A refused SYN is fired again from a new socket, at the pace of the refusals and with jitter.
     pub refire: bool,
     /// After an ICMP answer at once, so that an open hole always has a live socket.
@@ -30,6 +32,7 @@ pub struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Rules {
+            stagger: true,
             refire: true,
             icmp_at_once: true,
             rounds: true,
@@ -190,7 +193,9 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     }
     let crossing = may_reset(own) && may_reset(peer) && rules.order;
     let volley = |aim, shots: u16| {
-        let budget = shots.saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
+        // A few ports are tried again in each round.
+        let rounds = if shots <= BLOCK_SMALL { u16::from(ROUNDS) } else { 1 };
+        let budget = shots.saturating_mul(rounds).saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false, steps: false }
     };
     // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open: one observer can't tell

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::profile::{Allocation, Behaviour, Refusal};
 use proptest::prelude::{
@@ -35,7 +37,7 @@ fn config(controlling: bool, round_trip: Duration, own: NatProfile, peer: NatPro
         strangers: false,
         sockets: 2000,
         avoid: Vec::new(),
-        rules: Rules::default(),
+        rules: Rules { stagger: false, ..Rules::default() },
     }
 }
 
@@ -145,6 +147,26 @@ impl Rig {
             self.now = at;
         }
     }
+}
+
+#[test]
+fn the_first_syns_leave_a_little_after_go_at_random() {
+    let round_trip = 200 * MS;
+    let after_go = |seed| {
+        let mut config = config(true, round_trip, NatProfile::default(), NatProfile::default());
+        config.rules = Rules::default();
+        let mut rig = Rig::of(config);
+        rig.puncher.rng = ChaCha20Rng::seed_from_u64(seed);
+        rig.lane(1);
+        rig.input(Input::Go);
+        let at = rig.drain();
+        assert!(rig.dials().is_empty() && at < rig.start + round_trip.mul_f64(STAGGER));
+        rig.until(at);
+        assert_eq!(rig.dials().len(), 1);
+        at - rig.start
+    };
+    let different: BTreeSet<Duration> = (0..8).map(after_go).collect();
+    assert_eq!(different.len(), 8, "{different:?}");
 }
 
 #[test]

@@ -129,6 +129,7 @@ pub fn contestants() -> Vec<Contestant> {
         without("birthday", |it| it.birthday = false),
         without("order", |it| it.order = false),
         without("listening", |it| it.listening = false),
+        without("stagger", |it| it.stagger = false),
         without("caution", |it| it.caution = false),
     ]
 }
@@ -313,9 +314,19 @@ mod tests {
         let off: Vec<usize> = all
             .map(|it| {
                 assert_eq!(it.options.rules[0], it.options.rules[1]);
-                let Rules { refire, icmp_at_once, rounds, prediction, birthday, order, listening, caution } =
-                    it.options.rules[0];
-                let rules = [refire, icmp_at_once, rounds, prediction, birthday, order, listening, caution];
+                let Rules {
+                    stagger,
+                    refire,
+                    icmp_at_once,
+                    rounds,
+                    prediction,
+                    birthday,
+                    order,
+                    listening,
+                    caution,
+                } = it.options.rules[0];
+                let rules =
+                    [stagger, refire, icmp_at_once, rounds, prediction, birthday, order, listening, caution];
                 rules.iter().filter(|on| !**on).count()
             })
             .collect();

@@ -33,6 +33,7 @@ impl Without {
             off("birthday", Rules { birthday: false, ..all }),
             off("order", Rules { order: false, ..all }),
             off("listening", Rules { listening: false, ..all }),
+            off("stagger", Rules { stagger: false, ..all }),
             off("caution", Rules { caution: false, ..all }),
         ]
     }
