@@ -464,9 +464,9 @@ pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
 pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);
 /// The ports that such a NAT may choose: all that are no well-known ones.
 pub const BIRTHDAY_PORTS: (u16, u16) = (1024, 65535);
-/// Ports of a block of which this side dials so many: of 2,048 ports, with [`BLOCK_SPREAD`] own of the other side, 99.98 %
+/// Ports of a block of which this side dials so many: of 2,048 ports, with [`BLOCK_SPREAD`] own of the other side, 99.95 %
 /// meet, and both together stay below 300 SYNs.
-pub const BLOCK_PORTS: u16 = 180;
+pub const BLOCK_PORTS: u16 = 160;
 /// Own ports of a side with a block: carriers limit sessions, and their blocks are small.
 pub const BLOCK_SPREAD: u16 = 96;
 /// And the fewest, an eighth of a block of 64.
@@ -496,6 +496,9 @@ pub const MISS_HELD: Duration = Duration::from_millis(900);
 /// How long own ports toward one port are held: the other side may be late. The kernel sends each SYN again once, and not
 /// twice.
 pub const SPREAD_HELD: Duration = Duration::from_millis(1900);
+/// Who refuses is known so long after Go, and two round trips, where a survey that tells it is under way: silence is taken for an answer
+/// [`KNOCK_SILENT_AFTER`] and some round trips after the registration.
+pub const REFUSAL_KNOWN_WITHIN: Duration = Duration::from_millis(60);
 /// Who is to fire second fires at the latest so long after Go, and two bounds of the round trip: the word that the
 /// first has fired, or hears Go, may be lost with the broker.
 pub const SECOND_WITHIN: Duration = Duration::from_millis(600);

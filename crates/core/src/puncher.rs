@@ -14,12 +14,12 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST,
-    ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE,
-    SYNS_PER_LANE, VOLLEY_WITHIN,
+    REFUSAL_KNOWN_WITHIN, REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY,
+    ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY,
+    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
 };
 use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
-use crate::profile::NatProfile;
+use crate::profile::{NatProfile, Refusal};
 
 mod volley;
 
@@ -514,6 +514,11 @@ impl<R: RngCore> Puncher<R> {
             let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
             let mut volley =
                 Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
+            let refusals = [self.config.own.refusal, self.config.peer.refusal];
+            let unknown = plan.crossing && refusals.contains(&Refusal::Unknown);
+            if unknown && self.round_trip < volley.left() {
+                volley.await_knowledge(begins + 2 * self.round_trip + REFUSAL_KNOWN_WITHIN);
+            }
             if self.peer_fired == Some(round) {
                 volley.peer_fired(now);
             }

@@ -51,6 +51,8 @@ pub(super) struct Volley {
     begins: Begins,
     /// When the round began, from which both sides reckon.
     since: Instant,
+    /// Who refuses is not known yet, and will be by then.
+    unknown_until: Option<Instant>,
     /// How long a word to the other side is under way, at least.
     word_takes: Duration,
     /// Whereto, in this order.
@@ -135,6 +137,7 @@ impl Volley {
             crossing: volley.crossing,
             budget: volley.budget.into(),
             since: now,
+            unknown_until: None,
             word_takes: bound / 2,
             begins: begins(now, strategy.order, volley.crossing, (round_trip, bound)),
             waiting,
@@ -154,7 +157,13 @@ impl Volley {
     /// Who refuses is known better than when it was made.
     pub(super) fn order_anew(&mut self, order: Order, crossing: bool, round_trips: (Duration, Duration)) {
         (self.order, self.crossing) = (order, crossing);
+        self.unknown_until = None;
         self.begins = begins(self.since, order, crossing, round_trips);
+    }
+
+    /// Waits until then for who refuses to be known: what crosses nearby meets refusals that an order would avoid.
+    pub(super) fn await_knowledge(&mut self, until: Instant) {
+        self.unknown_until = Some(until);
     }
 
     pub(super) fn origin(&self) -> Origin {
@@ -170,11 +179,22 @@ impl Volley {
     pub(super) fn peer_fired(&mut self, now: Instant) {
         if let Begins::AfterPeer(_, least) = self.begins {
             self.begins = Begins::At(now.max(least));
+            self.unknown_until = None;
         }
     }
 
     /// What is to be done now.
     pub(super) fn step(&mut self, now: Instant) -> Step {
+        if let Some(until) = self.unknown_until {
+            if now < until {
+                return Step::Wait(until);
+            }
+            self.unknown_until = None;
+            let late = now.saturating_duration_since(self.since);
+            if let Begins::AfterPeer(latest, least) = self.begins {
+                self.begins = Begins::AfterPeer(latest + late, least + late);
+            }
+        }
         if self.crossing && !self.told {
             self.told = true;
             return Step::Tell;
@@ -212,7 +232,7 @@ impl Volley {
     }
 
     /// How long it takes to fire what waits.
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         VOLLEY_PACE * u32::try_from(self.waiting.len().div_ceil(VOLLEY_BATCH)).unwrap_or(u32::MAX)
     }
 

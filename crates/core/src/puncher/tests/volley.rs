@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::limits::{
-    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, MISS_HELD, REFIRES_OF_VOLLEY, ROUND_AFTER_VOLLEY,
-    SECOND_WITHIN, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH,
-    VOLLEY_PACE,
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN,
+    ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, SECOND_WITHIN, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD,
+    SYNS_BESIDE_VOLLEY, VOLLEY_BATCH, VOLLEY_PACE,
 };
 
 fn random(refusal: Refusal) -> NatProfile {
@@ -498,4 +498,40 @@ fn a_volley_ends_what_rested_on_less_knowledge() {
     rig.input(round(1, 40_000));
     rig.until(rig.now + 400 * MS);
     assert_eq!(rig.dials().len(), 2 + rig.shots().len(), "not fired again where the door was seen");
+}
+
+#[test]
+fn what_would_cross_nearby_waits_until_it_is_known_who_refuses() {
+    let unknown = NatProfile { refusal: Refusal::Unknown, ..random(Refusal::Drop) };
+    let near = |own, peer| {
+        let mut rig = Rig::of(config(true, MS, own, peer));
+        rig.lane(1);
+        rig.input(Input::Go);
+        rig
+    };
+    let mut rig = near(unknown, easy(Refusal::Reset));
+    rig.until(rig.start + 20 * MS);
+    assert!(rig.shots().is_empty() && rig.told().is_empty());
+    rig.input(Input::Profiles { own: random(Refusal::Drop), peer: easy(Refusal::Reset) });
+    rig.until(rig.start + 40 * MS);
+    assert!(rig.shots().is_empty(), "the other side refuses, and fires first");
+    rig.input(Input::PeerFired { round: 0 });
+    assert!(!rig.shots().is_empty());
+
+    let mut hasty = near(unknown, easy(Refusal::Reset));
+    hasty.input(Input::PeerFired { round: 0 });
+    hasty.until(hasty.now + MS);
+    assert!(!hasty.shots().is_empty(), "whoever fired knew more");
+
+    let mut never = near(unknown, easy(Refusal::Reset));
+    never.until(never.start + REFUSAL_KNOWN_WITHIN + 2 * ROUND_TRIP_LEAST);
+    assert_eq!(never.told(), [0], "it is not waited for without end");
+    never.input(Input::PeerFired { round: 0 });
+    never.until(never.now + MS);
+    assert!(!never.shots().is_empty());
+
+    let mut far = Rig::of(config(true, 300 * MS, unknown, easy(Refusal::Reset)));
+    far.lane(1);
+    far.input(Input::Go);
+    assert_eq!(far.told(), [0], "far apart they cross under way");
 }
