@@ -222,7 +222,7 @@ pub struct Winner {
     pub kind: Option<Kind>,
     /// The round that it belongs to, as far as known.
     pub round: u8,
-    /// It was found among many ports.
+    /// This side dialled it as one of many chosen by chance; whether the other side did its first record says.
     pub birthday: bool,
 }
 
@@ -286,6 +286,8 @@ struct Open {
     remote: SocketAddr,
     /// It was dialled, or came in, as one of many.
     many: Option<u8>,
+    /// It was dialled as one of many chosen by chance.
+    birthday: bool,
     verified: bool,
     until: Instant,
 }
@@ -352,6 +354,11 @@ impl<R: RngCore> Puncher<R> {
     /// Whether the attempt is over, though outputs may be left.
     pub fn is_over(&self) -> bool {
         self.finished
+    }
+
+    /// Whether this side dialled that connection as one of many chosen by chance.
+    pub fn is_birthday(&self, socket: SocketId) -> bool {
+        self.open.iter().any(|open| open.socket == socket && open.birthday)
     }
 
     /// First SYNs of this side so far.
@@ -857,7 +864,11 @@ impl<R: RngCore> Puncher<R> {
         // Who is nominated does not know it before the record that says so has come, and the other side may be less cautious.
         let patience = if known { NOMINATED_WITHIN } else { AUTHENTICATE_WITHIN };
         let until = now + 2 * self.round_trip + patience;
-        self.open.push(Open { socket, remote, many, verified: false, until });
+        // What comes in may have been dialled at the address that was seen.
+        let volley =
+            many.filter(|_| !known).and_then(|round| self.rounds.get(usize::from(round))?.volley.as_ref());
+        let birthday = volley.is_some_and(|volley| volley.birthday);
+        self.open.push(Open { socket, remote, many, birthday, verified: false, until });
         if nominate {
             self.nominated = Some(socket);
         }
@@ -914,9 +925,8 @@ impl<R: RngCore> Puncher<R> {
         let (remote, many) = (open.map(|open| open.remote), open.and_then(|open| open.many));
         let lane = self.lanes.iter().find(|lane| Some(lane.report.candidate.address) == remote);
         let kind = lane.filter(|_| many.is_none()).map(|lane| lane.report.candidate.kind);
-        let volley = many.and_then(|round| self.rounds.get(usize::from(round))?.volley.as_ref());
         let round = many.or(lane.map(|lane| lane.round)).unwrap_or_default();
-        let birthday = volley.is_some_and(|volley| volley.birthday);
+        let birthday = open.is_some_and(|open| open.birthday);
         self.finish(Some(Winner { socket, kind, round, birthday }));
     }
 

@@ -111,6 +111,7 @@ struct Lane {
     binding: ChannelBinding,
     /// One side dialled the other at a port that a router forwards.
     mapped: bool,
+    birthday: bool,
 }
 
 struct Authenticated {
@@ -484,13 +485,21 @@ impl Attempt {
                 }
                 let port = self.port(origin);
                 (self.reach.events)(Event::Fired { peer: self.reach.introduction.peer, port, remote });
-                let source = self.source(remote);
-                let task = self.dials.spawn(async move { (socket, port::dial(source, port, remote).await) });
+                // The SYN leaves here, so that none is counted that still waits for its turn when another has won.
+                let begun = port::begin(self.source(remote), port, remote);
+                let dial = async move {
+                    match begun {
+                        Ok(dialling) => (socket, dialling.finish().await),
+                        Err(error) => (socket, Err(error)),
+                    }
+                };
+                let task = self.dials.spawn(dial);
                 self.tasks.insert(socket, task);
             }
             Output::Authenticate { socket, nominate, cautious } => {
                 let Some((stream, remote, arrival)) = self.connected.remove(&socket) else { return };
                 let mapped = arrival.is_none() && self.mapped.contains(&canonical(remote));
+                let birthday = self.puncher.is_birthday(socket);
                 let exchange = Exchange {
                     stream: Doubtful { stream: Some(stream), over: self.over.clone() },
                     remote,
@@ -499,6 +508,7 @@ impl Attempt {
                     nominate,
                     cautious,
                     mapped,
+                    birthday,
                     keys: self.keys.subscribe(),
                     answer: self.answer.clone(),
                     answers: self.answers.0.clone(),
@@ -546,7 +556,7 @@ impl Attempt {
     fn finish(mut self, finished: Finished) -> Result<Connection, Box<Obstacle>> {
         let own = *self.reach.profile.borrow();
         let winner = finished.winner.and_then(|winner| Some((winner, self.verified.remove(&winner.socket)?)));
-        let Some((Winner { birthday, round, .. }, lane)) = winner else {
+        let Some((Winner { round, .. }, lane)) = winner else {
             let Introduction { addresses, public, .. } = &self.reach.introduction;
             let beside_broker = hidden_beside_broker(addresses, public, &self.reach.here);
             return Err(Box::new(Obstacle { own, peer: self.peer_profile, tried: finished, beside_broker }));
@@ -557,7 +567,7 @@ impl Attempt {
         ];
         let path = match Path::of(lane.local, lane.remote, ends) {
             _ if lane.mapped => Path::Mapped,
-            Path::Punched if birthday => Path::Birthday,
+            Path::Punched if lane.birthday => Path::Birthday,
             path => path,
         };
         let info = PathInfo {
@@ -622,6 +632,7 @@ struct Exchange {
     cautious: bool,
     /// This side dialled a port that the peer's router forwards.
     mapped: bool,
+    birthday: bool,
     keys: watch::Receiver<Option<LaneKeys>>,
     answer: Arc<[u8]>,
     answers: mpsc::Sender<Vec<u8>>,
@@ -688,6 +699,7 @@ impl Exchange {
         let nominated = payload.first() == Some(&1);
         // Only the other side knows where it dialled.
         let mapped = self.mapped || payload.get(1) == Some(&1);
+        let birthday = self.birthday || payload.get(2) == Some(&1);
         let mut out = Vec::new();
         sealer.seal(Kind::Ack, &[], &mut out)?;
         self.stream.get()?.write_all(&out).await?;
@@ -699,13 +711,13 @@ impl Exchange {
         }
         let stream = self.stream.stream.take().ok_or(Stranger::Over)?;
         let binding = keys.channel_binding();
-        let lane = Lane { stream, local, remote: self.remote, sealer, opener, binding, mapped };
+        let lane = Lane { stream, local, remote: self.remote, sealer, opener, binding, mapped, birthday };
         Ok(Authenticated { lane, salt, nominated })
     }
 
     fn confirm(&self, keys: &LaneKeys, salt: &[u8; SALT], out: &mut Vec<u8>) -> Result<Sealer, SecureError> {
         let mut sealer = keys.sealer(salt);
-        sealer.seal(Kind::Confirm, &[self.nominate, self.mapped].map(u8::from), out)?;
+        sealer.seal(Kind::Confirm, &[self.nominate, self.mapped, self.birthday].map(u8::from), out)?;
         Ok(sealer)
     }
 }

@@ -15,7 +15,7 @@ use tcpunch_core::plan::{
     mapped_candidate, translated,
 };
 use tcpunch_core::profile::NatProfile;
-use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher, Winner};
+use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, Told, parse_preamble, preamble, tags};
 use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 
@@ -98,6 +98,8 @@ struct Lane {
     cautious: bool,
     /// One side dialled the other at a port that a router forwards.
     mapped: bool,
+    /// One side dialled it as one of many chosen by chance.
+    birthday: bool,
     /// The other end, or the network, has ended it.
     over: bool,
 }
@@ -339,6 +341,7 @@ impl Attempt {
             peer_salt: Some(salt),
             cautious: false,
             mapped: false,
+            birthday: false,
             over: false,
         });
         self.input(os, Input::Accepted { socket: id, remote });
@@ -449,8 +452,9 @@ impl Attempt {
             }
             Stage::AwaitsConfirm => match lane.inbox.record() {
                 Ok(None) => Step::Waits,
-                Ok(Some(Record::Confirm { nominates, mapped })) => {
+                Ok(Some(Record::Confirm { nominates, mapped, birthday })) => {
                     lane.mapped |= mapped;
+                    lane.birthday |= birthday;
                     let mut out = Vec::new();
                     Record::Ack.write(&mut out);
                     os.write(lane.socket, &out);
@@ -567,6 +571,7 @@ impl Attempt {
                 peer_salt: None,
                 cautious: false,
                 mapped: false,
+                birthday: false,
                 over: false,
             }),
             Err(outcome) => self.input(os, Input::Dialled { socket: id, outcome }),
@@ -584,14 +589,15 @@ impl Attempt {
         lane.own_salt = salt;
         lane.cautious = cautious;
         lane.mapped = lane.peer_salt.is_none() && self.mapped == Some(lane.remote);
-        let mapped = lane.mapped;
+        lane.birthday = self.puncher.is_birthday(id);
+        let (mapped, birthday) = (lane.mapped, lane.birthday);
         lane.stage = if lane.peer_salt.is_some() { Stage::AwaitsConfirm } else { Stage::AwaitsPreamble };
         if lane.over {
             self.give_up(os, id);
             return self.input(os, Input::Failed { socket: id });
         }
         if let Ok(mut out) = preamble(&self.own_tag, &salt, &[]) {
-            Record::Confirm { nominates: nominate, mapped }.write(&mut out);
+            Record::Confirm { nominates: nominate, mapped, birthday }.write(&mut out);
             os.write(lane.socket, &out);
         }
         self.advance(os, id);
@@ -603,7 +609,6 @@ impl Attempt {
                 os.close(socket);
             }
         }
-        let birthday = finished.winner.is_some_and(|Winner { birthday, .. }| birthday);
         let won = finished.winner.and_then(|winner| {
             let at = self.lanes.iter().position(|lane| lane.id == winner.socket)?;
             let verified = self.lanes.get(at).is_some_and(|lane| lane.stage == Stage::Verified);
@@ -623,7 +628,7 @@ impl Attempt {
             ];
             let path = match Path::of(local, lane.remote, ends) {
                 _ if lane.mapped => Path::Mapped,
-                Path::Punched if birthday => Path::Birthday,
+                Path::Punched if lane.birthday => Path::Birthday,
                 path => path,
             };
             let salts = (lane.own_salt, peer_salt);

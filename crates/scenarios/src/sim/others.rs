@@ -362,7 +362,7 @@ impl Other {
         if let Ok(mut out) = preamble(&running.own_tag, &lane.own_salt, &[]) {
             let nominates = running.controlling && single;
             self.promised = nominates.then_some(socket).or(self.promised);
-            Record::Confirm { nominates, mapped: false }.write(&mut out);
+            Record::Confirm { nominates, mapped: false, birthday: false }.write(&mut out);
             os.write(socket, &out);
         }
     }
@@ -382,7 +382,7 @@ impl Other {
                     }
                 }
             }
-            let Ok(Some(Record::Confirm { nominates, mapped: _ })) = lane.inbox.record() else { return };
+            let Ok(Some(Record::Confirm { nominates, .. })) = lane.inbox.record() else { return };
             lane.stage = Stage::Verified;
             if nominates || self.promised == Some(socket) {
                 self.chosen = self.chosen.or(Some(socket));

@@ -125,9 +125,11 @@ impl Inbox {
         let Some(record) = self.take(HEADER + length) else { return Ok(None) };
         let mut body = record.iter().skip(HEADER).map(|byte| byte ^ MASK);
         match (body.next(), body.next(), body.next()) {
-            (Some(5), Some(nominates), Some(mapped)) => {
-                Ok(Some(Record::Confirm { nominates: nominates == 1, mapped: mapped == 1 }))
-            }
+            (Some(5), Some(nominates), Some(mapped)) => Ok(Some(Record::Confirm {
+                nominates: nominates == 1,
+                mapped: mapped == 1,
+                birthday: body.next() == Some(1),
+            })),
             (Some(6), ..) => Ok(Some(Record::Nominate)),
             (Some(7), ..) => Ok(Some(Record::Ack)),
             (Some(0), ..) => Ok(Some(Record::Data)),
@@ -198,7 +200,7 @@ pub(super) fn payload(message: &[u8]) -> Result<Payload, Malformed> {
 /// A record between peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record {
-    Confirm { nominates: bool, mapped: bool },
+    Confirm { nominates: bool, mapped: bool, birthday: bool },
     Nominate,
     Ack,
     Data,
@@ -207,7 +209,9 @@ pub(super) enum Record {
 impl Record {
     pub(super) fn write(self, out: &mut Vec<u8>) {
         let (kind, payload) = match self {
-            Record::Confirm { nominates, mapped } => (5, vec![u8::from(nominates), u8::from(mapped)]),
+            Record::Confirm { nominates, mapped, birthday } => {
+                (5, [nominates, mapped, birthday].map(u8::from).to_vec())
+            }
             Record::Nominate => (6, vec![]),
             Record::Ack => (7, vec![]),
             Record::Data => (0, vec![]),
@@ -251,8 +255,8 @@ mod tests {
     #[test]
     fn records_come_back_and_are_as_long_as_sealed_ones() {
         for (record, payload) in [
-            (Record::Confirm { nominates: true, mapped: false }, 2),
-            (Record::Confirm { nominates: false, mapped: true }, 2),
+            (Record::Confirm { nominates: true, mapped: false, birthday: true }, 3),
+            (Record::Confirm { nominates: false, mapped: true, birthday: false }, 3),
             (Record::Nominate, 0),
             (Record::Ack, 0),
             (Record::Data, 0),

@@ -146,6 +146,7 @@ fn a_hit_is_not_nominated_before_it_has_shown_who_it_is_and_wins_then() {
         let socket = rig.shots()[700].0;
         rig.dialled(socket, Dialled::Connected);
         assert!(rig.outputs.contains(&Output::Authenticate { socket, nominate: false, cautious: false }));
+        assert!(rig.puncher.is_birthday(socket), "the other side is told");
         rig.input(Input::Verified { socket, nominated: !controlling });
         assert_eq!(rig.outputs.contains(&Output::Nominate { socket }), controlling);
         let winner = Winner { socket, kind: None, round: 0, birthday: true };
@@ -156,12 +157,12 @@ fn a_hit_is_not_nominated_before_it_has_shown_who_it_is_and_wins_then() {
 }
 
 #[test]
-fn what_comes_in_from_a_port_that_nobody_saw_is_one_of_the_many() {
+fn what_comes_in_from_a_port_that_nobody_saw_was_perhaps_dialled_where_this_side_was_seen() {
     let mut rig = between(random(Refusal::Drop), easy(Refusal::Drop));
     let socket = rig.puncher.name_socket();
     rig.input(Input::Accepted { socket, remote: "203.0.113.1:5".parse().unwrap() });
     rig.input(Input::Verified { socket, nominated: false });
-    let winner = Winner { socket, kind: None, round: 0, birthday: true };
+    let winner = Winner { socket, kind: None, round: 0, birthday: false };
     assert_eq!(rig.finished().unwrap().winner, Some(winner));
 }
 
