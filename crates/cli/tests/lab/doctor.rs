@@ -64,7 +64,7 @@ fn broker(scene: &Scene, two: bool) -> (Host, Process) {
 }
 
 /// What it prints for people, and its exit code.
-fn printed(scene: &Scene, node: &Node, arguments: &[&str]) -> (String, String, Option<i32>) {
+pub(crate) fn printed(scene: &Scene, node: &Node, arguments: &[&str]) -> (String, String, Option<i32>) {
     let mut command = node.command(env!("CARGO_BIN_EXE_tcpunch"));
     command.arg("doctor").args(arguments).env_remove("TCPUNCH_CODE").env_remove("TCPUNCH_BROKER");
     let output = command.stdin(Stdio::null()).output().unwrap();
