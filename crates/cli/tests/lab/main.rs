@@ -27,11 +27,14 @@ mod kinds;
 mod latency;
 mod lobby;
 mod local;
+mod memory;
 mod pairs;
 mod pipe;
 mod played;
 mod portmap;
 mod process;
+#[path = "../../../tcpunch/tests/raw/mod.rs"]
+mod raw;
 mod scene;
 mod stun;
 mod teaching;
@@ -83,6 +86,7 @@ fn main() {
         topologies::trials(),
         lobby::trials(),
         doctor::trials(),
+        memory::trials(),
         stun::trials(),
         pairs::trials(),
         teaching::trials(),
