@@ -130,6 +130,10 @@ pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
 /// A broker's knock is given up after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
+/// Who is knocked at waits so long for what came of it, from when on silence may be the answer: the broker's own time,
+/// and a second more for a busy one, which begins late and is heard late. A broker that does not knock at all costs a
+/// survey this time.
+pub const KNOCK_TOLD_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Added to one and a half round trips after an observation: silence of a knock there is taken for an answer for the
 /// time being, because a reset or an ICMP error is there by then. So much a loaded broker may take.

@@ -13,8 +13,8 @@ use rand::Rng;
 
 use crate::candidate::{Scope, scope};
 use crate::limits::{
-    FRESH_PORTS, FRESH_PORTS_LEAST, KNOCK_SILENT_AFTER, KNOCK_WITHIN, LOWEST_DIALLED_PORT, OBSERVE_WITHIN,
-    SURVEY_PLACES,
+    FRESH_PORTS, FRESH_PORTS_LEAST, KNOCK_SILENT_AFTER, KNOCK_TOLD_WITHIN, LOWEST_DIALLED_PORT,
+    OBSERVE_WITHIN, SURVEY_PLACES,
 };
 use crate::profile::{Allocation, Knock, NatProfile, Sample, classify};
 use crate::wire::{KnockAnswer, Preface, Probe};
@@ -260,7 +260,7 @@ impl Survey {
     fn silence(&self) -> Option<(Instant, Instant)> {
         let (connection, observed) = self.knocked_at()?;
         let margin = connection.round_trip * 3 / 2 + KNOCK_SILENT_AFTER;
-        Some((observed + margin, observed + margin + KNOCK_WITHIN))
+        Some((observed + margin, observed + margin + KNOCK_TOLD_WITHIN))
     }
 
     fn knocks(&self, now: Instant) -> Vec<Knock> {

@@ -9,7 +9,7 @@ mod page;
 use std::time::Duration;
 
 use crate::report::Condition;
-use crate::{Arrangement, Network, Report, Scenario, Verdict, least_time, table};
+use crate::{Arrangement, Network, Report, Scenario, Verdict, least_time, sim, table};
 
 pub use ablation::{Without, ablation};
 pub use measured::{Figures, Promise, figures, wilson};
@@ -22,12 +22,17 @@ pub struct Pair {
     pub networks: [Network; 2],
     /// Where the broker is.
     pub arrangement: Arrangement,
+    /// Whose router forwards a port on request; only in simulation.
+    pub mapped: [bool; 2],
 }
 
 impl Pair {
     /// Both names.
     pub fn name(&self) -> String {
-        let [waits, arrives] = self.networks.each_ref().map(|it| &it.name);
+        let ([one, other], [first, second]) = (&self.networks, self.mapped);
+        let [waits, arrives] = [(one, first), (other, second)].map(|(network, forwards)| {
+            format!("{}{}", network.name, if forwards { " forwarding" } else { "" })
+        });
         match self.arrangement {
             Arrangement::BrokerInside => format!("broker beside {waits} × {arrives}"),
             Arrangement::Apart | Arrangement::Together => format!("{waits} × {arrives}"),
@@ -139,7 +144,8 @@ fn across(these: &[Network], those: &[Network], fits: impl Fn(&Network, &Network
     for one in these {
         for other in those.iter().filter(|other| fits(one, other)) {
             for networks in [[one, other], [other, one]] {
-                let pair = Pair { networks: networks.map(Clone::clone), arrangement: Arrangement::Apart };
+                let networks = networks.map(Clone::clone);
+                let pair = Pair { networks, arrangement: Arrangement::Apart, mapped: [false; 2] };
                 // Where the two families overlap.
                 if !pairs.contains(&pair) {
                     pairs.push(pair);
@@ -319,7 +325,36 @@ pub fn rows() -> Vec<Row> {
         })
         .collect();
     rows.extend(beside);
+    rows.push(mapped());
     rows
+}
+
+/// Nothing but a forwarded port leads from one to the other. One that the innermost router forwards is of no use behind
+/// another NAT, and not told there.
+fn mapped() -> Row {
+    let random = families::random();
+    let alone: Vec<Network> = random.iter().filter(|it| it.layers.len() == 1).cloned().collect();
+    let mut pairs = Vec::new();
+    for one in &alone {
+        for other in &random {
+            for (networks, mapped) in [([one, other], [true, false]), ([other, one], [false, true])] {
+                let networks = networks.map(Clone::clone);
+                pairs.push(Pair { networks, arrangement: Arrangement::Apart, mapped });
+            }
+        }
+    }
+    Row {
+        name: "random-both-mapped",
+        says:
+            "random symmetric on both, UPnP or PCP on one side (in simulation; on real kernels the tests of \
+               `crates/cli/tests/lab/portmap.rs`, with miniupnpd)"
+                .to_owned(),
+        pairs,
+        share: 1.0,
+        share_at_heavy_loss: HEAVY_LOSS_SHARE,
+        within: Within::Least { times: 2.0, added: None },
+        syns: None,
+    }
 }
 
 /// What rows with a broker inside say, before what the two are.
@@ -352,6 +387,8 @@ pub struct Trial {
     pub condition: usize,
     /// How to run it. Its seed tells all of the above: [`Plan::again`].
     pub scenario: Scenario,
+    /// Whose router forwards a port.
+    pub mapped: [bool; 2],
 }
 
 /// A trial's end.
@@ -378,6 +415,16 @@ pub struct Done {
 }
 
 impl Trial {
+    /// How it is run in simulation.
+    pub fn options(&self) -> sim::Options {
+        sim::Options { mapped: self.mapped, ..sim::Options::default() }
+    }
+
+    /// Whether real kernels can run it as well: no router of their lab forwards a port on request.
+    pub fn runs_on_kernels(&self) -> bool {
+        self.mapped == [false; 2]
+    }
+
     /// What a report says of it.
     pub fn done(&self, report: &Report) -> Done {
         Done {
@@ -430,11 +477,11 @@ impl Plan {
         // Few trials are spread over all pairs, and others on each link: a prime that no number of pairs has as a factor.
         let at = (nth + condition as u64).wrapping_mul(PAIR_STRIDE) % pairs.len().max(1) as u64;
         let pair = usize::try_from(at).ok()?;
-        let Pair { networks: [waits, arrives], arrangement } = pairs.get(pair)?;
+        let Pair { networks: [waits, arrives], arrangement, mapped } = pairs.get(pair)?;
         let cell = (row * self.conditions.len() + condition) as u64;
         let mut scenario = table::scenario(waits, arrives, link, cell << NTH | nth);
         scenario.arrangement = *arrangement;
-        Some(Trial { row, pair, condition, scenario })
+        Some(Trial { row, pair, condition, scenario, mapped: *mapped })
     }
 
     /// The trial that has this seed.
@@ -499,6 +546,25 @@ mod tests {
     }
 
     #[test]
+    fn a_router_that_forwards_stands_on_either_side_and_in_front_of_no_other() {
+        let row = mapped();
+        for (at, pair) in row.pairs.iter().enumerate() {
+            let [one, other] = &pair.networks;
+            let turned = Pair {
+                networks: [other.clone(), one.clone()],
+                mapped: [pair.mapped[1], pair.mapped[0]],
+                ..pair.clone()
+            };
+            assert!(row.pairs.contains(&turned), "{} in one order only", pair.name());
+            assert!(!row.pairs[at + 1..].contains(pair), "{} twice", pair.name());
+            assert_ne!(pair.mapped[0], pair.mapped[1], "{}", pair.name());
+            let forwarding = if pair.mapped[0] { one } else { other };
+            assert_eq!(forwarding.layers.len(), 1, "{}", pair.name());
+            assert_eq!(table::expected(one, other), Verdict::NoPath, "{} connects without it", pair.name());
+        }
+    }
+
+    #[test]
     fn a_seed_leads_back_to_its_run() {
         let plan = Plan::whole();
         let trials = plan.trials(|_, _| 3);
@@ -506,8 +572,8 @@ mod tests {
         for trial in trials {
             let again = plan.again(trial.scenario.seed).unwrap();
             assert_eq!(
-                (again.row, again.pair, again.condition, &again.scenario),
-                (trial.row, trial.pair, trial.condition, &trial.scenario)
+                (again.row, again.pair, again.condition, &again.scenario, again.mapped),
+                (trial.row, trial.pair, trial.condition, &trial.scenario, trial.mapped)
             );
         }
         assert!(plan.again(u64::MAX).is_none());

@@ -27,22 +27,42 @@ mod kinds;
 mod latency;
 mod lobby;
 mod local;
+mod memory;
 mod pairs;
 mod pipe;
 mod played;
 mod portmap;
 mod process;
+#[path = "../../../tcpunch/tests/raw/mod.rs"]
+mod raw;
 mod scene;
+mod stun;
 mod teaching;
 mod topologies;
 
-use libtest_mimic::{Arguments, Trial};
+use std::process::Command;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Set to `required` where no test of this workspace that needs a lab may be skipped.
 const VARIABLE: &str = "TCPUNCH_LAB";
 
 fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
     natlab::testing::trial(name, VARIABLE, test)
+}
+
+/// As [`trial`], where a program is installed as well; it is asked for its version.
+fn trial_with(program: &'static str, name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
+    if Command::new(program).arg("--version").output().is_ok() {
+        return trial(name, test);
+    }
+    Trial::ignorable_test(name, move || {
+        let reason = format!("{program} is not installed");
+        if std::env::var(VARIABLE).is_ok_and(|value| value == natlab::testing::REQUIRED) {
+            return Err(Failed::from(reason));
+        }
+        Ok(Completion::ignored_with(reason))
+    })
 }
 
 fn number_from_environment(name: &str) -> Option<u64> {
@@ -66,6 +86,8 @@ fn main() {
         topologies::trials(),
         lobby::trials(),
         doctor::trials(),
+        memory::trials(),
+        stun::trials(),
         pairs::trials(),
         teaching::trials(),
         played::trials(),

@@ -43,6 +43,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         [Kind::Public, Kind::Symmetric],
         [Kind::Symmetric, Kind::FullCone],
         [Kind::FullCone, Kind::Symmetric],
+        [Kind::Symmetric, Kind::PreservingDrop],
+        [Kind::PreservingDrop, Kind::Symmetric],
     ] {
         trials.push(trial(format!("connects::{}", name(kinds)), move || check(kinds, near(kinds))));
     }

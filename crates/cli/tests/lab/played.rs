@@ -222,7 +222,6 @@ fn verb(command: &str) -> &str {
 fn stage(scene: &Scene, written: &Written) -> Stage {
     let bin = programs();
     let commands: Vec<&str> = written.terminals.iter().map(|terminal| terminal.command.as_str()).collect();
-    let shows = || written.terminals.iter().flat_map(|terminal| &terminal.shows);
     let has_broker = commands.iter().any(|command| verb(command) == "broker");
     // One computer at home for a broker and who names none, and for what needs none.
     let together = |command: &str| match verb(command) {
@@ -248,12 +247,18 @@ fn stage(scene: &Scene, written: &Written) -> Stage {
     let host = scene.lab.public_host("broker").without_ipv6().start().unwrap();
     let address = host.ipv4().to_string();
     fs::write(bin.path().join("hosts"), format!("127.0.0.1 localhost\n{address} broker.example\n")).unwrap();
-    let away = scene.broker_on(&host, &["--ephemeral", "--public", "broker.example"]);
-    let kind = if shows().any(|line| line.contains("a symmetric NAT")) {
-        Kind::Symmetric
-    } else {
-        Kind::PreservingDrop
-    };
+    let mut places: Vec<&str> =
+        written.terminals.iter().flat_map(|terminal| terminal.place.split_whitespace()).collect();
+    let second = places.iter().position(|place| *place == "two-addresses").map(|at| {
+        places.remove(at);
+        host.add_ipv4().unwrap().to_string()
+    });
+    let probe: &[&str] = if let Some(second) = &second { &["--probe", second] } else { &[] };
+    let away = scene.broker_on(&host, &[&["--ephemeral", "--public", "broker.example"], probe].concat());
+    let kind = places.first().map_or(Kind::PreservingDrop, |name| {
+        let mut kinds = Kind::ALL.into_iter().chain([Kind::Symmetric]);
+        kinds.find(|kind| kind.name() == *name).expect("a network of the lab")
+    });
     let site = |name: &str| kind.site(&scene.lab, name, Duration::from_millis(2));
     let hosts: Vec<Host> = commands
         .iter()
@@ -454,6 +459,15 @@ fn play(written: Written) {
         }
         // Outputs are gathered by threads of their own.
         thread::sleep(Duration::from_millis(5));
+    }
+    // Nothing of a report is left out.
+    for terminal in opened.iter().filter(|terminal| verb(&terminal.written.command) == "doctor") {
+        let words = |lines: &[String]| -> Vec<String> {
+            let lines = lines.iter().filter(|line| !line.starts_with("waiting for "));
+            lines.flat_map(|line| edged(&shape(line))).map(|(word, _)| word).collect()
+        };
+        let whole = words(&terminal.lines()) == words(&terminal.written.shows);
+        journal.assert(whole, &format!("more or less is printed than line {} says", terminal.written.line));
     }
     let session = opened.iter().any(|terminal| terminal.written.command.starts_with("ssh "));
     for terminal in &opened {

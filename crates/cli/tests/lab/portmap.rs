@@ -1,14 +1,14 @@
 //! Ports that routers forward, with miniupnpd of Debian as the router: UPnP IGD, PCP and NAT-PMP.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Completion, Failed, Trial};
+use libtest_mimic::Trial;
 use natlab::kernel::{Gateway, Host, KernelNat, Node};
 
 use crate::process::{PATIENCE, Process};
 use crate::scene::{Pipe, Scene, no_path};
-use crate::{VARIABLE, trial};
+use crate::trial_with;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -27,20 +27,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// As [`trial`], where a router's program is there too.
 fn with_router(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
-    let name = name.into();
-    let there = Command::new("miniupnpd").arg("--version").output().is_ok();
-    if there {
-        return trial(name, test);
-    }
-    Trial::ignorable_test(name, || {
-        let reason = "miniupnpd is not installed";
-        if std::env::var(VARIABLE).is_ok_and(|value| value == natlab::testing::REQUIRED) {
-            return Err(Failed::from(reason));
-        }
-        Ok(Completion::ignored_with(reason))
-    })
+    trial_with("miniupnpd", name, test)
 }
 
 /// Which protocols a router speaks.

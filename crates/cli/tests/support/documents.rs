@@ -2,8 +2,9 @@
 //!
 //! A fenced block `console` is one terminal: `$ command`, and what it shows, typed lines included. The console blocks
 //! under one heading that have the same code are one scene: terminals that are open at the same time, started from the
-//! first to the last; so are a broker and chats. A block `sh` is a scene of its own, with one terminal for each
-//! command. A block `text demo` is an excerpt of what `tcpunch demo` prints.
+//! first to the last; so are a broker and chats. Behind `console` may stand which network the computers are in, by its name in
+//! the lab (`nat-behind-nat`), and `two-addresses` for a broker that has as many. A block `sh` is a scene of its own, with
+//! one terminal for each command. A block `text demo` is an excerpt of what `tcpunch demo` prints.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ pub(crate) fn read(document: &str) -> String {
 }
 
 /// A command, and the lines that stand below it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Terminal {
     /// Of the document.
     pub(crate) line: usize,
@@ -34,6 +35,8 @@ pub(crate) struct Terminal {
     pub(crate) shows: Vec<String>,
     /// Whether the command before this one is typed in the same terminal.
     pub(crate) follows: bool,
+    /// What its block says of where it is.
+    pub(crate) place: String,
 }
 
 /// What is open at the same time.
@@ -176,7 +179,7 @@ fn script(block: &Block) -> Vec<Terminal> {
                 if !command.is_empty() {
                     let command = std::mem::take(&mut command);
                     let line = block.line + at;
-                    terminals.push(Terminal { line, command, shows: Vec::new(), follows: false });
+                    terminals.push(Terminal { line, command, ..Terminal::default() });
                 }
             }
         }
@@ -185,14 +188,16 @@ fn script(block: &Block) -> Vec<Terminal> {
 }
 
 fn screens(block: &Block) -> Vec<Terminal> {
+    let place = block.language.strip_prefix("console ").unwrap_or_default();
     let mut terminals: Vec<Terminal> = Vec::new();
     for (at, line) in block.lines.iter().enumerate() {
         if let Some(command) = line.strip_prefix("$ ") {
             terminals.push(Terminal {
                 line: block.line + at,
                 command: command.to_owned(),
-                shows: Vec::new(),
                 follows: !terminals.is_empty(),
+                place: place.to_owned(),
+                ..Terminal::default()
             });
         } else if let Some(terminal) = terminals.last_mut() {
             terminal.shows.push(line.trim_end().to_owned());

@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::KNOCK_WITHIN;
 use crate::profile::{Behaviour, Refusal};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -185,10 +186,9 @@ fn silence_is_taken_for_dropping_before_it_is_final() {
     assert_eq!(world.known_after(|profile| profile.refusal), soon);
 }
 
-#[test]
-fn an_answer_that_comes_late_counts_more_than_the_silence_before_it() {
+/// One whose broker knocks and says nothing of it by itself; and the question of that connection.
+fn knocked_at() -> (World<impl FnMut(u16, SocketAddr) -> u16>, [u8; 8]) {
     let mut world = World::new(25_500, &[beside()], |port, _| port);
-    // As slow as a SYN that was lost: the simulated broker's silence is as long as an answer may take.
     world.knocks = [None, None];
     let question = world
         .survey
@@ -199,6 +199,21 @@ fn an_answer_that_comes_late_counts_more_than_the_silence_before_it() {
             _ => None,
         })
         .unwrap();
+    (world, question)
+}
+
+#[test]
+fn silence_that_a_busy_broker_tells_late_is_final_all_the_same() {
+    let (mut world, question) = knocked_at();
+    world.after(KNOCK_TOLD_WITHIN, Happens::Knocked(question, false, KnockAnswer::Silent));
+    let world = world.run();
+    assert_eq!(world.last().refusal, Refusal::Drop);
+}
+
+#[test]
+fn an_answer_that_comes_late_counts_more_than_the_silence_before_it() {
+    let (mut world, question) = knocked_at();
+    // As slow as a SYN that was lost.
     world.after(KNOCK_WITHIN, Happens::Knocked(question, false, KnockAnswer::Accepted));
     let world = world.run();
     assert!(world.learnt.iter().any(|(_, profile)| profile.refusal == Refusal::Drop));

@@ -40,7 +40,7 @@ impl Without {
 
     /// A run in simulation, with neither side following the rule.
     pub fn run(&self, trial: &Trial) -> Done {
-        let options = sim::Options { rules: [self.rules; 2], ..sim::Options::default() };
+        let options = sim::Options { rules: [self.rules; 2], ..trial.options() };
         trial.done(&sim::run_closely(&trial.scenario, options).report)
     }
 }

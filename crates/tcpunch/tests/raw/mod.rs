@@ -457,7 +457,11 @@ pub struct Served {
 
 impl RawBroker {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listening_on(address("127.0.0.1:0")).await
+    }
+
+    pub async fn listening_on(at: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         RawBroker { at: listener.local_addr().unwrap(), secret: fresh_key(), listener }
     }
 

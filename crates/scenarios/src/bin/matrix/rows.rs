@@ -60,7 +60,8 @@ pub(crate) fn fully(wanted: &Wanted, writes: bool) -> io::Result<()> {
         ("simulation", [wanted.simulated.unwrap_or(SIMULATED); 2]),
         ("kernels", wanted.kernels.map_or(ON_KERNELS, |it| [it; 2])),
     ] {
-        let trials = trials(&plan, wanted, counts);
+        let mut trials = trials(&plan, wanted, counts);
+        trials.retain(|trial| kind == "simulation" || trial.runs_on_kernels());
         if trials.is_empty() {
             continue;
         }
@@ -126,7 +127,9 @@ pub(crate) fn quickly(labs: usize, within: Duration) -> bool {
         println!("rows, on real kernels: not run, {}", missing.reason());
         return good && std::env::var("TCPUNCH_LAB").as_deref() != Ok("required");
     }
-    trials.retain(|trial| plan.rows.get(trial.row).is_some_and(|row| row.verdict() == Verdict::Connected));
+    let connects =
+        |trial: &Trial| plan.rows.get(trial.row).is_some_and(|row| row.verdict() == Verdict::Connected);
+    trials.retain(|trial| trial.runs_on_kernels() && connects(trial));
     trials.shuffle(&mut StdRng::seed_from_u64(1));
     good &= judge(&plan, "on real kernels", &on_kernels(&trials, labs, Some(Instant::now() + within)));
     good
@@ -152,7 +155,7 @@ pub(crate) fn replay(seed: u64) -> ExitCode {
         eprintln!("no run has this seed");
         return ExitCode::from(2);
     };
-    let run = sim::run_closely(&trial.scenario, sim::Options { record: true, ..sim::Options::default() });
+    let run = sim::run_closely(&trial.scenario, sim::Options { record: true, ..trial.options() });
     println!("{}", run.diagram);
     println!("{:#?}\n{:#?}", run.report, run.sides);
     println!("{}", plan.name(&trial.done(&run.report)));
@@ -210,7 +213,7 @@ fn failures(plan: &Plan, done: &[Done]) {
 
 fn simulate(trials: &[Trial]) -> Vec<Done> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    each(trials, processors, |trial| trial.done(&sim::run(&trial.scenario)))
+    each(trials, processors, |trial| trial.done(&sim::run_closely(&trial.scenario, trial.options()).report))
 }
 
 /// What a lab says, until some time; a run that the lab itself could not do is told and left out.
