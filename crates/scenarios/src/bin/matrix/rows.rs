@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use tcpunch_scenarios::report::thousands;
 use tcpunch_scenarios::rows::{
-    Done, HEAVY_LOSS, Plan, Promise, Row, Trial, Without, ablation, details, figures, legend, summary,
+    Done, HEAVY_LOSS, Plan, Promise, Row, Trial, Without, World, ablation, details, figures, legend, summary,
 };
 use tcpunch_scenarios::{Verdict, each, sim, userspace};
 
@@ -93,20 +93,57 @@ Written by `cargo xtask matrix --rows --write`; the rows are in `crates/scenario
 `crates/scenarios/src/rows/families.rs`.
 ";
 
-/// What each rule is worth, on the terminal and into the page.
+/// What each rule is worth, on the terminal and into the page: in simulation, or on real kernels where these are asked for.
 pub(crate) fn ablate(wanted: &Wanted, writes: bool) -> io::Result<()> {
-    let plan = Plan::whole();
-    let mut trials = trials(&plan, wanted, [wanted.simulated.unwrap_or(ABLATED); 2]);
+    let plan = if wanted.round_trips.is_empty() { Plan::whole() } else { Plan::at(&wanted.round_trips) };
+    let (world, count, at_once) = match (wanted.kernels, wanted.nftables) {
+        (None, _) => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            (World::Simulated, wanted.simulated.unwrap_or(ABLATED), processors)
+        }
+        (Some(count), false) => (World::Kernels, count, wanted.labs),
+        (Some(count), true) => (World::Nftables, count, wanted.labs),
+    };
+    let mut trials = trials(&plan, wanted, [count; 2]);
     trials.retain(|trial| plan.conditions.get(trial.condition).is_some_and(|link| link.loss < HEAVY_LOSS));
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let all = Without::each();
-    let runs: Vec<(Without, Vec<Done>)> = all
-        .into_iter()
-        .map(|without| (without, each(&trials, processors, |trial| without.run(trial))))
-        .collect();
-    let table = ablation(&plan, &runs);
+    let mut rules = Without::each();
+    rules.retain(|it| {
+        it.rule.is_none_or(|rule| wanted.rules.is_empty() || wanted.rules.iter().any(|it| it == rule))
+    });
+    // With and without one after the other: a machine is not busy alike all the time.
+    let jobs: Vec<(&Trial, &Without)> =
+        trials.iter().flat_map(|trial| rules.iter().map(move |rule| (trial, rule))).collect();
+    let told = AtomicUsize::new(0);
+    let mut done = each(&jobs, at_once, |(trial, without)| {
+        let count = told.fetch_add(1, Ordering::Relaxed) + 1;
+        if world != World::Simulated && count.is_multiple_of(TOLD_EVERY) {
+            eprintln!("{count} of {} on real kernels", jobs.len());
+        }
+        without.run(trial, world).unwrap_or_else(|error| {
+            eprintln!("seed {}: {error}", trial.scenario.seed);
+            None
+        })
+    })
+    .into_iter();
+    let mut runs: Vec<(Without, Vec<Done>)> = rules.iter().map(|rule| (*rule, Vec::new())).collect();
+    for _ in &trials {
+        let runs_of_one = runs.iter_mut().zip(done.by_ref());
+        runs_of_one.for_each(|((_, all), one)| all.extend(one));
+    }
+    let table = ablation(&plan, &runs, world == World::Simulated);
+    for (without, done) in &runs {
+        let count = |verdict| done.iter().filter(|it| it.verdict == verdict).count();
+        println!(
+            "{}: {} runs, {} connected, {} without a path, {} wrong",
+            without.rule.unwrap_or("all rules"),
+            done.len(),
+            count(Verdict::Connected),
+            count(Verdict::NoPath),
+            count(Verdict::Wrong)
+        );
+    }
     println!("{table}");
-    if !writes || !wanted.rows.is_empty() {
+    if !writes || world != World::Simulated || !(wanted.rows.is_empty() && wanted.rules.is_empty()) {
         return Ok(());
     }
     let words = format!(
