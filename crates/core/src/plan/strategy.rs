@@ -23,8 +23,6 @@ pub struct Rules {
     pub birthday: bool,
     /// Where one side's NAT refuses, that side opens its ports first.
     pub order: bool,
-    /// A side whose NAT maps by destination and lets everybody in only listens.
-    pub listening: bool,
     /// A lane whose SYNs were refused must be acknowledged before it counts.
     pub caution: bool,
 }
@@ -39,7 +37,6 @@ impl Default for Rules {
             prediction: true,
             birthday: true,
             order: true,
-            listening: true,
             caution: true,
         }
     }
@@ -166,7 +163,6 @@ fn may_reset(profile: &NatProfile) -> bool {
 ///
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
 pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool, rules: &Rules) -> Strategy {
-    let lets_all_in = |profile: &NatProfile| profile.filtering == Behaviour::EndpointIndependent;
     let order = match (may_reset(own), may_reset(peer)) {
         (true, false) => Order::First,
         (false, true) => Order::Second,
@@ -174,10 +170,6 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     };
     let order = if rules.order { order } else { Order::Together };
     let plain = Strategy { dial: true, volley: None, order, fresh: false, hopeless: false };
-    let listens = |profile: &NatProfile| profile.is_symmetric() && lets_all_in(profile);
-    if rules.listening && listens(own) && !listens(peer) {
-        return Strategy { dial: false, ..plain };
-    }
     // Who lets everybody in is reached where the broker saw it; so is who lets in every port of an address that it
     // has dialled.
     let reached = |profile: &NatProfile| match profile.filtering {

@@ -33,7 +33,6 @@ impl Without {
             off("prediction", Rules { prediction: false, ..all }),
             off("birthday", Rules { birthday: false, ..all }),
             off("order", Rules { order: false, ..all }),
-            off("listening", Rules { listening: false, ..all }),
             off("stagger", Rules { stagger: false, ..all }),
             off("caution", Rules { caution: false, ..all }),
         ]
