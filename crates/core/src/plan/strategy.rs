@@ -21,7 +21,7 @@ pub struct Rules {
     pub prediction: bool,
     /// Many ports against many where one side's NAT chooses them at random (TCP birthday).
     pub birthday: bool,
-    /// Where one side's NAT refuses, that side opens its ports first.
+    /// Where one side's NAT resets, that side opens its ports first; where it is not known, both at one moment.
     pub order: bool,
     /// A lane whose SYNs were refused must be acknowledged before it counts.
     pub caution: bool,
@@ -77,7 +77,8 @@ pub struct Volley {
     pub shots: u16,
     /// First SYNs for this in all rounds.
     pub budget: u16,
-    /// Both NATs reset, or may: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
+    /// Both NATs reset, or one may and who fires first is open: SYNs must cross, so the two agree on a moment, and what was refused
+    /// is fired again.
     pub crossing: bool,
     /// The ports are a matter of chance.
     pub birthday: bool,
@@ -163,12 +164,13 @@ fn may_reset(profile: &NatProfile) -> bool {
 ///
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
 pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool, rules: &Rules) -> Strategy {
-    let order = match (may_reset(own), may_reset(peer)) {
-        (true, false) => Order::First,
-        (false, true) => Order::Second,
-        (true, true) | (false, false) => Order::Together,
+    let order = match (own.refusal, peer.refusal) {
+        (Refusal::Reset, Refusal::Drop | Refusal::Icmp) if rules.order => Order::First,
+        (Refusal::Drop | Refusal::Icmp, Refusal::Reset) if rules.order => Order::Second,
+        // Before a NAT that drops bare SYNs on half-open sessions, first is the wrong place: nobody is put there for what is
+        // not known.
+        _ => Order::Together,
     };
-    let order = if rules.order { order } else { Order::Together };
     let plain = Strategy { dial: true, volley: None, order, fresh: false, hopeless: false };
     // Who lets everybody in is reached where the broker saw it; so is who lets in every port of an address that it
     // has dialled.
@@ -183,7 +185,7 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         let symmetric = chosen(mine) && chosen(theirs);
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
     }
-    let crossing = may_reset(own) && may_reset(peer) && rules.order;
+    let crossing = rules.order && order == Order::Together && (may_reset(own) || may_reset(peer));
     let volley = |aim, shots: u16| {
         // A few ports are tried again in each round.
         let rounds = if shots <= BLOCK_SMALL { u16::from(ROUNDS) } else { 1 };

@@ -169,7 +169,8 @@ fn each_row_of_the_table_has_its_strategy() {
         }
     }
     assert_eq!(ours(&reset, &drop, 0).order, Order::First, "whose own NAT resets opens first");
-    assert_eq!(ours(&easy(Refusal::Unknown), &drop, 0).order, Order::First, "or may");
+    assert_eq!(ours(&easy(Refusal::Unknown), &drop, 0).order, Order::Together, "not known");
+    assert_eq!(ours(&easy(Refusal::Unknown), &reset, 0).order, Order::Together);
     assert_eq!(ours(&easy(Refusal::Icmp), &drop, 0).order, Order::Together, "ICMP ends no hole");
     assert_eq!(ours(&drop, &reset, 0).order, Order::Second);
     assert_eq!(ours(&reset, &reset, 0).order, Order::Together);
@@ -207,6 +208,14 @@ fn each_row_of_the_table_has_its_strategy() {
     let refusing = symmetric(Allocation::Random, Refusal::Reset);
     assert!(ours(&reset, &refusing, 0).volley.is_some_and(|volley| volley.crossing));
     assert_eq!(ours(&drop, &refusing, 0).order, Order::Second);
+    let unknown = symmetric(Allocation::Random, Refusal::Unknown);
+    for (own, peer) in [(drop, unknown), (easy(Refusal::Unknown), refusing), (reset, unknown)] {
+        let crossing = |own, peer| ours(own, peer, 0).volley.is_some_and(|volley| volley.crossing);
+        assert!(
+            crossing(&own, &peer) && crossing(&peer, &own),
+            "who may reset is not made first: {own:?} {peer:?}"
+        );
+    }
 
     let open = nat(AddressAndPortDependent, Allocation::Random, EndpointIndependent, Refusal::Unknown);
     assert!(ours(&open, &refusing, 0).volley.is_none() && ours(&refusing, &open, 0).dial);
