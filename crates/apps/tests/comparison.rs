@@ -199,8 +199,8 @@ async fn passes_for_a_member(link: &mut Served, endpoint: &Endpoint) -> Member {
 /// Two honest members, and a broker that sits between them in place of each.
 async fn in_the_middle() -> ([Chat; 2], [Member; 2], [Endpoint; 2], [Served; 2]) {
     let broker = RawBroker::start().await;
-    let (one, mut to_one) = broker.endpoint(builder_at(broker.at)).await;
-    let (two, mut to_two) = broker.endpoint(builder_at(broker.at)).await;
+    let (one, mut to_one) = broker.endpoint(builder_at(broker.at), None).await;
+    let (two, mut to_two) = broker.endpoint(builder_at(broker.at), None).await;
     let (ann, ben) = (Chat::join(&one, "ann"), Chat::join(&two, "ben"));
     let as_ben = passes_for_a_member(&mut to_one, &one).await;
     let as_ann = passes_for_a_member(&mut to_two, &two).await;

@@ -14,8 +14,8 @@ mod obstacle;
 mod strategy;
 
 pub use obstacle::Obstacle;
-pub(crate) use strategy::may_be_symmetric;
 pub use strategy::{Aim, Order, Rules, Strategy, Volley, strategy};
+pub(crate) use strategy::{may_be_open, may_be_symmetric};
 
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

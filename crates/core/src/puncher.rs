@@ -18,7 +18,7 @@ use crate::limits::{
     ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY,
     SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
 };
-use crate::plan::{Order, Rules, Strategy, may_be_symmetric, strategy};
+use crate::plan::{Order, Rules, Strategy, may_be_open, may_be_symmetric, strategy};
 use crate::profile::{NatProfile, Refusal};
 
 mod volley;
@@ -537,8 +537,8 @@ impl<R: RngCore> Puncher<R> {
                     lane.state = LaneState::Passive;
                 }
             }
-        } else {
-            // Where the peer was seen it may let everybody in after all.
+        } else if !self.config.peer.is_symmetric() || may_be_open(&self.config.peer) {
+            // Where it was seen it may be reached without.
             let passive = |lane: &&mut Lane| lane.round == round && lane.state == LaneState::Passive;
             for lane in self.lanes.iter_mut().filter(passive) {
                 lane.state = LaneState::Ready(now);

@@ -14,6 +14,7 @@ use natlab::nat::{
 };
 use natlab::{Attachment, Error};
 use tcpunch_core::limits::BROKER_PORT;
+use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::NatProfile;
 
 use crate::real::{Cast, is_broker, play, survey};
@@ -25,8 +26,16 @@ use crate::{Arrangement, Network, Report, Scenario};
 /// # Errors
 /// There can be no lab here, or it failed.
 pub fn run(scenario: &Scenario) -> Result<Option<Report>, Error> {
+    run_by(scenario, Rules::default())
+}
+
+/// The same, and both sides fire by these rules.
+///
+/// # Errors
+/// As of [`run`].
+pub fn run_by(scenario: &Scenario, rules: Rules) -> Result<Option<Report>, Error> {
     let Some(plan) = Plan::of(scenario) else { return Ok(None) };
-    carry_out(scenario, &plan).map(Some)
+    carry_out(scenario, rules, &plan).map(Some)
 }
 
 /// Lets who waits in a scenario learn of its own network all that it can, if nftables has all its knobs; nobody else
@@ -43,7 +52,7 @@ pub fn learn(scenario: &Scenario) -> Result<Option<NatProfile>, Error> {
     survey(&built.broker, built.public, None, peer, at).map(Some)
 }
 
-fn carry_out(scenario: &Scenario, plan: &Plan) -> Result<Report, Error> {
+fn carry_out(scenario: &Scenario, rules: Rules, plan: &Plan) -> Result<Report, Error> {
     let lab = Lab::new()?;
     let built = plan.build(&lab)?;
     let [waiter, arriver] = &built.sides;
@@ -51,7 +60,7 @@ fn carry_out(scenario: &Scenario, plan: &Plan) -> Result<Report, Error> {
     let ipv6 = [waiter, arriver].map(|host| host.ipv6().is_some());
     let cast =
         Cast { broker: &built.broker, public: built.public, sides: [waiter, arriver], reached_at, ipv6 };
-    let play = play(scenario, &cast)?;
+    let play = play(scenario, rules, &cast)?;
     let count = |host: &Host, at: &[IpAddr]| host.syns_sent(|to| !is_broker(to, at));
     let [one, other] = &cast.reached_at;
     let (one, other) = (count(waiter, one)?, count(arriver, other)?);

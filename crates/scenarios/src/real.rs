@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use tcpunch_broker::{Server, ServerConfig};
 use tcpunch_core::identity::SecretKey;
 use tcpunch_core::limits::{BROKER_PORT, PROBE_PORT};
+use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::NatProfile;
 use tokio::sync::oneshot;
 
@@ -76,11 +77,11 @@ pub(crate) fn is_broker(to: SocketAddr, reached_at: &[IpAddr]) -> bool {
     reached_at.contains(&to.ip()) && [BROKER_PORT, PROBE_PORT].contains(&to.port())
 }
 
-/// Lets the two meet.
+/// Lets the two meet, who both fire by these rules.
 ///
 /// # Errors
 /// The lab can't start a thread, or the broker can't listen.
-pub(crate) fn play<M: Machine>(scenario: &Scenario, cast: &Cast<'_, M>) -> Result<Play, Error> {
+pub(crate) fn play<M: Machine>(scenario: &Scenario, rules: Rules, cast: &Cast<'_, M>) -> Result<Play, Error> {
     let (listening, listens) = mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let public = cast.public;
@@ -90,6 +91,7 @@ pub(crate) fn play<M: Machine>(scenario: &Scenario, cast: &Cast<'_, M>) -> Resul
     let seat = |at: usize| Seat {
         broker: cast.reached_at.get(at).cloned().unwrap_or_default(),
         timeout: scenario.timeout,
+        rules,
         late: scenario.sides.get(at).map_or(Duration::ZERO, |side| side.late),
         ipv6: cast.ipv6.get(at).copied().unwrap_or_default(),
     };

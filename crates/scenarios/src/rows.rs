@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::report::Condition;
 use crate::{Arrangement, Network, Report, Scenario, Verdict, least_time, sim, table};
 
-pub use ablation::{Without, ablation};
+pub use ablation::{Without, World, ablation};
 pub use measured::{Figures, Promise, figures, wilson};
 pub use page::{details, legend, rewrite, summary};
 
@@ -460,6 +460,14 @@ impl Plan {
     /// All of it.
     pub fn whole() -> Self {
         Self { rows: rows(), conditions: conditions() }
+    }
+
+    /// The same on links of other round trips; seeds are this plan's own.
+    pub fn at(round_trips: &[Duration]) -> Self {
+        let mut conditions = conditions();
+        conditions.retain(|link| link.round_trip == table::ROUND_TRIPS[0]);
+        let at = |round_trip| conditions.iter().map(move |link| Condition { round_trip, ..*link });
+        Self { rows: rows(), conditions: round_trips.iter().flat_map(|it| at(*it)).collect() }
     }
 
     /// Row, pair and link of a run.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use natlab::{Error, HostId, netns};
+use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::NatProfile;
 
 use crate::real::{Cast, is_broker, play, survey};
@@ -17,7 +18,15 @@ use crate::{Report, Scenario};
 /// # Errors
 /// There can be no lab here, or it failed.
 pub fn run(scenario: &Scenario) -> Result<Report, Error> {
-    carry_out(scenario, None)
+    carry_out(scenario, Rules::default(), None)
+}
+
+/// The same, and both sides fire by these rules.
+///
+/// # Errors
+/// As of [`run`].
+pub fn run_by(scenario: &Scenario, rules: Rules) -> Result<Report, Error> {
+    carry_out(scenario, rules, None)
 }
 
 /// Runs it, and keeps what both sides sent and received, in `waiter.pcap` and `arriver.pcap` of this directory, which is
@@ -26,7 +35,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Error> {
 /// # Errors
 /// There can be no lab here, it failed, or the files can't be written.
 pub fn run_captured(scenario: &Scenario, directory: &Path) -> Result<Report, Error> {
-    carry_out(scenario, Some(directory))
+    carry_out(scenario, Rules::default(), Some(directory))
 }
 
 /// Lets who waits in a scenario learn of its own network all that it can, on real kernels; nobody else comes. The broker
@@ -43,7 +52,7 @@ pub fn learn(scenario: &Scenario, second_address: bool) -> Result<NatProfile, Er
     survey(lab.host(broker), public, second, lab.host(peer), at)
 }
 
-fn carry_out(scenario: &Scenario, directory: Option<&Path>) -> Result<Report, Error> {
+fn carry_out(scenario: &Scenario, rules: Rules, directory: Option<&Path>) -> Result<Report, Error> {
     let Topology { internet, broker, peers, brokers, v6, public, .. } = build(scenario);
     let lab = netns::Lab::start(internet)?;
     if let Some(directory) = directory {
@@ -65,7 +74,7 @@ fn carry_out(scenario: &Scenario, directory: Option<&Path>) -> Result<Report, Er
         reached_at,
         ipv6: v6,
     };
-    let play = play(scenario, &cast)?;
+    let play = play(scenario, rules, &cast)?;
     let count = |host: HostId, at: &[IpAddr]| {
         let syns = lab.syns(host).into_iter().filter(|syn| !is_broker(syn.remote, at));
         syns.fold((0, 0), |(first, all), syn| (first + 1, all + syn.transmissions))

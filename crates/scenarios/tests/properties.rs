@@ -11,7 +11,6 @@ use tcpunch_core::limits::{
     ARRIVALS, BIRTHDAY_SPREAD, LANES_PER_ATTEMPT, LOWEST_DIALLED_PORT, REFIRES_OF_VOLLEY, ROUNDS,
     SYMMETRIC_WITHIN, SYNS_PER_ATTEMPT,
 };
-use tcpunch_core::plan::Path;
 use tcpunch_scenarios::draw::{draw, troubled};
 use tcpunch_scenarios::sim::{self, Insight, Options, Run};
 use tcpunch_scenarios::{Arrangement, Outcome, Scenario, Verdict};

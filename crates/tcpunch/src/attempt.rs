@@ -12,7 +12,7 @@ use tcpunch_core::candidate::{Candidate, Surroundings, canonical};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED};
 use tcpunch_core::plan::{
-    self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
+    self, Obstacle, Path, Rules, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
     mapped_candidate, may_tell_mapped, translated,
 };
 use tcpunch_core::profile::NatProfile;
@@ -79,6 +79,7 @@ pub(crate) struct Reach {
     pub(crate) introduction: Introduction,
     pub(crate) introduced: Instant,
     pub(crate) timeout: Duration,
+    pub(crate) rules: Rules,
     /// What the peer told of itself so far.
     pub(crate) told: Told,
     /// Own host candidates that the peer may be told.
@@ -194,7 +195,7 @@ impl Attempt {
             strangers: reach.strangers,
             sockets: port::spare_descriptors(),
             avoid: [&reach.here.observed[..], &reach.here.brokers].concat(),
-            rules: plan::Rules::default(),
+            rules: reach.rules,
         };
         let (keys, _) = watch::channel(None);
         let mut opening = None;

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{ATTEMPT_WITHIN, PORTMAP_LEASE, REPORT_WITHIN};
-use tcpunch_core::plan::Obstacle;
+use tcpunch_core::plan::{Obstacle, Rules};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -34,6 +34,7 @@ pub struct Builder {
     families: Families,
     timeout: Duration,
     late: Duration,
+    rules: Rules,
     portmap: Portmap,
     lease: Duration,
     store: Arc<Store>,
@@ -74,6 +75,14 @@ impl Builder {
     #[must_use]
     pub fn late(mut self, late: Duration) -> Self {
         self.late = late;
+        self
+    }
+
+    /// By which rules it is fired; all of them without it. For measuring what each is worth.
+    #[cfg(feature = "lab")]
+    #[must_use]
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 
@@ -164,6 +173,7 @@ impl Builder {
             families: self.families,
             timeout: self.timeout,
             late: self.late,
+            rules: self.rules,
             events: self.events,
             router,
             portmap,
@@ -213,6 +223,7 @@ impl Endpoint {
             families: Families::default(),
             timeout: ATTEMPT_WITHIN,
             late: Duration::ZERO,
+            rules: Rules::default(),
             portmap: Portmap::default(),
             lease: PORTMAP_LEASE,
             store: Arc::new(Store::ephemeral()),

@@ -13,7 +13,7 @@ use tcpunch_core::limits::{
     CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
     MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN, PROOFS_PER_CODE, WRONG_GUESSES,
 };
-use tcpunch_core::plan::{Obstacle, Path, SynBudget, may_tell_hosts, may_tell_mapped};
+use tcpunch_core::plan::{Obstacle, Path, Rules, SynBudget, may_tell_hosts, may_tell_mapped};
 use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, Told, respond};
 use tcpunch_core::wire::{
@@ -74,6 +74,7 @@ pub(crate) struct Setup {
     pub(crate) timeout: Duration,
     /// How much later the signal to fire is heard; zero but in tests of timing.
     pub(crate) late: Duration,
+    pub(crate) rules: Rules,
     pub(crate) events: EventSink,
     pub(crate) router: Arc<Router>,
     pub(crate) portmap: Portmapper,
@@ -1045,6 +1046,7 @@ impl Hub {
             introduction,
             introduced: now,
             timeout: self.setup.timeout,
+            rules: self.setup.rules,
             told,
             tell: hosts,
             mapped_told,
@@ -1243,6 +1245,7 @@ mod tests {
             families,
             timeout: Duration::from_secs(1),
             late: Duration::ZERO,
+            rules: Rules::default(),
             events: Arc::new(|_| {}),
             router,
             link,

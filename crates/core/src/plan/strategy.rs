@@ -21,10 +21,8 @@ pub struct Rules {
     pub prediction: bool,
     /// Many ports against many where one side's NAT chooses them at random (TCP birthday).
     pub birthday: bool,
-    /// Where one side's NAT refuses, that side opens its ports first.
+    /// Where one side's NAT resets, that side opens its ports first; where it is not known, both at one moment.
     pub order: bool,
-    /// A side whose NAT maps by destination and lets everybody in only listens.
-    pub listening: bool,
     /// A lane whose SYNs were refused must be acknowledged before it counts.
     pub caution: bool,
 }
@@ -39,7 +37,6 @@ impl Default for Rules {
             prediction: true,
             birthday: true,
             order: true,
-            listening: true,
             caution: true,
         }
     }
@@ -80,7 +77,8 @@ pub struct Volley {
     pub shots: u16,
     /// First SYNs for this in all rounds.
     pub budget: u16,
-    /// Both NATs reset, or may: SYNs must cross, so the two agree on a moment, and what was refused is fired again.
+    /// Both NATs reset, or one may and who fires first is open: SYNs must cross, so the two agree on a moment, and what was refused
+    /// is fired again.
     pub crossing: bool,
     /// The ports are a matter of chance.
     pub birthday: bool,
@@ -153,6 +151,12 @@ pub(crate) fn may_be_symmetric(profile: &NatProfile) -> bool {
         && !matches!(profile.allocation, Allocation::Unknown | Allocation::Preserving)
 }
 
+/// Whether the filter may be open: one observer can't tell an open one from one that lets in by address. Where the broker saw a
+/// symmetric side nobody is reached otherwise.
+pub(crate) fn may_be_open(profile: &NatProfile) -> bool {
+    matches!(profile.filtering, Behaviour::Unknown | Behaviour::PortIndependent)
+}
+
 /// Whether an early SYN of the other side may be answered with a reset, which ends the other side's hole as well. An ICMP
 /// error does not, and routers send few.
 fn may_reset(profile: &NatProfile) -> bool {
@@ -166,18 +170,14 @@ fn may_reset(profile: &NatProfile) -> bool {
 ///
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
 pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool, rules: &Rules) -> Strategy {
-    let lets_all_in = |profile: &NatProfile| profile.filtering == Behaviour::EndpointIndependent;
-    let order = match (may_reset(own), may_reset(peer)) {
-        (true, false) => Order::First,
-        (false, true) => Order::Second,
-        (true, true) | (false, false) => Order::Together,
+    let order = match (own.refusal, peer.refusal) {
+        (Refusal::Reset, Refusal::Drop | Refusal::Icmp) if rules.order => Order::First,
+        (Refusal::Drop | Refusal::Icmp, Refusal::Reset) if rules.order => Order::Second,
+        // Before a NAT that drops bare SYNs on half-open sessions, first is the wrong place: nobody is put there for what is
+        // not known.
+        _ => Order::Together,
     };
-    let order = if rules.order { order } else { Order::Together };
     let plain = Strategy { dial: true, volley: None, order, fresh: false, hopeless: false };
-    let listens = |profile: &NatProfile| profile.is_symmetric() && lets_all_in(profile);
-    if rules.listening && listens(own) && !listens(peer) {
-        return Strategy { dial: false, ..plain };
-    }
     // Who lets everybody in is reached where the broker saw it; so is who lets in every port of an address that it
     // has dialled.
     let reached = |profile: &NatProfile| match profile.filtering {
@@ -191,18 +191,15 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         let symmetric = chosen(mine) && chosen(theirs);
         return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
     }
-    let crossing = may_reset(own) && may_reset(peer) && rules.order;
+    let crossing = rules.order && order == Order::Together && (may_reset(own) || may_reset(peer));
     let volley = |aim, shots: u16| {
         // A few ports are tried again in each round.
         let rounds = if shots <= BLOCK_SMALL { u16::from(ROUNDS) } else { 1 };
         let budget = shots.saturating_mul(rounds).saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
         Volley { aim, shots, budget, crossing, birthday: false, steps: false }
     };
-    // Where the broker saw a symmetric side nobody is reached, unless its filter turns out to be open: one observer can't tell
-    // an open one from one that lets in by address.
-    let may_be_open = matches!(peer.filtering, Behaviour::Unknown | Behaviour::PortIndependent);
     let with = |volley: Volley| Strategy {
-        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open,
+        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open(peer),
         volley: Some(volley),
         ..plain
     };

@@ -128,7 +128,6 @@ pub fn contestants() -> Vec<Contestant> {
         without("prediction", |it| it.prediction = false),
         without("birthday", |it| it.birthday = false),
         without("order", |it| it.order = false),
-        without("listening", |it| it.listening = false),
         without("stagger", |it| it.stagger = false),
         without("caution", |it| it.caution = false),
     ]
@@ -314,19 +313,9 @@ mod tests {
         let off: Vec<usize> = all
             .map(|it| {
                 assert_eq!(it.options.rules[0], it.options.rules[1]);
-                let Rules {
-                    stagger,
-                    refire,
-                    icmp_at_once,
-                    rounds,
-                    prediction,
-                    birthday,
-                    order,
-                    listening,
-                    caution,
-                } = it.options.rules[0];
-                let rules =
-                    [stagger, refire, icmp_at_once, rounds, prediction, birthday, order, listening, caution];
+                let Rules { stagger, refire, icmp_at_once, rounds, prediction, birthday, order, caution } =
+                    it.options.rules[0];
+                let rules = [stagger, refire, icmp_at_once, rounds, prediction, birthday, order, caution];
                 rules.iter().filter(|on| !**on).count()
             })
             .collect();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use tcpunch::{Code, ConnectError, Connection, Endpoint, Event, Families};
+use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::NatProfile;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +26,7 @@ pub(crate) struct Seat {
     /// Where the broker is.
     pub(crate) broker: Vec<IpAddr>,
     pub(crate) timeout: Duration,
+    pub(crate) rules: Rules,
     pub(crate) late: Duration,
     /// Whether it has IPv6; a public host of the user-space lab has addresses of it in any case.
     pub(crate) ipv6: bool,
@@ -175,7 +177,12 @@ async fn bind(seat: &Seat, introduced: &Arc<OnceLock<Instant>>) -> Result<Endpoi
     let broker = name.parse().map_err(|error| format!("no address of a broker: {error}"))?;
     let introduced = introduced.clone();
     let families = if seat.ipv6 { Families::default() } else { Families { v4: true, v6: false } };
-    let builder = Endpoint::builder().broker(broker).families(families).timeout(seat.timeout).late(seat.late);
+    let builder = Endpoint::builder()
+        .broker(broker)
+        .families(families)
+        .timeout(seat.timeout)
+        .late(seat.late)
+        .rules(seat.rules);
     let builder = builder.on_event(move |event| {
         if matches!(event, Event::Introduced { .. }) {
             introduced.get_or_init(Instant::now);

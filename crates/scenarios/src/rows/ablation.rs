@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
+use natlab::Error;
 use tcpunch_core::plan::Rules;
 
 use super::measured::{Figures, figures};
 use super::page::milliseconds;
 use super::{Done, Plan, Trial, Within};
 use crate::report::{percent, thousands};
-use crate::sim;
+use crate::{nftables, sim, userspace};
 
 /// The plan without one of its rules.
 #[derive(Debug, Clone, Copy)]
@@ -32,17 +33,38 @@ impl Without {
             off("prediction", Rules { prediction: false, ..all }),
             off("birthday", Rules { birthday: false, ..all }),
             off("order", Rules { order: false, ..all }),
-            off("listening", Rules { listening: false, ..all }),
             off("stagger", Rules { stagger: false, ..all }),
             off("caution", Rules { caution: false, ..all }),
         ]
     }
 
-    /// A run in simulation, with neither side following the rule.
-    pub fn run(&self, trial: &Trial) -> Done {
-        let options = sim::Options { rules: [self.rules; 2], ..trial.options() };
-        trial.done(&sim::run_closely(&trial.scenario, options).report)
+    /// A run with neither side following the rule; `None` where it can't be run there.
+    ///
+    /// # Errors
+    /// There can be no lab here, or it failed.
+    pub fn run(&self, trial: &Trial, world: World) -> Result<Option<Done>, Error> {
+        let scenario = &trial.scenario;
+        let report = match world {
+            World::Simulated => {
+                let options = sim::Options { rules: [self.rules; 2], ..trial.options() };
+                Some(sim::run_closely(scenario, options).report)
+            }
+            World::Kernels => Some(userspace::run_by(scenario, self.rules)?),
+            World::Nftables => nftables::run_by(scenario, self.rules)?,
+        };
+        Ok(report.map(|report| trial.done(&report)))
     }
+}
+
+/// Where runs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    /// In virtual time.
+    Simulated,
+    /// On real kernels, through user-space NATs.
+    Kernels,
+    /// On real kernels, through their own NATs; pairs that these can't be are left out.
+    Nftables,
 }
 
 /// By how much a figure has to move to be told: the share, and others as a part of what they were.
@@ -82,8 +104,8 @@ impl Compared {
     }
 }
 
-/// A line for each rule and row in which turning it off changes something; `runs` are as [`Without::each`].
-pub fn ablation(plan: &Plan, runs: &[(Without, Vec<Done>)]) -> String {
+/// A line for each rule and row, or only where turning the rule off changes something; `runs` are as [`Without::each`].
+pub fn ablation(plan: &Plan, runs: &[(Without, Vec<Done>)], only_changes: bool) -> String {
     let mut page = String::from(
         "\n| Without | Row | Kept | Ended wrong | Median, 95th, ms | SYNs, mean |\n|---|---|--:|--:|--:|--:|\n",
     );
@@ -101,7 +123,7 @@ pub fn ablation(plan: &Plan, runs: &[(Without, Vec<Done>)]) -> String {
                 continue;
             }
             let Some((with, without)) = of(whole, at).zip(of(done, at)) else { continue };
-            if !with.differs(&without) {
+            if only_changes && !with.differs(&without) {
                 continue;
             }
             nothing = false;

@@ -225,12 +225,9 @@ fn in_further_rounds_each_side_fires_first_once_or_who_refuses_does() {
 }
 
 #[test]
-fn who_lets_everybody_in_behind_a_symmetric_nat_listens_and_does_not_dial() {
-    let open = NatProfile {
-        filtering: Behaviour::EndpointIndependent,
-        ..symmetric(Allocation::Random, Refusal::Unknown)
-    };
-    let mut rig = Rig::between(true, 50 * MS, open, easy(Refusal::Drop));
+fn where_a_symmetric_side_was_seen_it_is_not_dialled_and_may_come_in() {
+    let config = config(true, 50 * MS, easy(Refusal::Drop), symmetric(Allocation::Random, Refusal::Drop));
+    let mut rig = Rig::of(Config { sockets: 0, ..config });
     rig.lane(1);
     rig.input(Input::Go);
     rig.lane(2);

@@ -28,7 +28,10 @@ matrix --rows                what is promised; with --write into docs/matrix.md 
 matrix --ablation            what each rule is worth; the same
 matrix --replay SEED         one run of the rows again, in simulation, with all its segments
   --simulated RUNS           of each cell; of each row on each link
-  --kernels RUNS
+  --kernels RUNS             of an ablation instead of simulated ones
+  --nftables                 these of an ablation through the kernels' own NATs
+  --round-trip MS            an ablation's links (may be repeated)
+  --rule NAME                only what this rule is worth (may be repeated)
   --row NAME                 only this row (may be repeated); nothing is written then
   --details                  a line for each row on each link
   --labs LABS                at a time";
@@ -49,6 +52,9 @@ struct Wanted {
     form: Form,
     simulated: Option<u64>,
     kernels: Option<u64>,
+    nftables: bool,
+    round_trips: Vec<Duration>,
+    rules: Vec<String>,
     rows: Vec<String>,
     details: bool,
     write: bool,
@@ -60,6 +66,9 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<Wanted> {
         form: Form::All,
         simulated: None,
         kernels: None,
+        nftables: false,
+        round_trips: Vec::new(),
+        rules: Vec::new(),
         rows: Vec::new(),
         details: false,
         write: false,
@@ -74,6 +83,9 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<Wanted> {
             "--replay" => wanted.form = Form::Replay(arguments.next()?.parse().ok()?),
             "--simulated" => wanted.simulated = Some(arguments.next()?.parse().ok()?),
             "--kernels" => wanted.kernels = Some(arguments.next()?.parse().ok()?),
+            "--nftables" => wanted.nftables = true,
+            "--rule" => wanted.rules.push(arguments.next()?),
+            "--round-trip" => wanted.round_trips.push(Duration::from_millis(arguments.next()?.parse().ok()?)),
             "--labs" => wanted.labs = arguments.next()?.parse().ok()?,
             "--row" => wanted.rows.push(arguments.next()?),
             "--details" => wanted.details = true,
