@@ -463,6 +463,8 @@ pub const ROUND_AFTER: Duration = Duration::from_millis(400);
 pub const ROUND_AFTER_DOUBT: Duration = Duration::from_millis(100);
 /// The same after a round of many ports.
 pub const ROUND_AFTER_VOLLEY: Duration = Duration::from_millis(1800);
+/// The same after a volley that is small enough for every round: a little longer than misses are held, [`MISS_HELD`].
+pub const ROUND_AFTER_SMALL_VOLLEY: Duration = Duration::from_millis(1000);
 /// Own ports of a side whose NAT chooses them at random, and ports that the other side dials: 99.84 % meet, 99.45 % where
 /// one of ten packets is lost (measured; 1 - (1 - 400/64512)^1024 = 99.83 %).
 pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);

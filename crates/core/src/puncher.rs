@@ -14,11 +14,11 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSAL_KNOWN_WITHIN, REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY,
-    ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN, SYNS_BESIDE_VOLLEY,
-    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
+    REFUSAL_KNOWN_WITHIN, REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_SMALL_VOLLEY,
+    ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN,
+    SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
 };
-use crate::plan::{Order, Rules, Strategy, may_be_open, may_be_symmetric, strategy};
+use crate::plan::{self, Order, Rules, Strategy, may_be_open, may_be_symmetric, strategy};
 use crate::profile::{NatProfile, Refusal};
 
 mod volley;
@@ -597,7 +597,13 @@ impl<R: RngCore> Puncher<R> {
         }
         self.opened = self.opened.max(round);
         let Config { own, peer, strangers, rules, controlling, .. } = &self.config;
-        let strategy = strategy(own, peer, round, *strangers, rules);
+        let mut strategy = strategy(own, peer, round, *strangers, rules);
+        // A NAT that drops bare SYNs on half-open sessions lets nobody in while it is the first, and who hears Go early is
+        // early in every round: where both fired together to no avail, each fires first once, by word.
+        let again = |volley: plan::Volley| !volley.crossing && round > u8::from(volley.steps);
+        if strategy.order == Order::Together && rules.order && strategy.volley.is_some_and(again) {
+            strategy.order = if *controlling == (round % 2 == 0) { Order::First } else { Order::Second };
+        }
         // Where nothing is known of who refuses, each fires first once.
         let late = match strategy.order {
             Order::First => false,
@@ -665,11 +671,12 @@ impl<R: RngCore> Puncher<R> {
         };
         let doubt = may_be_symmetric(&self.config.own) || may_be_symmetric(&self.config.peer);
         let patience = match (&last.volley, doubt) {
-            (Some(_), _) => ROUND_AFTER_VOLLEY,
-            (None, true) => ROUND_AFTER_DOUBT,
-            (None, false) => ROUND_AFTER,
+            (Some(volley), _) if volley.small => ROUND_AFTER_SMALL_VOLLEY,
+            (Some(_), _) => ROUND_AFTER_VOLLEY * u32::from(round),
+            (None, true) => ROUND_AFTER_DOUBT * u32::from(round),
+            (None, false) => ROUND_AFTER * u32::from(round),
         };
-        let patient = went + 2 * self.round_trip + patience * u32::from(round);
+        let patient = went + 2 * self.round_trip + patience;
         let due = if self.spoiled { now } else { patient };
         if due <= now {
             self.spoiled = false;

@@ -536,3 +536,27 @@ fn what_would_cross_nearby_waits_until_it_is_known_who_refuses() {
     far.input(Input::Go);
     assert_eq!(far.told(), [0], "far apart they cross under way");
 }
+
+#[test]
+fn small_volleys_are_fired_in_every_round_together_first_and_then_one_side_after_the_other() {
+    let stepping = symmetric(Allocation::Stepping(1), Refusal::Drop);
+    for (peer, together) in [(stepping, 1), (block(64), 0)] {
+        for controlling in [true, false] {
+            let mut rig = begun(config(controlling, 50 * MS, easy(Refusal::Drop), peer));
+            rig.until(rig.now + 20 * MS);
+            let mut syns = rig.shots().len();
+            for number in 1..ROUNDS {
+                rig.input(round(number, 50_000 + 100 * u16::from(number)));
+                rig.until(rig.now + 10 * MS);
+                let fires = rig.shots().len() > syns;
+                let first = controlling == (number % 2 == 0);
+                assert_eq!(fires, number <= together || first, "{peer:?} {controlling} {number}");
+                rig.input(Input::PeerFired { round: number });
+                rig.until(rig.now + MISS_HELD + 20 * MS);
+                assert!(rig.shots().len() > syns, "{number}");
+                syns = rig.shots().len();
+            }
+            assert!(syns <= 300);
+        }
+    }
+}

@@ -103,6 +103,7 @@ pub(crate) fn ablate(wanted: &Wanted, writes: bool) -> io::Result<()> {
     };
     let mut trials = trials(&plan, wanted, [count; 2]);
     trials.retain(|trial| plan.conditions.get(trial.condition).is_some_and(|link| link.loss < HEAVY_LOSS));
+    trials.retain(|trial| world == World::Simulated || trial.runs_on_kernels());
     let mut rules = Without::each();
     rules.retain(|it| {
         it.rule.is_none_or(|rule| wanted.rules.is_empty() || wanted.rules.iter().any(|it| it == rule))
