@@ -145,6 +145,9 @@ pub const FRESH_PORTS: usize = 12;
 pub const FRESH_PORTS_LEAST: usize = 8;
 /// Places of a broker that one survey contacts: two ports each at two addresses.
 pub const SURVEY_PLACES: usize = 4;
+/// Of these, places to which a second local port goes as well: of ten packets one may be lost, and a SYN takes a second to be sent
+/// again.
+pub const PLACES_AGAIN: usize = 2;
 /// Largest step from one mapping to the next that is called one: 1 and 2 are the most common
 /// (draft-takeda-symmetric-nat-traversal-00), and others than these come with parity or several cores.
 pub const STEP_MOST: u16 = 32;
@@ -288,7 +291,7 @@ pub const MISSES_COUNTED: Duration = CODE_LIFE;
 /// Changes of its profile that a session may tell: it learns a few things after the registration,
 /// and more would be a way to talk through the broker.
 pub const PROFILES_PER_SESSION: u8 = 16;
-/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`] and one with a knock, and twice more after
+/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`], [`PLACES_AGAIN`] and one with a knock, and twice more after
 /// the link was made again. The token goes over the network in the clear, so others can use it up.
 pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
 /// Observations that come before the link whose token they carry, of all links together: each link has [`FRESH_PORTS`] and a

@@ -602,7 +602,8 @@ impl<R: RngCore> Puncher<R> {
         // early in every round: where both fired together to no avail, each fires first once, by word.
         let again = |volley: plan::Volley| !volley.crossing && round > u8::from(volley.steps);
         if strategy.order == Order::Together && rules.order && strategy.volley.is_some_and(again) {
-            strategy.order = if *controlling == (round % 2 == 0) { Order::First } else { Order::Second };
+            strategy.order =
+                if *controlling == round.is_multiple_of(2) { Order::First } else { Order::Second };
         }
         // Where nothing is known of who refuses, each fires first once.
         let late = match strategy.order {

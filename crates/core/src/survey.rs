@@ -2,8 +2,8 @@
 //! when.
 //!
 //! All of it on scratch ports: the port of the link is never a test object, because a reset on a test connection can
-//! close its mapping in a NAT. One scratch port goes to every place of the broker (mapping); another one is knocked at
-//! (filtering and refusal); and where ports are not kept, fresh ones go to one place, in order (allocation).
+//! close its mapping in a NAT. One scratch port goes to every place of the broker (mapping), and another one to the nearest of
+//! them, because a lost SYN takes a second to be sent again; one is knocked at (filtering and refusal); and where ports are not kept, fresh ones go to one place, in order (allocation).
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use rand::Rng;
 use crate::candidate::{Scope, scope};
 use crate::limits::{
     FRESH_PORTS, FRESH_PORTS_LEAST, KNOCK_SILENT_AFTER, KNOCK_TOLD_WITHIN, LOWEST_DIALLED_PORT,
-    OBSERVE_WITHIN, SURVEY_PLACES,
+    OBSERVE_WITHIN, PLACES_AGAIN, SURVEY_PLACES,
 };
 use crate::profile::{Allocation, Knock, NatProfile, Sample, classify};
 use crate::wire::{KnockAnswer, Preface, Probe};
@@ -61,6 +61,8 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
     Mapping,
+    /// The same from another port.
+    MappingAgain,
     Knocks,
     Allocation,
 }
@@ -132,15 +134,19 @@ impl Survey {
             connections: Vec::new(),
             answers: [None; 2],
             elsewhere: places.iter().any(|place| place.ip() != broker.ip()),
-            questions: (0..SURVEY_PLACES + 1 + FRESH_PORTS).map(|_| rng.random()).collect(),
+            questions: (0..SURVEY_PLACES + PLACES_AGAIN + 1 + FRESH_PORTS).map(|_| rng.random()).collect(),
             known,
             outputs: VecDeque::new(),
             finished: false,
         };
         // Only a translator's mapping is in question.
         if known.translated == Some(true) {
-            for place in places {
-                survey.connect(now, For::Mapping, place);
+            for place in &places {
+                survey.connect(now, For::Mapping, *place);
+            }
+            // One place alone tells nothing.
+            for place in places.iter().take(PLACES_AGAIN).filter(|_| places.len() > 1) {
+                survey.connect(now, For::MappingAgain, *place);
             }
         }
         survey.connect(now, For::Knocks, broker);
@@ -152,6 +158,7 @@ impl Survey {
         let Some(question) = self.questions.pop() else { return };
         let (from, preface) = match purpose {
             For::Mapping => (Port::Kept(0), Preface::Observe),
+            For::MappingAgain => (Port::Kept(2), Preface::Observe),
             For::Knocks => (Port::Kept(1), Preface::Knock),
             For::Allocation => (Port::Fresh, Preface::Observe),
         };

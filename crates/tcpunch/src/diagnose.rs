@@ -121,14 +121,15 @@ async fn greet(connection: ConnectionId, begun: Dialling, greeting: &[u8]) -> io
 /// Takes in who knocks, and lets go of it.
 async fn knocks(kept: &HashMap<u8, Port>) {
     let mut ports = kept.values();
-    let (first, second) = (ports.next(), ports.next());
     let one = async |port: Option<&Port>| match port {
         // What the kernel can't hand over it closes itself, and that is all that is wanted.
         Some(port) => drop(port.accept().await),
         None => std::future::pending().await,
     };
+    let (first, second, third) = (ports.next(), ports.next(), ports.next());
     tokio::select! {
         () = one(first) => {}
         () = one(second) => {}
+        () = one(third) => {}
     }
 }
