@@ -14,17 +14,18 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSAL_KNOWN_WITHIN, REFUSED_AT_ONCE, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_SMALL_VOLLEY,
-    ROUND_AFTER_VOLLEY, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, ROUNDS, STAGGER, STUCK_AFTER, SYMMETRIC_WITHIN,
-    SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE, VOLLEY_WITHIN,
+    REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STAGGER, STUCK_AFTER, SYNS_BESIDE_VOLLEY,
+    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
-use crate::plan::{self, Order, Rules, Strategy, may_be_open, may_be_symmetric, strategy};
-use crate::profile::{NatProfile, Refusal};
+use crate::plan::{Rules, Strategy, strategy};
+use crate::profile::NatProfile;
 
+mod rounds;
 mod volley;
 
+use rounds::Round;
+use volley::Volley;
 pub use volley::VolleyReport;
-use volley::{Step, Volley};
 
 /// Names a socket within one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -274,13 +275,6 @@ struct Lane {
     last_fire: Instant,
 }
 
-/// One pair of local ports, the own and the peer's.
-struct Round {
-    strategy: Strategy,
-    went: Option<Instant>,
-    volley: Option<Volley>,
-}
-
 struct Open {
     socket: SocketId,
     remote: SocketAddr,
@@ -364,21 +358,6 @@ impl<R: RngCore> Puncher<R> {
     /// First SYNs of this side so far.
     pub fn syns(&self) -> u32 {
         self.lane_syns + self.volley_syns
-    }
-
-    /// When it is given up: sooner where nothing is left to hope for.
-    fn deadline(&self) -> Instant {
-        let other = self.lanes.iter().any(needs_no_luck);
-        let within = |strategy: &Strategy| match (strategy.hopeless, strategy.volley) {
-            _ if other => None,
-            (true, _) => Some(SYMMETRIC_WITHIN),
-            (false, Some(_)) => Some(VOLLEY_WITHIN),
-            (false, None) if strategy.fresh => Some(VOLLEY_WITHIN),
-            (false, None) => None,
-        };
-        let bound = self.rounds.last().and_then(|round| within(&round.strategy));
-        let bound = bound.map(|within| self.config.introduced + within);
-        bound.map_or(self.config.deadline, |bound| bound.min(self.config.deadline))
     }
 
     /// Takes what happened.
@@ -499,193 +478,6 @@ impl<R: RngCore> Puncher<R> {
             lane.state = begins(&lane.report.candidate, &strategy, now + pace(index) + off);
         }
         self.start(now, 0);
-    }
-
-    /// The volley of a round that begins, where it has one and the peer was seen.
-    fn start(&mut self, now: Instant, round: u8) {
-        let ours = |lane: &&Lane| lane.round == round && is_translated(&lane.report.candidate);
-        let peer = self.lanes.iter().filter(ours).map(|lane| lane.report.candidate).min_by_key(|it| it.kind);
-        let Some(started) = self.rounds.get_mut(usize::from(round)) else { return };
-        started.went.get_or_insert(now);
-        let (strategy, round_trip) = (started.strategy, (self.round_trip, self.config.round_trip_bound));
-        let (Some(plan), Some(peer), None) = (&strategy.volley, peer, &started.volley) else { return };
-        // Of so many ports a few less hardly matter; small volleys need all of theirs.
-        let spent = self.volley_syns + if plan.birthday { self.lane_syns } else { 0 };
-        let left = u32::from(plan.budget).saturating_sub(spent);
-        let most = self.config.sockets.min(usize::try_from(left).unwrap_or(usize::MAX));
-        // With fewer it would be for nothing.
-        if most >= usize::from(plan.shots) / 2 {
-            let (planned, avoid) = ((round, &strategy, plan), &self.config.avoid);
-            // What needs no luck goes first.
-            let others = self.lanes.iter().any(needs_no_luck);
-            let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
-            let mut volley =
-                Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
-            let refusals = [self.config.own.refusal, self.config.peer.refusal];
-            let unknown = plan.crossing && refusals.contains(&Refusal::Unknown);
-            if unknown && self.round_trip < volley.left() {
-                volley.await_knowledge(begins + 2 * self.round_trip + REFUSAL_KNOWN_WITHIN);
-            }
-            if self.peer_fired == Some(round) {
-                volley.peer_fired(now);
-            }
-            started.volley = Some(volley);
-            // What was dialled in earlier rounds rested on what is known better now.
-            let earlier = |lane: &&mut Lane| lane.round < round && is_translated(&lane.report.candidate);
-            for lane in self.lanes.iter_mut().filter(earlier) {
-                if let LaneState::Ready(_) = lane.state {
-                    lane.state = LaneState::Passive;
-                }
-            }
-        } else if !self.config.peer.is_symmetric() || may_be_open(&self.config.peer) {
-            // Where it was seen it may be reached without.
-            let passive = |lane: &&mut Lane| lane.round == round && lane.state == LaneState::Passive;
-            for lane in self.lanes.iter_mut().filter(passive) {
-                lane.state = LaneState::Ready(now);
-            }
-        }
-    }
-
-    fn has_v6(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.report.candidate.address.is_ipv6())
-    }
-
-    fn open_round(&mut self, round: u8) {
-        if self.config.rules.rounds && round < ROUNDS {
-            self.opened = round;
-            let hopeless = self.rounds.last().is_some_and(|round| round.strategy.hopeless);
-            let v6 = hopeless && self.has_v6();
-            self.outputs.push_back(Output::Open { round, v6 });
-        }
-    }
-
-    /// The networks are known better: a round that goes by what was known before is not the last.
-    fn plan_again(&mut self, now: Instant) {
-        let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
-        let Some(last) = self.rounds.last_mut() else { return };
-        let Config { own, peer, strangers, rules, .. } = &self.config;
-        let known = strategy(own, peer, round.saturating_sub(1), *strangers, rules);
-        // Who fires first is no reason for another round: what was fired is spent.
-        let shape = |strategy: &Strategy| {
-            let aim = strategy.volley.map(|volley| (volley.aim, volley.shots));
-            (aim, strategy.fresh, aim.is_some() || strategy.dial)
-        };
-        let same = shape(&known) == shape(&last.strategy);
-        let waits = last.volley.as_mut().filter(|volley| volley.has_not_begun());
-        if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
-            && (before.aim, before.shots) == (wanted.aim, wanted.shots)
-        {
-            volley.order_anew(known.order, wanted.crossing, (self.round_trip, self.config.round_trip_bound));
-            if self.peer_fired == Some(round.saturating_sub(1)) {
-                volley.peer_fired(now);
-            }
-            last.strategy = known;
-        } else if same && last.went.is_none() {
-            last.strategy = known;
-        } else if last.volley.is_none() && known.volley.is_some_and(|volley| !volley.steps) {
-            // The ports of this round are as good for it as fresh ones, and at hand.
-            *last = Round { strategy: known, went: Some(now), volley: None };
-            self.start(now, round.saturating_sub(1));
-        } else if !same && !known.hopeless && self.opened < round {
-            self.open_round(round);
-        }
-    }
-
-    fn round(&mut self, now: Instant, round: u8, candidates: Vec<Candidate>) {
-        if usize::from(round) != self.rounds.len() || round >= ROUNDS || !self.config.rules.rounds {
-            return;
-        }
-        self.opened = self.opened.max(round);
-        let Config { own, peer, strangers, rules, controlling, .. } = &self.config;
-        let mut strategy = strategy(own, peer, round, *strangers, rules);
-        // A NAT that drops bare SYNs on half-open sessions lets nobody in while it is the first, and who hears Go early is
-        // early in every round: where both fired together to no avail, each fires first once, by word.
-        let again = |volley: plan::Volley| !volley.crossing && round > u8::from(volley.steps);
-        if strategy.order == Order::Together && rules.order && strategy.volley.is_some_and(again) {
-            strategy.order =
-                if *controlling == round.is_multiple_of(2) { Order::First } else { Order::Second };
-        }
-        // Where nothing is known of who refuses, each fires first once.
-        let late = match strategy.order {
-            Order::First => false,
-            Order::Second => true,
-            Order::Together => *controlling == (round % 2 == 1),
-        };
-        let delay = if late && rules.order { self.round_trip / 4 } else { Duration::ZERO };
-        for candidate in candidates {
-            let report = LaneReport::new(candidate);
-            let state = begins(&candidate, &strategy, now + delay);
-            if self.lanes.len() < LANES_PER_ATTEMPT + usize::from(ROUNDS) {
-                self.lanes.push(Lane { report, round, state, first_fire: None, last_fire: now });
-            }
-        }
-        self.rounds.push(Round { strategy, went: None, volley: None });
-        self.quiet_since = None;
-        self.start(now, round);
-    }
-
-    /// Carries the volleys on; whether there is something to do.
-    fn volleys(&mut self, now: Instant, next: &mut Instant) -> bool {
-        for index in 0..self.rounds.len() {
-            let Some(volley) = self.rounds.get_mut(index).and_then(|round| round.volley.as_mut()) else {
-                continue;
-            };
-            let (round, origin, budget) = (volley.round, volley.origin(), volley.budget());
-            match volley.step(now) {
-                Step::Fire(remotes) => {
-                    for remote in remotes {
-                        self.next_socket += 1;
-                        let socket = SocketId(self.next_socket);
-                        if self.volley_syns >= budget {
-                            break;
-                        }
-                        self.volley_syns += 1;
-                        volley.fired(now, socket, remote);
-                        self.outputs.push_back(Output::Dial { socket, origin, remote, many: true });
-                    }
-                    return true;
-                }
-                Step::Tell => {
-                    self.outputs.push_back(Output::Tell { round });
-                    return true;
-                }
-                Step::Close(sockets) => {
-                    self.outputs.extend(sockets.into_iter().map(|socket| Output::Close { socket }));
-                    return true;
-                }
-                Step::Wait(at) => *next = (*next).min(at),
-                Step::Nothing => {}
-            }
-        }
-        false
-    }
-
-    /// Begins a further round where the last has led to nothing; whether it does.
-    fn next_round(&mut self, now: Instant, next: &mut Instant) -> bool {
-        let round = u8::try_from(self.rounds.len()).unwrap_or(u8::MAX);
-        let Some(last) = self.rounds.last() else { return false };
-        let idle = self.opened < round && round < ROUNDS && self.config.rules.rounds;
-        let hope = !last.strategy.hopeless || self.has_v6();
-        let (Some(went), true) = (last.went, idle && hope && !self.open.iter().any(|open| open.verified))
-        else {
-            return false;
-        };
-        let doubt = may_be_symmetric(&self.config.own) || may_be_symmetric(&self.config.peer);
-        let patience = match (&last.volley, doubt) {
-            (Some(volley), _) if volley.small => ROUND_AFTER_SMALL_VOLLEY,
-            (Some(_), _) => ROUND_AFTER_VOLLEY * u32::from(round),
-            (None, true) => ROUND_AFTER_DOUBT * u32::from(round),
-            (None, false) => ROUND_AFTER * u32::from(round),
-        };
-        let patient = went + 2 * self.round_trip + patience;
-        let due = if self.spoiled { now } else { patient };
-        if due <= now {
-            self.spoiled = false;
-            self.open_round(round);
-            return true;
-        }
-        *next = (*next).min(due);
-        false
     }
 
     fn candidate(&mut self, now: Instant, candidate: Candidate) {

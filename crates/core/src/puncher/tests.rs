@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::limits::{
+    ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_VOLLEY, ROUNDS, SYMMETRIC_WITHIN, VOLLEY_WITHIN,
+};
 use crate::profile::{Allocation, Behaviour, Refusal};
 use proptest::prelude::{
     Just, Strategy as Generated, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
