@@ -9,6 +9,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use natlab::nat::{Behaviour as Nat, Dependence, Refusal as Answer, presets};
 use natlab::testing::trial;
+use tcpunch_core::limits::{FRESH_PORTS, PLACES_AGAIN, SURVEY_PLACES};
 use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal};
 use tcpunch_scenarios::report::Condition;
 use tcpunch_scenarios::sim::learn;
@@ -209,7 +210,8 @@ fn simulated(row: &Row) {
             let answers = known(|it| [format!("{:?}", it.filtering), format!("{:?}", it.refusal)]);
             let soon = 4 * ROUND_TRIP + Duration::from_millis(30);
             assert!(answers <= soon, "{}, seed {seed}: {answers:?}", row.network.name);
-            assert!(learnt.connections <= 17, "{} connections", learnt.connections);
+            let most = SURVEY_PLACES + PLACES_AGAIN + 1 + FRESH_PORTS;
+            assert!(learnt.connections as usize <= most, "{} connections", learnt.connections);
         }
         assert!(misjudged <= BLOCKS_MISJUDGED, "{misjudged} blocks of {}", row.network.name);
     }
