@@ -86,6 +86,13 @@ pub struct Volley {
     pub steps: bool,
 }
 
+impl Volley {
+    /// Whether it is small enough to be fired in every round.
+    pub fn repeats(&self) -> bool {
+        self.steps || self.shots <= BLOCK_SMALL
+    }
+}
+
 /// Whereto the connects of a [`Volley`] go, and from which ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
@@ -193,10 +200,10 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
     }
     let crossing = rules.order && order == Order::Together && (may_reset(own) || may_reset(peer));
     let volley = |aim, shots: u16| {
-        // A few ports are tried again in each round.
-        let rounds = if shots <= BLOCK_SMALL { u16::from(ROUNDS) } else { 1 };
-        let budget = shots.saturating_mul(rounds).saturating_add((shots / 20).min(REFIRES_OF_VOLLEY));
-        Volley { aim, shots, budget, crossing, birthday: false, steps: false }
+        let refires = (shots / 20).min(REFIRES_OF_VOLLEY);
+        let once = Volley { aim, shots, budget: 0, crossing, birthday: false, steps: false };
+        let rounds = if once.repeats() { u16::from(ROUNDS) } else { 1 };
+        Volley { budget: shots.saturating_mul(rounds).saturating_add(refires), ..once }
     };
     let with = |volley: Volley| Strategy {
         dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open(peer),

@@ -210,7 +210,7 @@ impl<R: RngCore> Puncher<R> {
         };
         let doubt = may_be_symmetric(&self.config.own) || may_be_symmetric(&self.config.peer);
         let patience = match (&last.volley, doubt) {
-            (Some(volley), _) if volley.small => ROUND_AFTER_SMALL_VOLLEY,
+            (Some(volley), _) if volley.repeats => ROUND_AFTER_SMALL_VOLLEY,
             (Some(_), _) => ROUND_AFTER_VOLLEY * u32::from(round),
             (None, true) => ROUND_AFTER_DOUBT * u32::from(round),
             (None, false) => ROUND_AFTER * u32::from(round),

@@ -8,8 +8,8 @@ use rand::RngCore;
 
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
-    BIRTHDAY_PORTS, BLOCK_SMALL, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, SECOND_WITHIN, SPREAD_HELD,
-    VOLLEY_BATCH, VOLLEY_PACE,
+    BIRTHDAY_PORTS, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, SECOND_WITHIN, SPREAD_HELD, VOLLEY_BATCH,
+    VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
 
@@ -43,8 +43,8 @@ enum Begins {
 pub(super) struct Volley {
     pub(super) round: u8,
     pub(super) birthday: bool,
-    /// It can be repeated in each round.
-    pub(super) small: bool,
+    /// As [`plan::Volley::repeats`].
+    pub(super) repeats: bool,
     pub(super) report: VolleyReport,
     origin: Origin,
     order: Order,
@@ -133,7 +133,7 @@ impl Volley {
         Volley {
             round,
             birthday: volley.birthday,
-            small: volley.steps || volley.shots <= BLOCK_SMALL,
+            repeats: volley.repeats(),
             report: VolleyReport { peer: Some(peer), own_ports, peer_ports, ..VolleyReport::default() },
             origin,
             order: strategy.order,
