@@ -479,7 +479,10 @@ impl RawBroker {
         let (stream, preface, pattern) = loop {
             let mut stream = self.knock().await;
             let mut preface = [0; PREFACE];
-            stream.read_exact(&mut preface).await.unwrap();
+            if stream.read_exact(&mut preface).await.is_err() {
+                // One that looked at its NAT ended before it said so.
+                continue;
+            }
             match Preface::decode(preface).unwrap() {
                 Preface::Link(pattern) => break (stream, preface, pattern),
                 // It looks at its NAT.
