@@ -28,7 +28,7 @@ matrix --rows                what is promised; with --write into docs/matrix.md 
 matrix --ablation            what each rule is worth; the same
 matrix --replay SEED         one run of the rows again, in simulation, with all its segments
   --simulated RUNS           of each cell; of each row on each link
-  --kernels RUNS             of an ablation instead of simulated ones
+  --kernels RUNS             of an ablation or a replay instead of simulated ones
   --nftables                 these of an ablation through the kernels' own NATs
   --round-trip MS            an ablation's links (may be repeated)
   --rule NAME                only what this rule is worth (may be repeated)
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
             let good = [heat::quickly(wanted.labs, QUICK), rows::quickly(wanted.labs, QUICK)];
             return if good == [true; 2] { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Form::Replay(seed) => return rows::replay(seed),
+        Form::Replay(seed) => return rows::replay(seed, wanted.kernels),
         Form::Heat => heat::fully(&wanted),
         Form::Rows => rows::fully(&wanted, wanted.write),
         Form::Ablation => rows::ablate(&wanted, wanted.write),

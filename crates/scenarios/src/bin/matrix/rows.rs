@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -180,17 +180,45 @@ fn judge(plan: &Plan, how: &str, done: &[Done]) -> bool {
     failed.is_empty()
 }
 
-/// Runs one again, and shows every segment.
-pub(crate) fn replay(seed: u64) -> ExitCode {
+/// Runs one again: in simulation, and shows every segment; or on real kernels up to so many times, and keeps what was captured of
+/// the first that ends otherwise than promised.
+pub(crate) fn replay(seed: u64, kernels: Option<u64>) -> ExitCode {
     let plan = Plan::whole();
     let Some(trial) = plan.again(seed) else {
         eprintln!("no run has this seed");
         return ExitCode::from(2);
     };
+    if let Some(runs) = kernels {
+        return again_on_kernels(&plan, &trial, runs);
+    }
     let run = sim::run_closely(&trial.scenario, sim::Options { record: true, ..trial.options() });
     println!("{}", run.diagram);
     println!("{:#?}\n{:#?}", run.report, run.sides);
     println!("{}", plan.name(&trial.done(&run.report)));
+    ExitCode::SUCCESS
+}
+
+fn again_on_kernels(plan: &Plan, trial: &Trial, runs: u64) -> ExitCode {
+    let expected = plan.rows.get(trial.row).map(Row::verdict);
+    let captured = std::env::temp_dir().join(format!("tcpunch-replay-{}", trial.scenario.seed));
+    for run in 1..=runs {
+        let report = match userspace::run_captured(&trial.scenario, &captured) {
+            Ok(report) => report,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let done = trial.done(&report);
+        println!("{run}: {}: {:?} {:?}, {} SYNs", plan.name(&done), done.verdict, done.took, done.syns);
+        if expected.is_some_and(|expected| expected != done.verdict) {
+            println!("{report:#?}\ncaptured in {}", captured.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    if let Err(error) = fs::remove_dir_all(&captured) {
+        eprintln!("can't remove {}: {error}", captured.display());
+    }
     ExitCode::SUCCESS
 }
 
