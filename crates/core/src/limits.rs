@@ -54,8 +54,8 @@ pub const MAX_FRAME: usize = MAX_MESSAGE + 16;
 /// [`MAX_HOST_CANDIDATES`] addresses, and tags.
 pub const MAX_HANDSHAKE: usize = 384;
 /// Messages that one side of an introduction may relay through the broker: the second handshake message, its host
-/// candidates, room for one correction, and a word in each round. More would be a data channel.
-pub const MAX_RELAYED: u8 = 3 + ROUNDS;
+/// candidates, room for one correction, and two words in each round. More would be a data channel.
+pub const MAX_RELAYED: u8 = 3 + 2 * ROUNDS;
 /// Bytes of these messages together: two of the longest.
 pub const MAX_RELAYED_BYTES: usize = 2 * MAX_HANDSHAKE;
 /// Largest plaintext of one record between peers, in bytes: larger ones gain nothing, measured on
@@ -508,9 +508,23 @@ pub const SPREAD_HELD: Duration = Duration::from_millis(1900);
 /// Who refuses is known so long after Go, and two round trips, where a survey that tells it is under way: silence is taken for an answer
 /// [`KNOCK_SILENT_AFTER`] and some round trips after the registration.
 pub const REFUSAL_KNOWN_WITHIN: Duration = Duration::from_millis(60);
-/// Who is to fire second fires at the latest so long after Go, and two bounds of the round trip: the word that the
-/// first has fired, or hears Go, may be lost with the broker.
-pub const SECOND_WITHIN: Duration = Duration::from_millis(600);
+/// From this round trip on enough of the SYNs of two large volleys cross, which take up to 64 ms each, and an order that rests on a guess
+/// would cost more time than it is worth.
+pub const CROSSES_FROM: Duration = Duration::from_millis(30);
+/// What must cross leaves at the latest so long after Go, and two round trips: the other side's word may be lost with the broker.
+pub const CROSSING_WITHIN: Duration = Duration::from_millis(600);
+/// Who fires first says that all is out so much before it is, where the word takes longer: a busy machine may take so long from the one
+/// to the other.
+pub const FIRED_SAID_BEFORE: Duration = Duration::from_millis(5);
+/// Who is ready to fire first has fired so long after that was heard, if the word of it is lost.
+pub const FIRED_WITHIN: Duration = Duration::from_millis(400);
+/// Who is to fire second and hears nothing has its SYNs at the other side so long after Go: all that was fired there at Go is out
+/// and held, [`MISS_HELD`], and so it is where that Go was half a second late.
+pub const SECOND_WITHIN: Duration = Duration::from_millis(700);
+/// The same where the other side holds its ports for [`SPREAD_HELD`].
+pub const SECOND_WITHIN_LONG: Duration = Duration::from_millis(1300);
+/// Own ports of which one half was fired without any word: the rest, where the other side's Go was more than a second late.
+pub const SECOND_REST_WITHIN: Duration = Duration::from_millis(1500);
 /// An attempt that needs luck with ports has shown all it can after this.
 pub const VOLLEY_WITHIN: Duration = Duration::from_millis(7500);
 /// The first SYNs leave up to this share of a round trip after Go, at random: where one side hears Go half a round trip late, the
@@ -523,8 +537,9 @@ pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
 pub const REFIRE_SLOW: Duration = Duration::from_millis(100);
 /// Added to the bound of the round trip when a lane whose 4-tuple is alive waits for the accept.
 pub const STUCK_AFTER: Duration = Duration::from_millis(250);
-/// Added to two bounds of the round trip: from a TCP connection to its first verified record.
-pub const AUTHENTICATE_WITHIN: Duration = Duration::from_millis(500);
+/// Added to two bounds of the round trip: from a TCP connection to its first verified record. What one of many ports hit is not hit
+/// again: three lost segments in a row cost 1.4 s and more.
+pub const AUTHENTICATE_WITHIN: Duration = Duration::from_millis(2500);
 /// Longest pause of a lane because something that looks like the peer came in on it.
 pub const PAUSE_MOST: Duration = Duration::from_millis(500);
 /// After the last lane died the listener may still be reached by the peer; added to two bounds of

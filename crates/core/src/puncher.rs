@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::plan::{Rules, Strategy, strategy};
 use crate::profile::NatProfile;
+use crate::wire::Word;
 
 mod rounds;
 mod volley;
@@ -108,10 +109,12 @@ pub enum Input {
         /// Where the peer's fresh port is; what may not be dialled was taken out before.
         candidates: Vec<Candidate>,
     },
-    /// All that the peer had to fire first in this round is out by now.
-    PeerFired {
+    /// How far the peer is in a round.
+    PeerSays {
         /// Which.
         round: u8,
+        /// How far.
+        word: Word,
     },
     /// A dial ended.
     Dialled {
@@ -167,10 +170,17 @@ pub enum Output {
         /// Over IPv6: nothing is left to hope for over IPv4.
         v6: bool,
     },
-    /// Tell the peer that all that was to be fired first in this round is out when it hears of it.
+    /// Close it unless the peer's SYN has come in on it: then it may connect yet. Its end is told in any case.
+    Release {
+        /// Its socket.
+        socket: SocketId,
+    },
+    /// Tell the peer how far this side is in a round.
     Tell {
         /// Which round.
         round: u8,
+        /// How far.
+        word: Word,
     },
     /// Exchange tags and first records on this connection.
     Authenticate {
@@ -296,7 +306,7 @@ pub struct Puncher<R> {
     /// The last round that was opened on this side.
     opened: u8,
     /// The last round of which the peer said so: it may have begun before it does here.
-    peer_fired: Option<u8>,
+    peer_says: Option<(u8, Word)>,
     /// What came of a lane is no good: a further round begins at once.
     spoiled: bool,
     open: Vec<Open>,
@@ -321,7 +331,7 @@ impl<R: RngCore> Puncher<R> {
             lanes: Vec::new(),
             rounds: vec![Round { strategy: first, went: None, volley: None }],
             opened: 0,
-            peer_fired: None,
+            peer_says: None,
             spoiled: false,
             open: Vec::new(),
             went: false,
@@ -378,12 +388,12 @@ impl<R: RngCore> Puncher<R> {
                 }
             }
             Input::Round { round, candidates } => self.round(now, round, candidates),
-            Input::PeerFired { round } => {
-                self.peer_fired = Some(round);
+            Input::PeerSays { round, word } => {
+                self.peer_says = Some((round, word));
                 if let Some(volley) =
                     self.rounds.get_mut(usize::from(round)).and_then(|it| it.volley.as_mut())
                 {
-                    volley.peer_fired(now);
+                    volley.peer_says(now, word);
                 }
             }
             Input::Dialled { socket, outcome } => self.dialled(now, socket, outcome),
@@ -627,17 +637,18 @@ impl<R: RngCore> Puncher<R> {
     fn accepted(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
         let volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
         let mut many = volleys.clone().next_back().map(|volley| volley.round);
-        let mut cautious = volleys.into_iter().any(Volley::was_refused);
+        // A SYN of ours that is under way would have taken in what crosses it: it was refused, and nobody has said so yet.
+        let mut cautious = volleys.into_iter().any(|volley| volley.was_refused() || volley.shoots_at(remote));
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
             many = None;
             cautious = lane.report.refused + lane.report.unreachable > 0;
             match lane.state {
                 LaneState::Open(_) => {}
                 LaneState::Connecting(old) => {
-                    // Crossing SYNs end in the connecting socket; that the listener has this one
-                    // means that the kernel let none of ours out.
+                    // Crossing SYNs end in the connecting socket: the kernel let none of ours out, or it was refused.
                     lane.report.syns = lane.report.syns.saturating_sub(1);
                     self.lane_syns = self.lane_syns.saturating_sub(1);
+                    cautious = true;
                     self.outputs.push_back(Output::Close { socket: old });
                     lane.state = LaneState::Open(socket);
                 }

@@ -1234,7 +1234,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn relay(&mut self, now: Instant, link: LinkId, peer: PublicKey, id: IntroductionId, signal: Signal) {
         let length = match &signal {
             Signal::Answer(bytes) | Signal::Sealed(bytes) => bytes.len(),
-            Signal::Fired { .. } => 1,
+            Signal::Word { .. } => 2,
         };
         let Some((other, sent)) = self.introductions.get_mut(&id).and_then(|found| found.sent_by(peer))
         else {

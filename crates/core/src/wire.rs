@@ -184,11 +184,23 @@ pub enum Signal {
     Answer(Vec<u8>),
     /// A sealed record with host candidates.
     Sealed(Vec<u8>),
-    /// All SYNs of this round that are to leave before the other side's are out.
-    Fired {
+    /// How far this side is in a round in which it fires at many ports.
+    Word {
         /// Which round.
         round: u8,
+        /// How far.
+        word: Word,
     },
+}
+
+/// How far a side is with its SYNs at many ports. Who is to fire after the other needs both: a lost Go delays the first, a lost
+/// `Fired` the second alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Word {
+    /// It has heard Go.
+    Ready,
+    /// All that are to leave before the other side's are out.
+    Fired,
 }
 
 /// What the broker says in its handshake message, a round trip before it can answer anything: so a peer looks at its own network

@@ -168,6 +168,11 @@ impl Os<'_> {
         self.stack.held(socket).map(|socket| socket.remote)
     }
 
+    /// Whether a SYN came in on it and the handshake has not ended (SYN_RECV).
+    pub fn is_half_open(&self, socket: SocketId) -> bool {
+        self.stack.held(socket).is_some_and(tcp::Socket::is_half_open)
+    }
+
     /// The least round trip measured on a connection (`tcpi_min_rtt`).
     pub fn round_trip(&self, socket: SocketId) -> Option<Duration> {
         self.stack.held(socket)?.least_round_trip

@@ -24,7 +24,7 @@ use tcpunch_core::secure::{
 use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::{Connection, Parts, PathInfo};
@@ -164,6 +164,8 @@ struct Attempt {
     lanes: JoinSet<(SocketId, Option<Authenticated>)>,
     nominations: JoinSet<(SocketId, Option<Lane>)>,
     tasks: HashMap<SocketId, AbortHandle>,
+    /// Of dials at many ports.
+    releases: HashMap<SocketId, oneshot::Sender<()>>,
     connected: HashMap<SocketId, (TcpStream, SocketAddr, Option<ArrivalHead>)>,
     verified: HashMap<SocketId, Lane>,
     salts: HashSet<[u8; SALT]>,
@@ -226,6 +228,7 @@ impl Attempt {
             lanes: JoinSet::new(),
             nominations: JoinSet::new(),
             tasks: HashMap::new(),
+            releases: HashMap::new(),
             connected: HashMap::new(),
             verified: HashMap::new(),
             salts: HashSet::new(),
@@ -364,8 +367,8 @@ impl Attempt {
             Message::Go => self.puncher.handle(Instant::now(), Input::Go),
             Message::Signal(Signal::Answer(answer)) => self.answer(&answer),
             Message::Signal(Signal::Sealed(record)) => self.sealed(record),
-            Message::Signal(Signal::Fired { round }) => {
-                self.puncher.handle(Instant::now(), Input::PeerFired { round });
+            Message::Signal(Signal::Word { round, word }) => {
+                self.puncher.handle(Instant::now(), Input::PeerSays { round, word });
             }
             Message::RoundWanted(round) => {
                 self.puncher.handle(Instant::now(), Input::RoundWanted { round });
@@ -432,6 +435,7 @@ impl Attempt {
     }
 
     fn dialled(&mut self, socket: SocketId, result: Result<TcpStream, DialError>) {
+        self.releases.remove(&socket);
         let outcome = match result {
             Ok(stream) => match stream.peer_addr() {
                 Ok(remote) => {
@@ -470,9 +474,9 @@ impl Attempt {
                 self.reach.portmap.needed();
                 self.open(round, v6);
             }
-            Output::Tell { round } => {
+            Output::Tell { round, word } => {
                 let introduction = self.reach.introduction.id;
-                let relay = ToBroker::Relay { introduction, signal: Signal::Fired { round } };
+                let relay = ToBroker::Relay { introduction, signal: Signal::Word { round, word } };
                 let _ = self.reach.link.try_send(Order::Say(relay));
             }
             Output::Dial { socket, origin, remote, many } => {
@@ -488,12 +492,21 @@ impl Attempt {
                 (self.reach.events)(Event::Fired { peer: self.reach.introduction.peer, port, remote });
                 // The SYN leaves here, so that none is counted that still waits for its turn when another has won.
                 let begun = port::begin(self.source(remote), port, remote);
+                let (release, released) = oneshot::channel();
+                let released = async move {
+                    if released.await.is_err() {
+                        std::future::pending().await
+                    }
+                };
                 let dial = async move {
                     match begun {
-                        Ok(dialling) => (socket, dialling.finish().await),
+                        Ok(dialling) => (socket, dialling.finish_unless(released).await),
                         Err(error) => (socket, Err(error)),
                     }
                 };
+                if many {
+                    self.releases.insert(socket, release);
+                }
                 let task = self.dials.spawn(dial);
                 self.tasks.insert(socket, task);
             }
@@ -526,8 +539,14 @@ impl Attempt {
                     }
                 }
             }
+            Output::Release { socket } => {
+                if let Some(release) = self.releases.remove(&socket) {
+                    let _ = release.send(());
+                }
+            }
             Output::Close { socket } => {
                 self.over.store(self.puncher.is_over(), Ordering::Release);
+                self.releases.remove(&socket);
                 if let Some(task) = self.tasks.remove(&socket) {
                     task.abort();
                 }

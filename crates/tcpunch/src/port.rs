@@ -256,9 +256,28 @@ impl Dialling {
     ///
     /// As those of [`dial`].
     pub(crate) async fn finish(self) -> Result<TcpStream, DialError> {
+        self.finish_unless(std::future::pending()).await
+    }
+
+    /// The same, and as if it had timed out once it is released, unless the other side's SYN has come in by then.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`dial`].
+    pub(crate) async fn finish_unless(
+        self,
+        released: impl Future<Output = ()>,
+    ) -> Result<TcpStream, DialError> {
         let finish = async || -> io::Result<TcpStream> {
             let stream = TcpStream::from_std(self.0.into())?;
-            stream.writable().await?;
+            tokio::select! {
+                ready = stream.writable() => ready?,
+                // Linux knows the peer of a socket in SYN_RECV, and not in SYN_SENT.
+                () = released => match stream.peer_addr() {
+                    Ok(_) => stream.writable().await?,
+                    Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                },
+            }
             match stream.take_error()? {
                 // SO_ERROR also tells of soft errors: an ICMP answer to the SYN that came while `connect` still held the
                 // socket, so that the kernel went on, and connected.

@@ -15,6 +15,7 @@ use tcpunch_core::limits::{
 use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal};
 use tcpunch_core::puncher::{Config, Dialled, Finished, Input, Origin, Output, Puncher, SocketId};
+use tcpunch_core::wire::Word;
 
 use crate::bytes::Bytes;
 
@@ -70,7 +71,7 @@ struct Attempt {
     lanes: Vec<Lane>,
     rounds: u8,
     opened: u8,
-    told: BTreeSet<u8>,
+    told: BTreeSet<(u8, bool)>,
     /// The lane of each dial, unless it is one of many.
     dialled: BTreeMap<SocketId, Option<usize>>,
     /// Dials whose end has not been reported.
@@ -218,7 +219,10 @@ impl Attempt {
                 }
                 self.handle(Input::Round { round, candidates });
             }
-            13 => self.handle(Input::PeerFired { round: input.u8() % (ROUNDS + 2) }),
+            13 => self.handle(Input::PeerSays {
+                round: input.u8() % (ROUNDS + 2),
+                word: input.pick(&[Word::Ready, Word::Fired]),
+            }),
             _ => {
                 let (own, peer) = (profile(input), profile(input));
                 self.handle(Input::Profiles { own, peer });
@@ -348,8 +352,16 @@ impl Attempt {
                 assert!(self.opened < round && round < ROUNDS, "each round is opened once");
                 self.opened = round;
             }
-            Output::Tell { round } => {
-                assert!(round < self.rounds && self.told.insert(round), "one word in each round");
+            Output::Release { socket } => {
+                assert!(self.sockets.get(&socket) == Some(&Socket::Dialling), "what connected is no miss");
+            }
+            Output::Tell { round, word } => {
+                assert!(
+                    round < self.rounds && self.told.insert((round, word == Word::Fired)),
+                    "each word once"
+                );
+                let ready = self.told.contains(&(round, false));
+                assert!(ready, "who fires has heard Go");
             }
             Output::Wait(_) => {}
         }

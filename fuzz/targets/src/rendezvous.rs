@@ -17,7 +17,7 @@ use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
 use tcpunch_core::secure::SHARE;
 use tcpunch_core::wire::{
-    self, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, Probe, Signal, ToBroker,
+    self, ClaimId, FromBroker, Introduction, IntroductionId, KnockAnswer, Met, Probe, Signal, ToBroker, Word,
 };
 
 use crate::bytes::Bytes;
@@ -229,7 +229,7 @@ impl World {
                 let signal = match input.u8() % 3 {
                     0 => Signal::Answer(vec![5; length(input)]),
                     1 => Signal::Sealed(vec![6; length(input)]),
-                    _ => Signal::Fired { round: input.u8() },
+                    _ => Signal::Word { round: input.u8(), word: input.pick(&[Word::Ready, Word::Fired]) },
                 };
                 ToBroker::Relay { introduction, signal }
             }
@@ -435,7 +435,7 @@ impl World {
                 assert_eq!(by, Some(from));
                 let length = match &signal {
                     Signal::Answer(bytes) | Signal::Sealed(bytes) => bytes.len(),
-                    Signal::Fired { .. } => 1,
+                    Signal::Word { .. } => 2,
                 };
                 assert!(length <= MAX_HANDSHAKE);
                 let introduced = self.introductions.get_mut(&introduction).unwrap();

@@ -11,7 +11,7 @@ use tcpunch_core::profile::{Allocation, Behaviour, NatProfile, Refusal as Refuse
 use tcpunch_core::secure::{Pattern, SHARE};
 use tcpunch_core::wire::{
     About, FromBroker, Introduction, KnockAnswer, Met, PREFACE, Preface, Probe, Refusal, Signal, ToBroker,
-    Welcome, decode, encode,
+    Welcome, Word, decode, encode,
 };
 
 use crate::within;
@@ -76,7 +76,7 @@ pub(crate) fn to_broker() -> Vec<ToBroker> {
         ToBroker::Reject { claim: 9, left: 2 },
         ToBroker::Relay { introduction: 11, signal: Signal::Answer(vec![8; 48]) },
         ToBroker::Relay { introduction: 11, signal: Signal::Sealed(vec![8; 48]) },
-        ToBroker::Relay { introduction: 11, signal: Signal::Fired { round: 1 } },
+        ToBroker::Relay { introduction: 11, signal: Signal::Word { round: 1, word: Word::Fired } },
         ToBroker::Round { introduction: 11, round: 1, question: [2; 8] },
         ToBroker::Profile(profile_of_all()),
         ToBroker::Ping(1),
@@ -113,7 +113,7 @@ fn from_broker() -> Vec<FromBroker> {
         FromBroker::RoundWanted { introduction: 11, round: 1 },
         FromBroker::Round { introduction: 11, round: 1, peer: address },
         FromBroker::ProfileOf { introduction: 11, profile: profile_of_all() },
-        FromBroker::Relayed { introduction: 11, signal: Signal::Fired { round: 1 } },
+        FromBroker::Relayed { introduction: 11, signal: Signal::Word { round: 1, word: Word::Fired } },
         FromBroker::Opened { number: 412, expires_s: 600 },
         FromBroker::Expired { number: 412 },
         FromBroker::Claimed { number: 412, claim: 9, waiter: PublicKey([3; 32]), share: vec![4; SHARE] },

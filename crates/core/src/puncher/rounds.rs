@@ -10,8 +10,8 @@ use super::{
 };
 use crate::candidate::Candidate;
 use crate::limits::{
-    LANES_PER_ATTEMPT, REFUSAL_KNOWN_WITHIN, ROUND_AFTER, ROUND_AFTER_DOUBT, ROUND_AFTER_SMALL_VOLLEY,
-    ROUND_AFTER_VOLLEY, ROUNDS, SYMMETRIC_WITHIN, VOLLEY_WITHIN,
+    CROSSES_FROM, LANES_PER_ATTEMPT, REFUSAL_KNOWN_WITHIN, ROUND_AFTER, ROUND_AFTER_DOUBT,
+    ROUND_AFTER_SMALL_VOLLEY, ROUND_AFTER_VOLLEY, ROUNDS, SYMMETRIC_WITHIN, VOLLEY_WITHIN,
 };
 use crate::plan::{self, Order, Strategy, may_be_open, may_be_symmetric, strategy};
 use crate::profile::Refusal;
@@ -59,13 +59,22 @@ impl<R: RngCore> Puncher<R> {
             let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
             let mut volley =
                 Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
-            let refusals = [self.config.own.refusal, self.config.peer.refusal];
-            let unknown = plan.crossing && refusals.contains(&Refusal::Unknown);
+            let refusals = (self.config.own.refusal, self.config.peer.refusal);
+            let unknown = plan.crossing && [refusals.0, refusals.1].contains(&Refusal::Unknown);
             if unknown && self.round_trip < volley.left() {
-                volley.await_knowledge(begins + 2 * self.round_trip + REFUSAL_KNOWN_WITHIN);
+                let guess = match refusals {
+                    (Refusal::Unknown, Refusal::Drop | Refusal::Icmp) => Some(Order::First),
+                    (Refusal::Drop | Refusal::Icmp, Refusal::Unknown) => Some(Order::Second),
+                    _ => None,
+                };
+                let hopeless = plan.birthday && self.round_trip < CROSSES_FROM;
+                let guess = guess.filter(|_| hopeless && self.config.rules.order);
+                volley.await_knowledge(begins + 2 * self.round_trip + REFUSAL_KNOWN_WITHIN, guess);
             }
-            if self.peer_fired == Some(round) {
-                volley.peer_fired(now);
+            if let Some((said_of, word)) = self.peer_says
+                && said_of == round
+            {
+                volley.peer_says(now, word);
             }
             started.volley = Some(volley);
             // What was dialled in earlier rounds rested on what is known better now.
@@ -113,10 +122,7 @@ impl<R: RngCore> Puncher<R> {
         if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
-            volley.order_anew(known.order, wanted.crossing, (self.round_trip, self.config.round_trip_bound));
-            if self.peer_fired == Some(round.saturating_sub(1)) {
-                volley.peer_fired(now);
-            }
+            volley.order_anew(known.order, wanted.crossing);
             last.strategy = known;
         } else if same && last.went.is_none() {
             last.strategy = known;
@@ -168,9 +174,10 @@ impl<R: RngCore> Puncher<R> {
             let Some(volley) = self.rounds.get_mut(index).and_then(|round| round.volley.as_mut()) else {
                 continue;
             };
-            let (round, origin, budget) = (volley.round, volley.origin(), volley.budget());
+            let (round, origin) = (volley.round, volley.origin());
             match volley.step(now) {
-                Step::Fire(remotes) => {
+                Step::Fire { remotes, again } => {
+                    let budget = volley.budget(again);
                     for remote in remotes {
                         self.next_socket += 1;
                         let socket = SocketId(self.next_socket);
@@ -183,12 +190,12 @@ impl<R: RngCore> Puncher<R> {
                     }
                     return true;
                 }
-                Step::Tell => {
-                    self.outputs.push_back(Output::Tell { round });
+                Step::Tell(word) => {
+                    self.outputs.push_back(Output::Tell { round, word });
                     return true;
                 }
-                Step::Close(sockets) => {
-                    self.outputs.extend(sockets.into_iter().map(|socket| Output::Close { socket }));
+                Step::Release(sockets) => {
+                    self.outputs.extend(sockets.into_iter().map(|socket| Output::Release { socket }));
                     return true;
                 }
                 Step::Wait(at) => *next = (*next).min(at),

@@ -383,6 +383,8 @@ fn what_comes_in_where_a_syn_waits_takes_the_place_of_that_syn() {
     let socket = rig.puncher.name_socket();
     rig.input(Input::Accepted { socket, remote: remote(1) });
     assert!(rig.outputs.contains(&Output::Close { socket: dialling }));
+    let cautious = Output::Authenticate { socket, nominate: false, cautious: true };
+    assert!(rig.outputs.contains(&cautious), "had that SYN been under way it would have taken this in");
     assert_eq!(rig.puncher.syns(), 0);
     rig.dialled(dialling, Dialled::Connected);
     rig.until(rig.start + 400 * MS);

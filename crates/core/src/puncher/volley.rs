@@ -8,10 +8,12 @@ use rand::RngCore;
 
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
-    BIRTHDAY_PORTS, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, SECOND_WITHIN, SPREAD_HELD, VOLLEY_BATCH,
+    BIRTHDAY_PORTS, CROSSING_WITHIN, FIRED_SAID_BEFORE, FIRED_WITHIN, MISS_HELD, REFIRE_AT_ONCE,
+    REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN, SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH,
     VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
+use crate::wire::Word;
 
 /// What became of the connects of one round's volley.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,14 +34,6 @@ pub struct VolleyReport {
     pub impostors: u32,
 }
 
-/// When the first connect is due.
-#[derive(Clone, Copy)]
-enum Begins {
-    At(Instant),
-    /// When the word of the other side has come, then at the latest, and not sooner than the other time.
-    AfterPeer(Instant, Instant),
-}
-
 pub(super) struct Volley {
     pub(super) round: u8,
     pub(super) birthday: bool,
@@ -50,11 +44,20 @@ pub(super) struct Volley {
     order: Order,
     crossing: bool,
     budget: u32,
-    begins: Begins,
+    /// Of the budget, what later rounds need.
+    reserved: u32,
     /// When the round began, from which both sides reckon.
     since: Instant,
+    /// How far the other side was last, and when that was heard.
+    peer: Option<(Instant, Word)>,
+    /// Not before, because of the pace.
+    paced: Instant,
+    /// What is reckoned with.
+    round_trip: Duration,
     /// Who refuses is not known yet, and will be by then.
     unknown_until: Option<Instant>,
+    /// Who fires first if it does not become known.
+    guess: Option<Order>,
     /// How long a word to the other side is under way, at least.
     word_takes: Duration,
     /// Whereto, in this order.
@@ -65,31 +68,22 @@ pub(super) struct Volley {
     /// Until when misses are kept after the last shot.
     held: Duration,
     closes: Option<Instant>,
-    told: bool,
+    told: Option<Word>,
 }
 
 /// What a volley wants done.
 pub(super) enum Step {
-    /// Fire at these.
-    Fire(Vec<SocketAddr>),
-    /// All will be out before the other side hears of it, which waits for that.
-    Tell,
-    /// These are misses.
-    Close(Vec<SocketId>),
+    /// Fire at these; `again`: they were refused before.
+    Fire {
+        remotes: Vec<SocketAddr>,
+        again: bool,
+    },
+    /// The other side waits for this.
+    Tell(Word),
+    /// These are misses, but for those on which a SYN has come in.
+    Release(Vec<SocketId>),
     Wait(Instant),
     Nothing,
-}
-
-fn begins(now: Instant, order: Order, crossing: bool, (round_trip, bound): (Duration, Duration)) -> Begins {
-    match order {
-        // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
-        // the two moments is the same for both.
-        Order::Together if crossing => {
-            Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now + bound / 2)
-        }
-        Order::Together | Order::First => Begins::At(now),
-        Order::Second => Begins::AfterPeer(now + 2 * round_trip + SECOND_WITHIN, now),
-    }
 }
 
 impl Volley {
@@ -129,6 +123,7 @@ impl Volley {
         let spreads = origin == Origin::Scratch;
         let held = if spreads { SPREAD_HELD } else { MISS_HELD };
         let count = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        let later = ROUNDS.saturating_sub(round + 1);
         let (own_ports, peer_ports) = if spreads { (count, 1) } else { (1, count) };
         Volley {
             round,
@@ -139,16 +134,20 @@ impl Volley {
             order: strategy.order,
             crossing: volley.crossing,
             budget: volley.budget.into(),
+            reserved: if volley.repeats() { u32::from(volley.shots) * u32::from(later) } else { 0 },
             since: now,
+            peer: None,
+            paced: now,
+            round_trip,
             unknown_until: None,
+            guess: None,
             word_takes: bound / 2,
-            begins: begins(now, strategy.order, volley.crossing, (round_trip, bound)),
             waiting,
             later: Vec::new(),
             shots: HashMap::new(),
             held,
             closes: None,
-            told: false,
+            told: None,
         }
     }
 
@@ -158,31 +157,68 @@ impl Volley {
     }
 
     /// Who refuses is known better than when it was made.
-    pub(super) fn order_anew(&mut self, order: Order, crossing: bool, round_trips: (Duration, Duration)) {
+    pub(super) fn order_anew(&mut self, order: Order, crossing: bool) {
         (self.order, self.crossing) = (order, crossing);
         self.unknown_until = None;
-        self.begins = begins(self.since, order, crossing, round_trips);
     }
 
-    /// Waits until then for who refuses to be known: what crosses nearby meets refusals that an order would avoid.
-    pub(super) fn await_knowledge(&mut self, until: Instant) {
+    /// Waits until then for who refuses to be known: what crosses nearby meets refusals that an order would avoid. Without it the order
+    /// is `guess`.
+    pub(super) fn await_knowledge(&mut self, until: Instant, guess: Option<Order>) {
         self.unknown_until = Some(until);
+        self.guess = guess;
     }
 
     pub(super) fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// First SYNs of all volleys.
-    pub(super) fn budget(&self) -> u32 {
-        self.budget
+    /// First SYNs of all volleys; what was refused leaves enough for later rounds.
+    pub(super) fn budget(&self, again: bool) -> u32 {
+        if again { self.budget.saturating_sub(self.reserved) } else { self.budget }
     }
 
-    /// The other side has fired, or heard Go.
-    pub(super) fn peer_fired(&mut self, now: Instant) {
-        if let Begins::AfterPeer(_, least) = self.begins {
-            self.begins = Begins::At(now.max(least));
-            self.unknown_until = None;
+    pub(super) fn peer_says(&mut self, now: Instant, word: Word) {
+        self.peer = Some((now, word));
+        // The other side has waited for both.
+        if self.unknown_until.take().is_some() && word == Word::Ready {
+            self.go_by_guess();
+        }
+    }
+
+    fn go_by_guess(&mut self) {
+        if let Some(order) = self.guess {
+            (self.order, self.crossing) = (order, false);
+        }
+    }
+
+    /// When the next of the first SYNs are due.
+    fn due(&self) -> Instant {
+        let heard = |at: Instant| at.max(self.since);
+        let begins = match (self.order, self.peer) {
+            // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
+            // the two moments is the same for both.
+            (Order::Together, Some((at, _))) if self.crossing => at.max(self.since + self.word_takes),
+            (Order::Together, None) if self.crossing => self.since + 2 * self.round_trip + CROSSING_WITHIN,
+            (Order::Together | Order::First, _) => self.since,
+            (Order::Second, Some((at, Word::Fired))) => heard(at),
+            (Order::Second, Some((at, Word::Ready))) => heard(at) + FIRED_WITHIN,
+            (Order::Second, None) => self.since + self.by_itself(),
+        };
+        begins.max(self.paced)
+    }
+
+    /// When what is due is second without any word: the other side's Go may be late, or its word alone.
+    fn by_itself(&self) -> Duration {
+        let of_all = self.report.own_ports.max(self.report.peer_ports);
+        match (self.birthday, self.origin == Origin::Scratch) {
+            (true, false) => SECOND_WITHIN_LONG,
+            // The other side holds its many ports for a shorter time than there are delays: so one half for each.
+            (true, true) if 2 * self.report.syns >= of_all => SECOND_REST_WITHIN,
+            (true, true) | (false, _) => {
+                let connects_held = SECOND_WITHIN.saturating_sub(self.round_trip.mul_f64(1.5));
+                connects_held.max(self.round_trip + FIRED_WITHIN / 2)
+            }
         }
     }
 
@@ -192,42 +228,43 @@ impl Volley {
             if now < until {
                 return Step::Wait(until);
             }
+            // The other side has waited as long.
             self.unknown_until = None;
-            let late = now.saturating_duration_since(self.since);
-            if let Begins::AfterPeer(latest, least) = self.begins {
-                self.begins = Begins::AfterPeer(latest + late, least + late);
-            }
+            self.since = self.since.max(now);
+            self.go_by_guess();
         }
-        if self.crossing && !self.told {
-            self.told = true;
-            return Step::Tell;
+        if self.told.is_none() {
+            self.told = Some(Word::Ready);
+            return Step::Tell(Word::Ready);
         }
-        let (Begins::At(at) | Begins::AfterPeer(at, _)) = self.begins;
-        if at > now {
-            return Step::Wait(at);
-        }
+        let due = self.due();
         // The other side may know less of this one's network than this one does by now, and wait.
-        if self.order != Order::Second && !self.told && self.left() <= self.word_takes {
-            self.told = true;
-            return Step::Tell;
+        let says = self.order != Order::Second && self.told == Some(Word::Ready);
+        let soon = due <= now && self.left() + FIRED_SAID_BEFORE <= self.word_takes;
+        if says && (self.waiting.is_empty() || soon) {
+            self.told = Some(Word::Fired);
+            return Step::Tell(Word::Fired);
         }
         if !self.waiting.is_empty() {
-            self.begins = Begins::At(now + VOLLEY_PACE);
+            if due > now {
+                return Step::Wait(due);
+            }
+            self.paced = now + VOLLEY_PACE;
             let batch = self.waiting.len().min(VOLLEY_BATCH);
             self.closes = Some(now + self.held);
-            return Step::Fire(self.waiting.drain(..batch).collect());
+            return Step::Fire { remotes: self.waiting.drain(..batch).collect(), again: false };
         }
         let due: Vec<SocketAddr> =
             self.later.extract_if(.., |(at, _)| *at <= now).map(|(_, remote)| remote).collect();
         if !due.is_empty() {
-            return Step::Fire(due);
+            return Step::Fire { remotes: due, again: true };
         }
         let next = self.later.iter().map(|(at, _)| *at).min();
         match self.closes {
             Some(at) if at <= now => {
                 self.closes = None;
                 self.later.clear();
-                Step::Close(self.shots.drain().map(|(socket, _)| socket).collect())
+                Step::Release(self.shots.keys().copied().collect())
             }
             Some(at) => Step::Wait(next.map_or(at, |next| next.min(at))),
             None => Step::Nothing,
@@ -258,11 +295,12 @@ impl Volley {
         jitter: f64,
     ) -> Option<Option<SocketAddr>> {
         let (remote, fired) = self.shots.remove(&socket)?;
+        let refires = self.closes.is_some();
         match outcome {
             Dialled::Connected => return Some(Some(remote)),
             Dialled::Refused => {
                 self.report.refused += 1;
-                if self.crossing {
+                if refires && (self.crossing || self.repeats) {
                     let pause = now.duration_since(fired).max(REFIRE_LEAST).mul_f64(jitter);
                     self.later.push(((fired + pause).max(now), remote));
                 }
@@ -270,7 +308,7 @@ impl Volley {
             Dialled::Unreachable => {
                 self.report.unreachable += 1;
                 // The hole is open still, and needs a live socket.
-                if self.report.unreachable <= REFIRE_AT_ONCE {
+                if refires && self.report.unreachable <= REFIRE_AT_ONCE {
                     self.later.push((now, remote));
                 }
             }
@@ -283,6 +321,11 @@ impl Volley {
     /// Whether one of the own SYNs to there was refused, as far as is known.
     pub(super) fn was_refused(&self) -> bool {
         self.report.refused + self.report.unreachable > 0
+    }
+
+    /// Whether an own SYN to there is not known to have ended.
+    pub(super) fn shoots_at(&self, remote: SocketAddr) -> bool {
+        self.shots.values().any(|(to, _)| *to == remote)
     }
 
     pub(super) fn sockets(&self) -> impl Iterator<Item = SocketId> {

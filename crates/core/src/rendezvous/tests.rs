@@ -409,7 +409,7 @@ fn relayed_signals_are_counted_and_bounded() {
     world.say(3, relay(10));
     world.say(2, relay(MAX_HANDSHAKE + 1));
     assert_eq!(world.next(1), None, "neither a stranger nor anything long");
-    for _ in 0..10 {
+    for _ in 0..=MAX_RELAYED {
         world.say(2, relay(10));
     }
     assert_eq!(world.inbox[&link(1)].len(), usize::from(MAX_RELAYED), "few");

@@ -194,6 +194,10 @@ impl Socket {
         self.arm(cx, self.timeout);
     }
 
+    pub(super) fn is_half_open(&self) -> bool {
+        self.state == State::SynReceived
+    }
+
     pub(super) fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) {
         if !self.fin_wanted {
             self.outgoing.extend(bytes);

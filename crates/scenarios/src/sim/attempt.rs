@@ -17,7 +17,7 @@ use tcpunch_core::plan::{
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, Told, parse_preamble, preamble, tags};
-use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
+use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker, Word};
 
 use super::clock::Clock;
 use super::wire::{Inbox, Record};
@@ -288,8 +288,8 @@ impl Attempt {
         self.input(os, Input::Round { round, candidates });
     }
 
-    pub(super) fn peer_fired(&mut self, os: &Os<'_>, round: u8) {
-        self.input(os, Input::PeerFired { round });
+    pub(super) fn peer_says(&mut self, os: &Os<'_>, round: u8, word: Word) {
+        self.input(os, Input::PeerSays { round, word });
     }
 
     /// Listens on a fresh port and has it observed.
@@ -516,9 +516,9 @@ impl Attempt {
                     self.dial(os, socket, (origin, remote), many)
                 }
                 Output::Open { round, v6 } => self.open(os, round, v6),
-                Output::Tell { round } => {
+                Output::Tell { round, word } => {
                     let introduction = self.reach.introduction.id;
-                    self.say.push(ToBroker::Relay { introduction, signal: Signal::Fired { round } });
+                    self.say.push(ToBroker::Relay { introduction, signal: Signal::Word { round, word } });
                 }
                 Output::Authenticate { socket, nominate, cautious } => {
                     self.authenticate(os, socket, nominate, cautious);
@@ -529,6 +529,12 @@ impl Attempt {
                         let mut out = Vec::new();
                         Record::Nominate.write(&mut out);
                         os.write(lane.socket, &out);
+                    }
+                }
+                Output::Release { socket } => {
+                    let lane = self.lanes.iter().find(|lane| lane.id == socket);
+                    if lane.is_some_and(|lane| !os.is_half_open(lane.socket)) {
+                        self.input(os, Input::Dialled { socket, outcome: Dialled::TimedOut });
                     }
                 }
                 Output::Close { socket } => {

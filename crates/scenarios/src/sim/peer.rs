@@ -495,9 +495,9 @@ impl PeerAgent {
                     self.rounds.push((os.now() + late, round, peer));
                 }
             }
-            FromBroker::Relayed { introduction, signal: Signal::Fired { round } } => {
+            FromBroker::Relayed { introduction, signal: Signal::Word { round, word } } => {
                 if let Some(attempt) = self.running(introduction) {
-                    attempt.peer_fired(os, round);
+                    attempt.peer_says(os, round, word);
                 }
             }
             FromBroker::Relayed { .. }

@@ -18,7 +18,7 @@ enum Event {
     Profiles(NatProfile, NatProfile),
     Wanted(u8),
     Round(u8, u16),
-    Fired(u8),
+    Said(u8, Word),
 }
 
 fn behaviour() -> impl Generated<Value = Behaviour> {
@@ -70,7 +70,8 @@ fn event() -> impl Generated<Value = Event> {
         (profile(), profile()).prop_map(|(own, peer)| Event::Profiles(own, peer)),
         (0u8..6).prop_map(Event::Wanted),
         (0u8..6, any::<u16>()).prop_map(|(round, port)| Event::Round(round, port)),
-        (0u8..6).prop_map(Event::Fired),
+        (0u8..6, prop_oneof![Just(Word::Ready), Just(Word::Fired)])
+            .prop_map(|(round, word)| Event::Said(round, word)),
     ]
 }
 
@@ -129,7 +130,7 @@ proptest! {
                     let candidates = vec![Candidate { address, kind: Kind::Reflexive }];
                     rig.input(Input::Round { round, candidates });
                 }
-                Event::Fired(round) => rig.input(Input::PeerFired { round }),
+                Event::Said(round, word) => rig.input(Input::PeerSays { round, word }),
             }
             if rig.finished().is_some() {
                 break;
@@ -157,7 +158,7 @@ proptest! {
                     open.remove(socket);
                 }
                 Output::Open { round, .. } => opened.push(*round),
-                Output::Tell { .. } | Output::Nominate { .. } | Output::Wait(_) | Output::Finished(_) => {}
+                Output::Tell { .. } | Output::Release { .. } | Output::Nominate { .. } | Output::Wait(_) | Output::Finished(_) => {}
             }
         }
         open.retain(|socket| Some(*socket) != finished.winner.map(|winner| winner.socket));

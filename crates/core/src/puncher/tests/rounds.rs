@@ -79,7 +79,7 @@ fn what_is_no_next_round_is_ignored() {
     for round in [0, 2, 3, ROUNDS, u8::MAX] {
         rig.begin(round, 7);
         rig.input(Input::RoundWanted { round: round.max(2) });
-        rig.input(Input::PeerFired { round });
+        rig.input(Input::PeerSays { round, word: Word::Fired });
     }
     rig.begin(1, 2);
     rig.begin(1, 3);

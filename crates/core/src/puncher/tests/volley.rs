@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::limits::{
-    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN,
-    ROUND_TRIP_LEAST, SECOND_WITHIN, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY,
-    VOLLEY_BATCH, VOLLEY_PACE,
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, CROSSING_WITHIN, FIRED_WITHIN, MISS_HELD,
+    REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN,
+    SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH,
+    VOLLEY_PACE,
 };
 
 fn random(refusal: Refusal) -> NatProfile {
@@ -42,6 +43,8 @@ fn round(round: u8, port: u16) -> Input {
     Input::Round { round, candidates: vec![Candidate { address, kind: Kind::Reflexive }] }
 }
 
+const BOTH_WORDS: [(u8, Word); 2] = [(0, Word::Ready), (0, Word::Fired)];
+
 /// How long after the first batch the last of so many leaves.
 fn volley_takes(shots: u16) -> Duration {
     let batches = usize::from(shots).div_ceil(VOLLEY_BATCH);
@@ -69,9 +72,17 @@ impl Rig {
         self.outputs.iter().filter_map(closed).collect()
     }
 
-    fn told(&self) -> Vec<u8> {
+    fn released(&self) -> BTreeSet<SocketId> {
+        let released = |output: &Output| match output {
+            Output::Release { socket } => Some(*socket),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(released).collect()
+    }
+
+    fn told(&self) -> Vec<(u8, Word)> {
         let told = |output: &Output| match output {
-            Output::Tell { round } => Some(*round),
+            Output::Tell { round, word } => Some((*round, *word)),
             _ => None,
         };
         self.outputs.iter().filter_map(told).collect()
@@ -116,9 +127,18 @@ fn one_port_is_dialled_from_many_which_are_held_for_a_peer_that_is_late() {
     assert_eq!(rig.targets(), vec![remote(1).port(); spread.into()]);
     assert!(rig.shots().iter().all(|(_, origin, _)| *origin == Origin::Scratch));
     rig.until(rig.start + last + SPREAD_HELD - MS);
-    assert!(rig.closed().is_empty());
+    assert!(rig.released().is_empty());
     rig.until(rig.start + last + SPREAD_HELD);
-    assert_eq!(rig.closed().len(), spread.into());
+    let released = rig.released();
+    assert_eq!(released.len(), spread.into());
+    // The peer's SYN came in on one of them: it is the last that is heard of.
+    let late = *released.last().unwrap();
+    for socket in released.into_iter().filter(|socket| *socket != late) {
+        rig.dialled(socket, Dialled::TimedOut);
+    }
+    rig.dialled(late, Dialled::Connected);
+    assert!(rig.outputs.contains(&Output::Authenticate { socket: late, nominate: false, cautious: false }));
+    rig.input(Input::Failed { socket: late });
     assert!(rig.finished().is_none(), "the peer may still come in");
 }
 
@@ -132,9 +152,9 @@ fn misses_are_kept_long_enough_and_closed_before_the_kernel_repeats_them() {
     {
         let mut rig = begun(config(true, round_trip, easy(refusal), random(Refusal::Drop)));
         rig.until(rig.start + last + MISS_HELD - MS);
-        assert!(rig.closed().is_empty(), "{refusal:?} {round_trip:?}");
+        assert!(rig.released().is_empty(), "{refusal:?} {round_trip:?}");
         rig.until(rig.start + last + MISS_HELD);
-        assert_eq!(rig.closed().len(), shots.into(), "{refusal:?} {round_trip:?}");
+        assert_eq!(rig.released().len(), shots.into(), "{refusal:?} {round_trip:?}");
     }
 }
 
@@ -203,17 +223,18 @@ fn whose_nat_resets_fires_first_and_says_so_as_soon_as_all_is_out_before_the_wor
     let mut rig = between(easy(Refusal::Reset), random(Refusal::Drop));
     assert!(!rig.shots().is_empty(), "at once");
     rig.until(rig.start + 200 * MS);
-    assert_eq!(rig.told(), [0]);
-    let at = rig.outputs.iter().position(|output| matches!(output, Output::Tell { .. })).unwrap();
+    assert_eq!(rig.told(), BOTH_WORDS);
+    let fired = |output: &Output| matches!(output, Output::Tell { word: Word::Fired, .. });
+    let at = rig.outputs.iter().position(fired).unwrap();
     let after = rig.outputs[at..].iter().filter(|output| matches!(output, Output::Dial { .. })).count();
     // Half the bound of the round trip is 25 ms.
     assert!((1..=25 * VOLLEY_BATCH).contains(&after), "{after}");
     let mut spread = between(random(Refusal::Reset), easy(Refusal::Drop));
     spread.until(spread.start + 200 * MS);
-    assert_eq!(spread.told(), [0]);
+    assert_eq!(spread.told(), BOTH_WORDS);
     let mut neither = between(easy(Refusal::Drop), random(Refusal::Drop));
     neither.until(neither.start + 200 * MS);
-    assert_eq!(neither.told(), [0], "the other side may not know yet that nothing is refused here");
+    assert_eq!(neither.told(), BOTH_WORDS, "the other side may not know yet that nothing is refused here");
 }
 
 #[test]
@@ -224,16 +245,45 @@ fn the_other_side_fires_at_that_word_and_not_never_without_it() {
         let mut rig = between(own, peer);
         rig.until(rig.start + 77 * MS);
         assert!(rig.shots().is_empty());
-        rig.input(Input::PeerFired { round: 1 });
+        rig.input(Input::PeerSays { round: 1, word: Word::Fired });
         assert!(rig.shots().is_empty(), "another round's");
-        rig.input(Input::PeerFired { round: 0 });
+        rig.input(Input::PeerSays { round: 0, word: Word::Fired });
         assert_eq!(rig.shots().len(), VOLLEY_BATCH);
         let mut lost = between(own, peer);
-        lost.until(lost.start + 2 * 50 * MS + SECOND_WITHIN - MS);
+        let dials = own == easy(Refusal::Drop);
+        let by_itself = if dials { SECOND_WITHIN_LONG } else { SECOND_WITHIN - 75 * MS };
+        lost.until(lost.start + by_itself - MS);
         assert!(lost.shots().is_empty());
-        lost.until(lost.start + 2 * 50 * MS + SECOND_WITHIN);
+        lost.until(lost.start + by_itself);
         assert_eq!(lost.shots().len(), VOLLEY_BATCH);
-        assert_eq!(lost.told(), [0; 0]);
+        assert_eq!(lost.told(), [(0, Word::Ready)]);
+        // Ports that dial one port are held longer than those that are dialled: of the former a part is for who is late.
+        lost.until(lost.start + SECOND_REST_WITHIN - MS);
+        let (spread, shots) = BIRTHDAY_SPREAD;
+        let first_half = (spread / 2).next_multiple_of(VOLLEY_BATCH.try_into().unwrap());
+        assert_eq!(lost.shots().len(), if dials { shots } else { first_half }.into());
+        lost.until(lost.start + SECOND_REST_WITHIN + volley_takes(spread));
+        assert_eq!(lost.shots().len(), if dials { shots } else { spread }.into());
+    }
+}
+
+#[test]
+fn who_is_ready_to_fire_first_has_fired_soon_after() {
+    for (own, peer) in
+        [(easy(Refusal::Drop), random(Refusal::Reset)), (random(Refusal::Drop), easy(Refusal::Reset))]
+    {
+        let mut rig = between(own, peer);
+        rig.until(rig.start + 80 * MS);
+        rig.input(Input::PeerSays { round: 0, word: Word::Ready });
+        rig.until(rig.start + 80 * MS + FIRED_WITHIN - MS);
+        assert!(rig.shots().is_empty());
+        rig.until(rig.start + 80 * MS + FIRED_WITHIN);
+        assert_eq!(rig.shots().len(), VOLLEY_BATCH);
+        let all = volley_takes(1024);
+        rig.until(rig.now + all);
+        let (spread, shots) = BIRTHDAY_SPREAD;
+        let planned = if own == easy(Refusal::Drop) { shots } else { spread };
+        assert_eq!(rig.shots().len(), planned.into(), "all of them");
     }
 }
 
@@ -250,10 +300,10 @@ fn what_is_learnt_of_refusals_before_the_first_shot_sets_the_order() {
     resetting.input(learnt(Refusal::Reset));
     resetting.until(resetting.start + 77 * MS);
     assert!(resetting.shots().is_empty());
-    resetting.input(Input::PeerFired { round: 0 });
+    resetting.input(Input::PeerSays { round: 0, word: Word::Fired });
     assert_eq!(resetting.shots().len(), VOLLEY_BATCH);
     let mut told = between(own, peer);
-    told.input(Input::PeerFired { round: 0 });
+    told.input(Input::PeerSays { round: 0, word: Word::Fired });
     let first = told.shots().len();
     told.input(learnt(Refusal::Reset));
     told.until(told.start + 5 * MS);
@@ -265,17 +315,17 @@ fn a_word_that_comes_before_its_round_is_kept() {
     let (own, peer) = (easy(Refusal::Drop), random(Refusal::Reset));
     let mut rig = Rig::between(true, 50 * MS, own, peer);
     rig.lane(1);
-    rig.input(Input::PeerFired { round: 0 });
+    rig.input(Input::PeerSays { round: 0, word: Word::Fired });
     assert!(rig.dials().is_empty(), "Go is waited for");
     rig.input(Input::Go);
     assert_eq!(rig.shots().len(), VOLLEY_BATCH);
     let stepping = symmetric(Allocation::Stepping(1), Refusal::Reset);
     let mut second = between(easy(Refusal::Drop), stepping);
-    second.input(Input::PeerFired { round: 1 });
+    second.input(Input::PeerSays { round: 1, word: Word::Fired });
     second.input(round(1, 40_000));
     assert_eq!(second.shots().len(), VOLLEY_BATCH);
     let mut other = between(easy(Refusal::Drop), stepping);
-    other.input(Input::PeerFired { round: 0 });
+    other.input(Input::PeerSays { round: 0, word: Word::Fired });
     other.input(round(1, 40_000));
     assert!(other.shots().is_empty(), "another round's");
 }
@@ -288,11 +338,11 @@ fn where_both_reset_both_begin_when_the_later_has_heard_go() {
             [(easy(Refusal::Reset), random(Refusal::Reset)), (random(Refusal::Unknown), easy(Refusal::Reset))]
         {
             let mut rig = begun(config(true, 100 * MS, own, peer));
-            assert_eq!(rig.told(), [0], "said at once");
+            assert_eq!(rig.told(), [(0, Word::Ready)], "said at once");
             rig.until(rig.start + word - MS / 10);
             assert!(rig.shots().is_empty(), "{word:?}");
             rig.until(rig.start + word);
-            rig.input(Input::PeerFired { round: 0 });
+            rig.input(Input::PeerSays { round: 0, word: Word::Ready });
             let at_once = if word == begins { VOLLEY_BATCH } else { 0 };
             assert_eq!(rig.shots().len(), at_once, "{word:?}");
             rig.until(rig.start + begins);
@@ -300,7 +350,7 @@ fn where_both_reset_both_begin_when_the_later_has_heard_go() {
         }
     }
     let mut lost = begun(config(true, 100 * MS, easy(Refusal::Reset), random(Refusal::Reset)));
-    lost.until(lost.start + 200 * MS + SECOND_WITHIN);
+    lost.until(lost.start + 200 * MS + CROSSING_WITHIN);
     assert_eq!(lost.shots().len(), VOLLEY_BATCH);
 }
 
@@ -309,7 +359,7 @@ fn what_is_refused_is_fired_again_only_where_syns_must_cross_and_within_the_budg
     let (_, shots) = BIRTHDAY_SPREAD;
     for (refusal, most) in [(Refusal::Reset, shots + REFIRES_OF_VOLLEY), (Refusal::Drop, shots)] {
         let mut rig = between(easy(refusal), random(Refusal::Reset));
-        rig.input(Input::PeerFired { round: 0 });
+        rig.input(Input::PeerSays { round: 0, word: Word::Fired });
         let mut answered = 0;
         while rig.now < rig.start + 400 * MS {
             let sockets: Vec<SocketId> = rig.shots().iter().skip(answered).map(|shot| shot.0).collect();
@@ -345,6 +395,47 @@ fn what_was_refused_before_makes_a_hit_cautious() {
     let socket = rig.puncher.name_socket();
     rig.input(Input::Accepted { socket, remote: "203.0.113.1:5".parse().unwrap() });
     assert!(rig.outputs.contains(&cautious(socket)));
+}
+
+#[test]
+fn what_comes_in_where_a_syn_is_under_way_follows_a_refusal_that_nobody_has_told_yet() {
+    let mut rig = between(easy(Refusal::Drop), random(Refusal::Drop));
+    let (_, _, target) = rig.shots()[3];
+    let mut accepted = |remote: SocketAddr| {
+        let socket = rig.puncher.name_socket();
+        rig.input(Input::Accepted { socket, remote });
+        rig.outputs.iter().find_map(|output| match output {
+            Output::Authenticate { socket: it, cautious, .. } if *it == socket => Some(*cautious),
+            _ => None,
+        })
+    };
+    assert_eq!(accepted("203.0.113.1:5".parse().unwrap()), Some(false));
+    assert_eq!(accepted(target), Some(true));
+}
+
+#[test]
+fn what_is_refused_of_a_small_volley_leaves_enough_for_later_rounds() {
+    for own in [easy(Refusal::Drop), easy(Refusal::Reset)] {
+        let mut rig = second_round(own, symmetric(Allocation::Stepping(1), Refusal::Reset), 40_000);
+        for number in 1..ROUNDS {
+            let (before, began) = (rig.shots().len(), rig.now);
+            if number > 1 {
+                rig.input(round(number, 50_000 + 100 * u16::from(number)));
+            }
+            rig.input(Input::PeerSays { round: number, word: Word::Fired });
+            let mut answered = if number > 1 { before } else { 0 };
+            while rig.now < began + MISS_HELD {
+                rig.until(rig.now + 5 * MS);
+                let sockets: Vec<SocketId> = rig.shots().iter().skip(answered).map(|shot| shot.0).collect();
+                answered += sockets.len();
+                sockets.into_iter().for_each(|socket| rig.dialled(socket, Dialled::Refused));
+            }
+            let fired = rig.shots().len() - if number > 1 { before } else { 0 };
+            assert!(fired >= STEPS_AHEAD.into(), "{own:?} round {number}: {fired}");
+        }
+        let all = rig.shots().len();
+        assert!((96..=128).contains(&all) && all > 96, "some again, and not without end: {all}");
+    }
 }
 
 #[test]
@@ -516,25 +607,35 @@ fn what_would_cross_nearby_waits_until_it_is_known_who_refuses() {
     rig.input(Input::Profiles { own: random(Refusal::Drop), peer: easy(Refusal::Reset) });
     rig.until(rig.start + 40 * MS);
     assert!(rig.shots().is_empty(), "the other side refuses, and fires first");
-    rig.input(Input::PeerFired { round: 0 });
+    rig.input(Input::PeerSays { round: 0, word: Word::Fired });
     assert!(!rig.shots().is_empty());
 
     let mut hasty = near(unknown, easy(Refusal::Reset));
-    hasty.input(Input::PeerFired { round: 0 });
+    hasty.input(Input::PeerSays { round: 0, word: Word::Fired });
     hasty.until(hasty.now + MS);
     assert!(!hasty.shots().is_empty(), "whoever fired knew more");
 
     let mut never = near(unknown, easy(Refusal::Reset));
     never.until(never.start + REFUSAL_KNOWN_WITHIN + 2 * ROUND_TRIP_LEAST);
-    assert_eq!(never.told(), [0], "it is not waited for without end");
-    never.input(Input::PeerFired { round: 0 });
+    assert_eq!(never.told(), [(0, Word::Ready)], "it is not waited for without end");
+    never.input(Input::PeerSays { round: 0, word: Word::Ready });
     never.until(never.now + MS);
     assert!(!never.shots().is_empty());
 
     let mut far = Rig::of(config(true, 300 * MS, unknown, easy(Refusal::Reset)));
     far.lane(1);
     far.input(Input::Go);
-    assert_eq!(far.told(), [0], "far apart they cross under way");
+    assert_eq!(far.told(), [(0, Word::Ready)], "far apart they cross under way");
+
+    // It is one side alone that may refuse, and nobody learns whether it does: then it is as if it did.
+    let mut doubt = near(random(Refusal::Drop), easy(Refusal::Unknown));
+    doubt.until(doubt.start + REFUSAL_KNOWN_WITHIN + 2 * ROUND_TRIP_LEAST + 20 * MS);
+    assert!(doubt.told() == [(0, Word::Ready)] && doubt.shots().is_empty());
+    doubt.input(Input::PeerSays { round: 0, word: Word::Fired });
+    assert!(!doubt.shots().is_empty());
+    let mut first = near(unknown, easy(Refusal::Drop));
+    first.input(Input::PeerSays { round: 0, word: Word::Ready });
+    assert!(!first.shots().is_empty(), "the other side has waited for both");
 }
 
 #[test]
@@ -551,7 +652,7 @@ fn small_volleys_are_fired_in_every_round_together_first_and_then_one_side_after
                 let fires = rig.shots().len() > syns;
                 let first = controlling == (number % 2 == 0);
                 assert_eq!(fires, number <= together || first, "{peer:?} {controlling} {number}");
-                rig.input(Input::PeerFired { round: number });
+                rig.input(Input::PeerSays { round: number, word: Word::Fired });
                 rig.until(rig.now + MISS_HELD + 20 * MS);
                 assert!(rig.shots().len() > syns, "{number}");
                 syns = rig.shots().len();

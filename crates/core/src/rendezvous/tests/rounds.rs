@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::OBSERVATIONS_PER_SESSION;
+use crate::wire::Word;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -250,15 +251,17 @@ fn rounds_without_end_take_bounded_memory_and_leave_nothing() {
 }
 
 #[test]
-fn a_word_in_each_round_is_passed_on_beside_all_else() {
+fn two_words_in_each_round_are_passed_on_beside_all_else() {
     let mut met = met([20 * MS; 2]);
     let relay = |signal| ToBroker::Relay { introduction: met.id, signal };
     let signals = [Signal::Answer(vec![1; 96]), Signal::Sealed(vec![2; 96]), Signal::Sealed(vec![3; 96])]
         .into_iter()
-        .chain((0..ROUNDS).map(|round| Signal::Fired { round }));
+        .chain(
+            (0..ROUNDS).flat_map(|round| [Word::Ready, Word::Fired].map(|word| Signal::Word { round, word })),
+        );
     let expected: Vec<_> = signals.clone().map(|signal| (link(2), signal)).collect();
     let messages: Vec<ToBroker> = signals.map(relay).collect();
-    let more = relay(Signal::Fired { round: 0 });
+    let more = relay(Signal::Word { round: 0, word: Word::Ready });
     for message in messages {
         met.world.say(1, message);
     }
