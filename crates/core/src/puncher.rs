@@ -79,6 +79,8 @@ pub enum Dialled {
     InUse,
     /// This machine has no way there, or may not go it.
     NoRoute,
+    /// This machine has no descriptor or buffer left for now: misses of volleys give theirs back.
+    NoDescriptor,
     /// The kernel gave up.
     TimedOut,
 }
@@ -628,6 +630,11 @@ impl<R: RngCore> Puncher<R> {
                 self.lane_syns -= 1;
                 lane.report.no_route = true;
                 lane.state = LaneState::Dead;
+            }
+            Dialled::NoDescriptor => {
+                lane.report.syns -= 1;
+                self.lane_syns -= 1;
+                lane.state = LaneState::Ready(now + REFIRE_SLOW.mul_f64(jitter));
             }
             Dialled::TimedOut => lane.state = LaneState::Dead,
         }

@@ -20,6 +20,7 @@ use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::NatProfile;
 
 pub use attempt::Dial;
+use attempt::SOCKETS_ALLOWED;
 use broker::BrokerAgent;
 use clock::Clock;
 pub use others::{Strategy, TRY_WITHIN};
@@ -155,6 +156,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let agent =
         Program { role: Role::Broker(Box::new(BrokerAgent::new(clock, public, second, seed(1)))), events: 0 };
     world.sim.place(broker, Time::ZERO, agent);
+    peers.into_iter().for_each(|peer| world.sim.limit_sockets(peer, SOCKETS_ALLOWED));
     let [waits, comes] = &scenario.sides;
     let [waiter, arriver] = peers;
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());

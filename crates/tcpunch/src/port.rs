@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use rand::Rng;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tcpunch_core::limits::{DESCRIPTORS_RESERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
@@ -242,7 +243,7 @@ pub(crate) fn begin(source: Option<IpAddr>, port: u16, remote: SocketAddr) -> Re
     let (socket, started) = begin().map_err(|error| DialError { outcome: at_once(&error), error })?;
     if let Err(error) = started
         && error.kind() != io::ErrorKind::WouldBlock
-        && error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32)
+        && error.raw_os_error() != Some(Errno::EINPROGRESS as i32)
     {
         return Err(DialError { outcome: at_once(&error), error });
     }
@@ -295,7 +296,10 @@ fn at_once(error: &io::Error) -> Dialled {
         // Loopback answers before connect returns.
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Dialled::Refused,
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Dialled::InUse,
-        _ => Dialled::NoRoute,
+        _ => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Dialled::NoDescriptor,
+            _ => Dialled::NoRoute,
+        },
     }
 }
 
@@ -407,6 +411,8 @@ mod tests {
         assert_eq!(dial(None, port.number(), address).await.unwrap_err().outcome, Dialled::InUse);
         let broadcast = "255.255.255.255:9".parse().unwrap();
         assert_eq!(dial(None, 0, broadcast).await.unwrap_err().outcome, Dialled::NoRoute);
+        let without = io::Error::from_raw_os_error(Errno::EMFILE as i32);
+        assert_eq!(at_once(&without), Dialled::NoDescriptor, "for now, and not for good");
     }
 
     #[tokio::test]

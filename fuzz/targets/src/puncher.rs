@@ -23,12 +23,13 @@ use crate::bytes::Bytes;
 const VOLLEY_MOST: u32 = (BIRTHDAY_SPREAD.1 + REFIRES_OF_VOLLEY) as u32;
 /// No honest machine has so much to say at one moment: each lane has at most one socket, and a volley ends at once.
 const OUTPUTS_AT_ONCE: usize = 4 * (LANES_PER_ATTEMPT + ARRIVALS) + 8 + 2 * VOLLEY_MOST as usize;
-const OUTCOMES: [Dialled; 6] = [
+const OUTCOMES: [Dialled; 7] = [
     Dialled::Connected,
     Dialled::Refused,
     Dialled::Unreachable,
     Dialled::InUse,
     Dialled::NoRoute,
+    Dialled::NoDescriptor,
     Dialled::TimedOut,
 ];
 /// Virtual time begins somewhere.
@@ -244,7 +245,11 @@ impl Attempt {
             Dialled::Connected => {
                 self.sockets.insert(socket, Socket::Connected);
             }
-            Dialled::InUse | Dialled::NoRoute if current && self.finished.is_none() => self.no_syn(lane),
+            Dialled::InUse | Dialled::NoRoute | Dialled::NoDescriptor
+                if current && self.finished.is_none() =>
+            {
+                self.no_syn(lane)
+            }
             _ => {}
         }
         self.handle(Input::Dialled { socket, outcome });

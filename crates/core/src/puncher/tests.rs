@@ -354,6 +354,19 @@ fn an_address_in_use_waits_for_the_accept_and_goes_on() {
 }
 
 #[test]
+fn a_lane_for_which_no_descriptor_was_left_fires_later() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    rig.input(Input::Go);
+    rig.dialled(rig.dials()[0], Dialled::NoDescriptor);
+    assert_eq!((rig.puncher.syns(), rig.dials().len()), (0, 1));
+    rig.until(rig.now + REFIRE_SLOW.mul_f64(1.5));
+    assert_eq!((rig.puncher.syns(), rig.dials().len()), (1, 2));
+    rig.dialled(rig.dials()[1], Dialled::Connected);
+    assert!(rig.outputs.iter().any(|output| matches!(output, Output::Authenticate { .. })));
+}
+
+#[test]
 fn what_was_no_syn_does_not_count_as_one() {
     let mut rig = Rig::new(true, 50 * MS);
     for n in 1..=3 {
@@ -615,6 +628,7 @@ fn step() -> impl Generated<Value = Step> {
         Just(Dialled::Unreachable),
         Just(Dialled::InUse),
         Just(Dialled::NoRoute),
+        Just(Dialled::NoDescriptor),
         Just(Dialled::TimedOut),
     ];
     prop_oneof![

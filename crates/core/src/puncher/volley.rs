@@ -312,7 +312,9 @@ impl Volley {
                     self.later.push((now, remote));
                 }
             }
-            Dialled::InUse | Dialled::NoRoute => self.report.syns = self.report.syns.saturating_sub(1),
+            Dialled::InUse | Dialled::NoRoute | Dialled::NoDescriptor => {
+                self.report.syns = self.report.syns.saturating_sub(1)
+            }
             Dialled::TimedOut => {}
         }
         Some(None)

@@ -9,7 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tcpunch_core::candidate::{Candidate, Surroundings};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
+use tcpunch_core::limits::{ARRIVALS, DESCRIPTORS_RESERVED, MAX_OBSERVED, PORT_FIRST, PORT_LAST, PORT_TRIES};
 use tcpunch_core::plan::{
     self, Obstacle, Path, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
     mapped_candidate, translated,
@@ -646,8 +646,10 @@ impl Attempt {
     }
 }
 
-/// Descriptors that a process has without having asked for more, and some.
+/// Sockets that a volley may have: the program raises its limit, and no system's hard limit is below 4,096.
 const SOCKETS: usize = 2048;
+/// Sockets that the machine lets it have.
+pub(super) const SOCKETS_ALLOWED: usize = SOCKETS + DESCRIPTORS_RESERVED;
 
 /// The own port of a further round, and the connection on which it is observed, with what is said there.
 type Fresh = (u8, u16, Option<(SocketId, [u8; 8], [u8; 8])>);
@@ -673,8 +675,8 @@ fn at_once(error: SocketError) -> Dialled {
         SocketError::HostUnreachable
         | SocketError::NetUnreachable
         | SocketError::Prohibited
-        | SocketError::TimedOut
-        | SocketError::TooManyFiles => Dialled::NoRoute,
+        | SocketError::TimedOut => Dialled::NoRoute,
+        SocketError::TooManyFiles => Dialled::NoDescriptor,
     }
 }
 

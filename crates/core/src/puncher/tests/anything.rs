@@ -53,6 +53,7 @@ fn event() -> impl Generated<Value = Event> {
         Just(Dialled::Unreachable),
         Just(Dialled::InUse),
         Just(Dialled::NoRoute),
+        Just(Dialled::NoDescriptor),
         Just(Dialled::TimedOut),
     ];
     let kind =
