@@ -558,8 +558,9 @@ pub const UNKNOWN_ACCEPTED_PER_ADDRESS: usize = 4;
 /// tag seen on the way can be copied.
 pub const ARRIVALS: usize = 32;
 /// Added to two bounds of the round trip, for a connection that one side may have nominated: the
-/// other side may be using it already, and two lost segments cost 0.6 s (200 ms and twice that).
-pub const NOMINATED_WITHIN: Duration = Duration::from_millis(1200);
+/// other side may be using it already, and a reset would leave it alone with it. Where the first SYN and the first segment are
+/// lost, that segment is sent again after 3 s (RFC 6298, section 5.7).
+pub const NOMINATED_WITHIN: Duration = Duration::from_millis(3500);
 /// An accepted socket without a tag is dropped after this: two round trips of a satellite link.
 pub const TAG_WITHIN: Duration = Duration::from_millis(2500);
 /// Bound of the round trip between the peers is never taken to be less: the broker's measurement
