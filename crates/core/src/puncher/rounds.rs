@@ -67,8 +67,8 @@ impl<R: RngCore> Puncher<R> {
                     (Refusal::Drop | Refusal::Icmp, Refusal::Unknown) => Some(Order::Second),
                     _ => None,
                 };
-                let hopeless = plan.birthday && self.round_trip < CROSSES_FROM;
-                let guess = guess.filter(|_| hopeless && self.config.rules.order);
+                let hardly_cross = plan.birthday && self.round_trip < CROSSES_FROM;
+                let guess = guess.filter(|_| hardly_cross && self.config.rules.order);
                 volley.await_knowledge(begins + 2 * self.round_trip + REFUSAL_KNOWN_WITHIN, guess);
             }
             if let Some((said_of, word)) = self.peer_says
