@@ -307,7 +307,7 @@ pub struct Puncher<R> {
     rounds: Vec<Round>,
     /// The last round that was opened on this side.
     opened: u8,
-    /// The last round of which the peer said so: it may have begun before it does here.
+    /// The peer's last word, and the round that it is of, which may have begun there before it does here.
     peer_says: Option<(u8, Word)>,
     /// What came of a lane is no good: a further round begins at once.
     spoiled: bool,
