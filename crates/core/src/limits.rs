@@ -98,7 +98,7 @@ pub const PING_EVERY: Duration = Duration::from_secs(8);
 /// A connection without any record for this long is dead: promised to be noticed within 30 s,
 /// and one lost ping with TCP's retransmissions must not be enough.
 pub const DEAD_AFTER: Duration = Duration::from_secs(25);
-/// How long a side that has said and heard the end waits for the socket to close.
+/// How long a side that has said and heard the end, or dropped the connection, waits for the peer's end of the socket.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 // --- Link to the broker ---

@@ -54,13 +54,13 @@ pub struct PathInfo {
 /// Why a connection ended before both sides said so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
-    /// The socket closed without the end record: the peer was killed, or the stream cut.
+    /// The socket closed without the end record: the peer dropped the connection or was killed, or the stream was cut.
     #[error("the connection was cut off by the other side's end")]
     Truncated,
     /// No sign of life came for too long.
     #[error("nothing was heard for {} s", DEAD_AFTER.as_secs())]
     Silent,
-    /// The kernel reports an error.
+    /// The kernel reports an error. A reset is one: of a killed peer that left bytes unread, or of something between.
     #[error("the connection broke: {0}")]
     Broken(String),
     /// This machine has another address now, and what was made from the old one can't go on.
@@ -72,6 +72,17 @@ pub enum Lost {
     /// This side dropped it.
     #[error("the connection was given up on this side")]
     Dropped,
+}
+
+impl Lost {
+    /// What the socket's own error means.
+    fn by(error: &io::Error) -> Self {
+        match error.kind() {
+            // A reset behind the peer's end of file (Linux: one that comes in CLOSE_WAIT).
+            io::ErrorKind::BrokenPipe => Lost::Truncated,
+            _ => Lost::Broken(error.to_string()),
+        }
+    }
 }
 
 impl From<Lost> for io::Error {
@@ -186,8 +197,11 @@ impl Connection {
         let origin = Origin::new(parts.info.local.ip(), &parts.network);
         let pump = Pump::new(shared.clone(), origin, parts.network);
         tokio::spawn(async move {
-            pump.run().await;
+            let dropped = pump.run().await;
             let _ = done.send(true);
+            if let Some(leaving) = dropped {
+                leaving.leave().await;
+            }
         });
         let Parts { own, peer, binding, info, portmap, .. } = parts;
         let connection = Connection { shared, finished, own, peer, binding, info, _portmap: portmap };

@@ -230,7 +230,18 @@ async fn a_dropped_connection_is_cut_off() {
     assert!((&arriver).write_all(b"x").await.is_err());
 }
 
-/// What is under way toward who drops the connection makes the kernel answer with a reset.
+/// Who dropped the connection ended it, and not the network: also where it left unread what had come.
+#[tokio::test]
+async fn a_connection_dropped_with_bytes_unread_is_cut_off() {
+    let broker = Broker::start().await;
+    let (waiter, arriver, _endpoints) = broker.pair().await;
+    (&arriver).write_all(&noise(WINDOW_FIRST as usize)).await.unwrap();
+    drop(waiter);
+    let error = all(&arriver).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+}
+
+/// What is under way toward who drops the connection would make the kernel answer with a reset.
 #[tokio::test]
 async fn a_connection_dropped_while_the_other_side_writes_is_cut_off() {
     let broker = Broker::start().await;

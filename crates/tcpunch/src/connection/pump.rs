@@ -1,12 +1,13 @@
 //! What goes on in a connection while the application does something else.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, PROBE_WITHIN, READER_LEFT_AFTER, RECORDS_AT_ONCE,
+    CLOSE_WITHIN, DEAD_AFTER, PING_EVERY, PROBE_WITHIN, READER_LEFT_AFTER, RECEIVE_BUFFER, RECORDS_AT_ONCE,
 };
 
 use super::receiving::Source;
@@ -28,11 +29,17 @@ impl Pump {
         Pump { shared, origin, network, told: None, shut_at: None }
     }
 
-    pub(super) async fn run(mut self) {
+    /// Until the connection is over; where this side dropped it, what is to be left.
+    pub(super) async fn run(mut self) -> Option<Leaving> {
         match self.pump().await {
             Ok(()) => self.shared.wake_all(),
-            Err(lost) => self.shared.lose(lost),
+            Err(lost) => {
+                let dropped = lost == Lost::Dropped;
+                self.shared.lose(lost);
+                return dropped.then_some(Leaving(self.shared));
+            }
         }
+        None
     }
 
     async fn pump(&mut self) -> Result<(), Lost> {
@@ -80,7 +87,7 @@ impl Pump {
             timer_fired = false;
             tokio::select! {
                 ready = shared.socket.writable(), if unsent => {
-                    ready.map_err(|error| Lost::Broken(error.to_string()))?;
+                    ready.map_err(|error| Lost::by(&error))?;
                 }
                 () = shared.wake_pump.notified() => {}
                 doubt = self.network.doubt() => {
@@ -138,17 +145,36 @@ impl Pump {
             // The peer's own end of file says that it has everything; a reset after both ends is no loss.
             return Ok(socket_ended.is_some());
         }
-        match socket_ended {
-            Some(Some(error)) if !both_ended => return Err(Lost::Broken(error)),
-            Some(_) => return Err(Lost::Truncated),
-            None => {}
-        }
-        if let Some(broken) = broken {
-            return Err(Lost::Broken(broken));
+        if let Some(lost) = socket_ended.or(broken) {
+            return Err(lost);
         }
         if self.shared.dropped.load(Ordering::Acquire) && !both_ended {
             return Err(Lost::Dropped);
         }
         Ok(false)
+    }
+}
+
+/// A connection that this side dropped.
+pub(super) struct Leaving(Arc<Shared>);
+
+impl Leaving {
+    /// Ends the socket so that the peer reads an end of file. A kernel resets a connection that is closed with bytes unread, or to
+    /// which more comes (RFC 2525, section 2.17), and then the peer would blame the network.
+    pub(super) async fn leave(self) {
+        let socket = &self.0.socket;
+        crate::port::finish(socket);
+        let mut rest = vec![0; RECEIVE_BUFFER];
+        let peer_leaves = async {
+            while socket.readable().await.is_ok() {
+                match socket.try_read(&mut rest) {
+                    Ok(length) if length > 0 => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(_) | Err(_) => break,
+                }
+            }
+        };
+        // Who goes on writing all the same is reset.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, peer_leaves).await;
     }
 }

@@ -65,8 +65,8 @@ pub(super) struct Receiving {
     pub(super) ended: bool,
     /// The peer's last record was [`Kind::Unencrypted`].
     pub(super) unencrypted: bool,
-    /// The socket's end, or its error.
-    pub(super) socket_ended: Option<Option<String>>,
+    /// No more comes from the socket. What that means where the peer's end had not come.
+    pub(super) socket_ended: Option<Lost>,
     /// When the last bytes came.
     pub(super) heard: Instant,
     /// Bytes of the application so far.
@@ -193,7 +193,7 @@ impl Receiving {
                 Err(lost) => {
                     // What came behind must not take the place of what was refused.
                     self.begin = self.end;
-                    self.socket_ended = Some(None);
+                    self.socket_ended = Some(lost.clone());
                     return Poll::Ready(Err(lost));
                 }
             }
@@ -213,7 +213,8 @@ impl Receiving {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 ended => {
-                    self.socket_ended = Some(ended.err().map(|error| error.to_string()));
+                    let lost = ended.err().map_or(Lost::Truncated, |error| Lost::by(&error));
+                    self.socket_ended = Some(lost);
                     return Poll::Ready(Ok(Said::SocketEnded));
                 }
             }

@@ -8,6 +8,8 @@ use tcpunch_core::limits::{MAX_RECORD, MAX_UNSENT, WINDOW_FIRST};
 use tcpunch_core::secure::{Kind, OVERHEAD, Sealer};
 use tokio::net::TcpStream;
 
+use super::Lost;
+
 pub(super) struct Sending {
     sealer: Sealer,
     /// Sealed bytes that the socket has not taken.
@@ -21,7 +23,7 @@ pub(super) struct Sending {
     pub(super) shut: bool,
     /// When the last record was made.
     pub(super) last: Instant,
-    pub(super) broken: Option<String>,
+    pub(super) broken: Option<Lost>,
     /// Who waits until the socket has taken what was sealed.
     pub(super) waker: Option<Waker>,
     /// Bytes of the application so far.
@@ -78,7 +80,7 @@ impl Sending {
                 Ok(written) => self.sent += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    self.broken = Some(error.to_string());
+                    self.broken.get_or_insert(Lost::by(&error));
                     self.sent = self.out.len();
                 }
             }

@@ -84,7 +84,7 @@ async fn send(shared: &Shared) -> io::Result<()> {
             (sending.unsent(), sending.broken.clone())
         };
         match broken {
-            Some(broken) => return Err(Lost::Broken(broken).into()),
+            Some(lost) => return Err(lost.into()),
             None if unsent == 0 => return Ok(()),
             None => shared.socket.writable().await?,
         }
@@ -102,10 +102,8 @@ fn poll_last(shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             let ended = "the other side has ended its direction";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, ended)));
         }
-        match &receiving.socket_ended {
-            Some(Some(error)) => return Poll::Ready(Err(Lost::Broken(error.clone()).into())),
-            Some(None) => return Poll::Ready(Err(Lost::Truncated.into())),
-            None => {}
+        if let Some(lost) = &receiving.socket_ended {
+            return Poll::Ready(Err(lost.clone().into()));
         }
     }
     // Nobody may put in what was not sealed before the own last record was sent.
