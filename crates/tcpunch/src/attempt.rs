@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::alarm::Alarm;
 use crate::connection::{Connection, Parts, PathInfo};
 use crate::endpoint::EventSink;
 use crate::endpoint::Task;
@@ -160,6 +161,7 @@ struct Attempt {
     keys: watch::Sender<Option<LaneKeys>>,
     signals: Option<(Sealer, Opener)>,
     answers: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
+    alarm: Alarm,
     dials: JoinSet<(SocketId, Result<TcpStream, DialError>)>,
     lanes: JoinSet<(SocketId, Option<Authenticated>)>,
     nominations: JoinSet<(SocketId, Option<Lane>)>,
@@ -224,6 +226,7 @@ impl Attempt {
             keys,
             signals,
             answers: mpsc::channel(4),
+            alarm: Alarm::default(),
             dials: JoinSet::new(),
             lanes: JoinSet::new(),
             nominations: JoinSet::new(),
@@ -358,7 +361,7 @@ impl Attempt {
             }
             Ok(()) = self.reach.profile.changed() => self.profiles(),
             () = self.reach.portmap.changed() => self.tell_mapped(),
-            () = tokio::time::sleep_until(wait.into()) => {}
+            () = self.alarm.at(wait) => {}
         }
     }
 

@@ -18,6 +18,7 @@
 //! # Ok(()) }
 //! ```
 
+mod alarm;
 mod attempt;
 mod connection;
 mod diagnose;

@@ -223,7 +223,12 @@ impl<R: RngCore> Puncher<R> {
             (None, false) => ROUND_AFTER * u32::from(round),
         };
         let patient = went + 2 * self.round_trip + patience;
-        let due = if self.spoiled { now } else { patient };
+        let refused = last.volley.as_ref().filter(|volley| volley.repeats && self.open.is_empty());
+        let due = match refused.and_then(Volley::refused_whole) {
+            _ if self.spoiled => now,
+            Some(at) => patient.min(at + 2 * self.round_trip),
+            None => patient,
+        };
         if due <= now {
             self.spoiled = false;
             self.open_round(round);

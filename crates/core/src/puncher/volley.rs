@@ -8,9 +8,9 @@ use rand::RngCore;
 
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
-    BIRTHDAY_PORTS, CROSSING_WITHIN, FIRED_SAID_BEFORE, FIRED_WITHIN, MISS_HELD, REFIRE_AT_ONCE,
-    REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN, SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH,
-    VOLLEY_PACE,
+    BIRTHDAY_PORTS, CROSSING_BATCH, CROSSING_OVER, CROSSING_SHOTS, CROSSING_WITHIN, FIRED_SAID_BEFORE,
+    FIRED_WITHIN, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN, SECOND_WITHIN,
+    SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH, VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
 use crate::wire::Word;
@@ -43,6 +43,8 @@ pub(super) struct Volley {
     origin: Origin,
     order: Order,
     crossing: bool,
+    /// How it is fired where SYNs must cross.
+    crosses: Pace,
     budget: u32,
     /// Of the budget, what later rounds need.
     reserved: u32,
@@ -65,10 +67,44 @@ pub(super) struct Volley {
     /// Refused, to be fired again.
     later: Vec<(Instant, SocketAddr)>,
     shots: HashMap<SocketId, (SocketAddr, Instant)>,
+    /// When the last of them ended with a refusal.
+    refused: Option<Instant>,
     /// Until when misses are kept after the last shot.
     held: Duration,
     closes: Option<Instant>,
     told: Option<Word>,
+}
+
+/// How a volley is fired once it is due.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// How much later than the two sides agreed.
+    lead: Duration,
+    /// How many at once.
+    batch: usize,
+    /// How long until the next.
+    pause: Duration,
+}
+
+impl Pace {
+    const EVEN: Pace = Pace { lead: Duration::ZERO, batch: VOLLEY_BATCH, pause: VOLLEY_PACE };
+
+    /// Where SYNs must cross: one side's own ports follow each other evenly, and what is fired at all of them leaves at once, in
+    /// the middle.
+    fn of_crossing(aim: Aim, shots: usize) -> Pace {
+        match aim {
+            Aim::Next(_) | Aim::Within(..) => {
+                Pace { lead: CROSSING_OVER / 2, batch: CROSSING_BATCH, pause: VOLLEY_PACE }
+            }
+            Aim::Spread => {
+                let batch = shots.div_ceil(CROSSING_SHOTS).max(1);
+                let part = |of: usize, whole: usize| of as f64 / whole.max(1) as f64;
+                let pause = CROSSING_OVER.mul_f64(part(batch, shots));
+                Pace { batch, pause: pause.max(VOLLEY_PACE.mul_f64(part(batch, VOLLEY_BATCH))), ..Pace::EVEN }
+            }
+            Aim::SpreadTo(_) => Pace::EVEN,
+        }
+    }
 }
 
 /// What a volley wants done.
@@ -133,6 +169,10 @@ impl Volley {
             origin,
             order: strategy.order,
             crossing: volley.crossing,
+            crosses: match volley.birthday || bound >= 2 * CROSSING_OVER {
+                true => Pace::EVEN,
+                false => Pace::of_crossing(volley.aim, shots),
+            },
             budget: volley.budget.into(),
             reserved: if volley.repeats() { u32::from(volley.shots) * u32::from(later) } else { 0 },
             since: now,
@@ -145,6 +185,7 @@ impl Volley {
             waiting,
             later: Vec::new(),
             shots: HashMap::new(),
+            refused: None,
             held,
             closes: None,
             told: None,
@@ -198,7 +239,9 @@ impl Volley {
         let begins = match (self.order, self.peer) {
             // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
             // the two moments is the same for both.
-            (Order::Together, Some((at, _))) if self.crossing => at.max(self.since + self.word_takes),
+            (Order::Together, Some((at, _))) if self.crossing => {
+                at.max(self.since + self.word_takes) + self.crosses.lead
+            }
             (Order::Together, None) if self.crossing => self.since + 2 * self.round_trip + CROSSING_WITHIN,
             (Order::Together | Order::First, _) => self.since,
             (Order::Second, Some((at, Word::Fired))) => heard(at),
@@ -249,8 +292,9 @@ impl Volley {
             if due > now {
                 return Step::Wait(due);
             }
-            self.paced = now + VOLLEY_PACE;
-            let batch = self.waiting.len().min(VOLLEY_BATCH);
+            let Pace { batch, pause, .. } = self.pace();
+            self.paced = now + pause;
+            let batch = self.waiting.len().min(batch);
             self.closes = Some(now + self.held);
             return Step::Fire { remotes: self.waiting.drain(..batch).collect(), again: false };
         }
@@ -271,9 +315,14 @@ impl Volley {
         }
     }
 
+    fn pace(&self) -> Pace {
+        if self.crossing { self.crosses } else { Pace::EVEN }
+    }
+
     /// How long it takes to fire what waits.
     pub(super) fn left(&self) -> Duration {
-        VOLLEY_PACE * u32::try_from(self.waiting.len().div_ceil(VOLLEY_BATCH)).unwrap_or(u32::MAX)
+        let Pace { batch, pause, .. } = self.pace();
+        pause * u32::try_from(self.waiting.len().div_ceil(batch)).unwrap_or(u32::MAX)
     }
 
     pub(super) fn fired(&mut self, now: Instant, socket: SocketId, remote: SocketAddr) {
@@ -300,6 +349,7 @@ impl Volley {
             Dialled::Connected => return Some(Some(remote)),
             Dialled::Refused => {
                 self.report.refused += 1;
+                self.refused = Some(now);
                 if refires && (self.crossing || self.repeats) {
                     let pause = now.duration_since(fired).max(REFIRE_LEAST).mul_f64(jitter);
                     self.later.push(((fired + pause).max(now), remote));
@@ -323,6 +373,12 @@ impl Volley {
     /// Whether one of the own SYNs to there was refused, as far as is known.
     pub(super) fn was_refused(&self) -> bool {
         self.report.refused + self.report.unreachable > 0
+    }
+
+    /// Since when every SYN of it is refused, so that nothing is to come of it.
+    pub(super) fn refused_whole(&self) -> Option<Instant> {
+        let under_way = !(self.waiting.is_empty() && self.later.is_empty() && self.shots.is_empty());
+        self.refused.filter(|_| !under_way && self.report.refused == self.report.syns)
     }
 
     /// Whether an own SYN to there is not known to have ended.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::limits::{
-    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, CROSSING_WITHIN, FIRED_WITHIN, MISS_HELD,
-    REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN,
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, BLOCK_SPREAD, CROSSING_OVER, CROSSING_WITHIN, FIRED_WITHIN,
+    MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN,
     SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH,
     VOLLEY_PACE,
 };
@@ -435,6 +435,66 @@ fn what_is_refused_of_a_small_volley_leaves_enough_for_later_rounds() {
         }
         let all = rig.shots().len();
         assert!((96..=128).contains(&all) && all > 96, "some again, and not without end: {all}");
+    }
+}
+
+/// When each shot leaves, since Go; both sides have heard it at once.
+fn fired(config: Config, until: Duration) -> (Rig, Vec<Duration>) {
+    let mut rig = begun(config);
+    rig.input(Input::PeerSays { round: 0, word: Word::Ready });
+    let mut fired = vec![];
+    let end = rig.start + until;
+    while rig.now < end {
+        fired.resize(rig.shots().len(), rig.now - rig.start);
+        let next = rig.drain().min(end);
+        rig.until(next);
+    }
+    (rig, fired)
+}
+
+#[test]
+fn what_must_cross_nearby_leaves_one_side_over_a_while_and_the_other_at_once_in_the_middle() {
+    let resetting = |ports| NatProfile { refusal: Refusal::Reset, ..block(ports) };
+    let agreed = MS / 2;
+    for (ports, own_ports, dialled) in [(64, 8, 64), (1024, BLOCK_SPREAD.into(), BLOCK_PORTS.into())] {
+        let (_, spread) = fired(config(true, MS, resetting(ports), easy(Refusal::Reset)), 20 * MS);
+        assert_eq!((spread.len(), spread[0]), (own_ports, agreed));
+        let apart: Vec<Duration> = spread.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(apart.iter().all(|pause| *pause < MS), "each crosses what leaves within half a round trip");
+        let all = *spread.last().unwrap() - agreed;
+        assert!((CROSSING_OVER * 3 / 4..=CROSSING_OVER).contains(&all), "{all:?}");
+        let (_, shots) = fired(config(true, MS, easy(Refusal::Reset), resetting(ports)), 20 * MS);
+        assert_eq!((shots.len(), shots[0]), (dialled, agreed + CROSSING_OVER / 2));
+        assert!(*shots.last().unwrap() - shots[0] < CROSSING_OVER / 2);
+    }
+    let far = 2 * CROSSING_OVER;
+    let (_, spread) = fired(config(true, far, resetting(64), easy(Refusal::Reset)), 20 * MS);
+    assert_eq!(spread, [far / 2; 8], "everything crosses");
+    let (_, ordered) = fired(config(true, MS, block(64), easy(Refusal::Drop)), 20 * MS);
+    assert_eq!(ordered, [Duration::ZERO; 8], "nothing must");
+}
+
+#[test]
+fn a_small_volley_of_which_every_syn_was_refused_is_followed_by_the_next_round_soon() {
+    let wants = |rig: &Rig| rig.outputs.iter().any(|output| matches!(output, Output::Open { round: 1, .. }));
+    let resetting = NatProfile { refusal: Refusal::Reset, ..block(64) };
+    for all in [true, false] {
+        let (mut rig, _) = fired(config(true, MS, resetting, easy(Refusal::Reset)), 10 * MS);
+        let shots = rig.shots();
+        let refused = if all { &shots[..] } else { &shots[1..] };
+        for (socket, ..) in refused {
+            rig.dialled(*socket, Dialled::Refused);
+        }
+        // Nothing is fired again: its budget is for the later rounds.
+        rig.until(rig.now + 2 * ROUND_TRIP_LEAST + 2 * MS);
+        assert_eq!((rig.shots().len(), wants(&rig)), (shots.len(), all));
+        if all {
+            continue;
+        }
+        let (open, ..) = shots[0];
+        rig.dialled(open, Dialled::Connected);
+        rig.until(rig.now + 2 * ROUND_TRIP_LEAST + 2 * MS);
+        assert!(!wants(&rig), "it may become the connection");
     }
 }
 
