@@ -56,7 +56,12 @@ mod linux {
                 Some(timer) => timer,
                 None => {
                     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-                    AsyncFd::new(Descriptor(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?))?
+                    let timer = Descriptor(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?);
+                    #[expect(
+                        deprecated,
+                        reason = "its successor is unsafe; this descriptor stays the same while it is owned"
+                    )]
+                    AsyncFd::new(timer)?
                 }
             };
             let timer = self.descriptor.insert(timer);
