@@ -513,7 +513,8 @@ pub const REFUSAL_KNOWN_WITHIN: Duration = Duration::from_millis(60);
 pub const CROSSES_FROM: Duration = Duration::from_millis(30);
 /// Where SYNs must cross, a side's own ports are fired one after the other over so long, and what is fired at all of them leaves at once in
 /// the middle: some cross wherever the two clocks are less than half of it apart. A SYN crosses what leaves within half a round
-/// trip. (Measured with real kernels at 1 ms, 8 own ports and 64 dialled: the first round connects in 248 of 277 runs, and in 14 of 25 where both sides fire 16 a millisecond.)
+/// trip. (Measured with real kernels at 1 ms, 8 own ports and 64 dialled: the first round connects in 248 of 277 runs, and in 14 of
+/// 25 where both sides fire 16 a millisecond.)
 pub const CROSSING_OVER: Duration = Duration::from_millis(6);
 /// In so many steps; more ports leave together.
 pub const CROSSING_SHOTS: usize = 16;

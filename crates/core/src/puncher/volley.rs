@@ -169,9 +169,11 @@ impl Volley {
             origin,
             order: strategy.order,
             crossing: volley.crossing,
-            crosses: match volley.birthday || bound >= 2 * CROSSING_OVER {
-                true => Pace::EVEN,
-                false => Pace::of_crossing(volley.aim, shots),
+            // Farther away all of them cross.
+            crosses: if volley.birthday || bound >= 2 * CROSSING_OVER {
+                Pace::EVEN
+            } else {
+                Pace::of_crossing(volley.aim, shots)
             },
             budget: volley.budget.into(),
             reserved: if volley.repeats() { u32::from(volley.shots) * u32::from(later) } else { 0 },
