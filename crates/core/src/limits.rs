@@ -148,6 +148,9 @@ pub const SURVEY_PLACES: usize = 4;
 /// Of these, places to which a second local port goes as well: of ten packets one may be lost, and a SYN takes a second to be sent
 /// again.
 pub const PLACES_AGAIN: usize = 2;
+/// Places of a broker at which a fresh port is observed for a further round. Both sides wait for it, and a lost SYN is sent again
+/// after a second. (Simulated at a loss of 2 %, two instead of one: `narrow` keeps 2 s in 93.4 %, not 92.4, `stepping-both` 3 s in 99.2, not 98.0.)
+pub const OBSERVED_AT: usize = 2;
 /// Largest step from one mapping to the next that is called one: 1 and 2 are the most common
 /// (draft-takeda-symmetric-nat-traversal-00), and others than these come with parity or several cores.
 pub const STEP_MOST: u16 = 32;
@@ -522,6 +525,10 @@ pub const CROSSING_SHOTS: usize = 16;
 pub const CROSSING_BATCH: usize = 64;
 /// What must cross leaves at the latest so long after Go, and two round trips: the other side's word may be lost with the broker.
 pub const CROSSING_WITHIN: Duration = Duration::from_millis(600);
+/// From this bound of the round trip on, who is second by an order does not wait for the word where ports step: what it fires an eighth of
+/// the bound after the round began is under way for long enough. It saves three eighths of the bound, of 1.6 s in all at 200 ms to the
+/// broker and between the two (simulated).
+pub const HURRIES_FROM: Duration = Duration::from_millis(100);
 /// Who fires first says that all is out so much before it is, where the word takes longer: a busy machine may take so long from the one
 /// to the other.
 pub const FIRED_SAID_BEFORE: Duration = Duration::from_millis(5);

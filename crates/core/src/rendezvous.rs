@@ -732,7 +732,9 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
     fn seen_for_round(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], from: SocketAddr) {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
         // It can come before the message that says what it is for.
-        session.seen.push_back((question, from));
+        if !session.seen.iter().any(|(seen, _)| *seen == question) {
+            session.seen.push_back((question, from));
+        }
         if session.seen.len() > usize::from(ROUNDS) {
             session.seen.pop_front();
         }

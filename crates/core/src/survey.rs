@@ -14,7 +14,7 @@ use rand::Rng;
 use crate::candidate::{Scope, scope};
 use crate::limits::{
     FRESH_PORTS, FRESH_PORTS_LEAST, KNOCK_SILENT_AFTER, KNOCK_TOLD_WITHIN, LOWEST_DIALLED_PORT,
-    OBSERVE_WITHIN, PLACES_AGAIN, SURVEY_PLACES,
+    OBSERVE_WITHIN, OBSERVED_AT, PLACES_AGAIN, SURVEY_PLACES,
 };
 use crate::profile::{Allocation, Knock, NatProfile, Sample, classify};
 use crate::wire::{KnockAnswer, Preface, Probe};
@@ -30,6 +30,38 @@ pub enum Port {
     Kept(u8),
     /// Any free one that the survey has not used.
     Fresh,
+}
+
+/// Where a broker observes a fresh port for a further round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observer {
+    /// To each of them goes one connection from that port, all with the same question: what is heard first counts, and a lost
+    /// segment delays nothing.
+    pub places: Vec<SocketAddr>,
+    token: [u8; 8],
+}
+
+impl Observer {
+    /// The broker to which this link stands. `probes`: where else it says that it observes, of which those at the same address are
+    /// taken; `token`: the broker's half of it.
+    pub fn new(link: SocketAddr, probes: &[Probe], token: [u8; 8]) -> Self {
+        let ip = link.ip().to_canonical();
+        let here = |probe: &&Probe| probe.ip.is_none_or(|other| other.to_canonical() == ip);
+        let mut places = vec![link];
+        for probe in probes.iter().filter(here) {
+            let mut place = link;
+            place.set_port(probe.port);
+            if places.len() < OBSERVED_AT && !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        Observer { places, token }
+    }
+
+    /// What the connections begin with.
+    pub fn greeting(&self, question: [u8; 8]) -> Vec<u8> {
+        [&Preface::Observe.encode()[..], &self.token, &question].concat()
+    }
 }
 
 /// What is to be done.

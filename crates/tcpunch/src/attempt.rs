@@ -21,7 +21,8 @@ use tcpunch_core::secure::{
     ChannelBinding, HEADER, Kind, LaneKeys, Opener, Opening, PREAMBLE, Payload, PeerKeys, SALT, Sealer,
     SecureError, Tag, Told, parse_preamble, preamble, signal_keys, tags,
 };
-use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker};
+use tcpunch_core::survey::Observer;
+use tcpunch_core::wire::{Introduction, Signal, ToBroker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -71,8 +72,8 @@ pub(crate) struct Sources {
     pub(crate) v6: Option<IpAddr>,
 }
 
-/// For IPv4 and IPv6: where fresh ports are observed, and what such an observation begins with.
-pub(crate) type Observers = [Option<(SocketAddr, [u8; 8])>; 2];
+/// For IPv4 and IPv6: where fresh ports are observed.
+pub(crate) type Observers = [Option<Observer>; 2];
 
 /// What an attempt needs.
 pub(crate) struct Reach {
@@ -181,8 +182,8 @@ struct Attempt {
 struct Fresh {
     round: u8,
     port: u16,
-    /// Its listener, and the connection on which it is observed: that holds its mapping.
-    _tasks: [Task; 2],
+    /// Its listener, and the connections on which it is observed: they hold its mapping.
+    _tasks: Vec<Task>,
 }
 
 impl Attempt {
@@ -309,8 +310,8 @@ impl Attempt {
 
     /// Listens on a fresh port, and has the broker observe it.
     fn open(&mut self, round: u8, v6: bool) {
-        let [four, six] = *self.reach.observers.borrow();
-        let Some((broker, token)) = (if v6 { six } else { four.or(six) }) else { return };
+        let [four, six] = self.reach.observers.borrow().clone();
+        let Some(observer) = (if v6 { six } else { four.or(six) }) else { return };
         let port = match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
             Ok(port) => port,
             Err(error) => return tracing::warn!("no further round: {error}"),
@@ -319,15 +320,19 @@ impl Attempt {
         let listening = tokio::spawn(self.router.clone().serve(Arc::new(port)));
         let question: [u8; 8] = rand::rng().random();
         let Sources { v4, v6 } = self.reach.sources;
-        let source = if broker.is_ipv4() { v4 } else { v6 };
-        let observing = tokio::spawn(async move {
-            let Ok(mut stream) = port::dial(source, number, broker).await else { return };
-            let greeting = [&Preface::Observe.encode()[..], &token, &question].concat();
-            if stream.write_all(&greeting).await.is_ok() {
-                std::future::pending::<()>().await;
-            }
+        let greeting = observer.greeting(question);
+        let observing = observer.places.into_iter().map(|place| {
+            let source = if place.is_ipv4() { v4 } else { v6 };
+            let greeting = greeting.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = port::dial(source, number, place).await else { return };
+                if stream.write_all(&greeting).await.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            })
         });
-        let _tasks = [Task(listening.abort_handle()), Task(observing.abort_handle())];
+        let _tasks =
+            std::iter::once(listening).chain(observing).map(|task| Task(task.abort_handle())).collect();
         self.fresh.push(Fresh { round, port: number, _tasks });
         let introduction = self.reach.introduction.id;
         let _ = self.reach.link.try_send(Order::Say(ToBroker::Round { introduction, round, question }));

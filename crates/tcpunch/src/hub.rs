@@ -16,6 +16,7 @@ use tcpunch_core::limits::{
 use tcpunch_core::plan::{Obstacle, Path, Rules, SynBudget, may_tell_hosts, may_tell_mapped};
 use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
 use tcpunch_core::secure::{CodeKey, Meeting, Opening, Pake, PeerKeys, Share, Told, respond};
+use tcpunch_core::survey::Observer;
 use tcpunch_core::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Refusal, Signal, ToBroker, Welcome,
 };
@@ -175,8 +176,7 @@ struct Link {
     remote: SocketAddr,
     local: SocketAddr,
     observed: Option<SocketAddr>,
-    /// What an observation begins with.
-    token: Option<[u8; 8]>,
+    observer: Option<Observer>,
 }
 
 struct Running {
@@ -478,7 +478,7 @@ impl Hub {
             Notice::Up { broker, key, remote, local, welcome } => {
                 let again = self.broker.is_some();
                 self.broker = Some((broker, key));
-                self.links = vec![Link { remote, local, observed: None, token: None }];
+                self.links = vec![Link { remote, local, observed: None, observer: None }];
                 self.linked_at = Instant::now();
                 // What another network was is of no use in this one; the broker was told by the registration.
                 let network = self.setup.memory.visits();
@@ -495,7 +495,7 @@ impl Hub {
                 }
             }
             Notice::Also { remote, local, welcome } => {
-                self.links.push(Link { remote, local, observed: None, token: None });
+                self.links.push(Link { remote, local, observed: None, observer: None });
                 self.welcome(remote, local, *welcome);
             }
             Notice::Message(message) => self.message(*message),
@@ -665,7 +665,7 @@ impl Hub {
         }
         if let Some(link) = self.links.iter_mut().find(|link| link.remote == remote) {
             link.observed = Some(observed);
-            link.token = Some(token);
+            link.observer = Some(Observer::new(remote, &probes, token));
             self.observers.send_replace([self.observer(true), self.observer(false)]);
         }
         self.setup.portmap.registered();
@@ -984,9 +984,8 @@ impl Hub {
         Told { hosts: self.own_hosts(), mapped: self.own_mapped() }
     }
 
-    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
-        let link = self.links.iter().find(|link| link.remote.is_ipv4() == v4)?;
-        Some((link.remote, link.token?))
+    fn observer(&self, v4: bool) -> Option<Observer> {
+        self.links.iter().find(|link| link.remote.is_ipv4() == v4)?.observer.clone()
     }
 
     fn observed(&self) -> Vec<SocketAddr> {

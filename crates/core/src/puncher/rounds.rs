@@ -13,7 +13,7 @@ use crate::limits::{
     CROSSES_FROM, LANES_PER_ATTEMPT, REFUSAL_KNOWN_WITHIN, ROUND_AFTER, ROUND_AFTER_DOUBT,
     ROUND_AFTER_SMALL_VOLLEY, ROUND_AFTER_VOLLEY, ROUNDS, SYMMETRIC_WITHIN, VOLLEY_WITHIN,
 };
-use crate::plan::{self, Order, Strategy, may_be_open, may_be_symmetric, strategy};
+use crate::plan::{self, Aim, Order, Strategy, may_be_open, may_be_symmetric, strategy};
 use crate::profile::Refusal;
 
 /// One pair of local ports, the own and the peer's.
@@ -59,6 +59,10 @@ impl<R: RngCore> Puncher<R> {
             let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
             let mut volley =
                 Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
+            // Two stepping sides meet at one port: later ones don't.
+            if plan.steps && !matches!(plan.aim, Aim::SpreadTo(_)) {
+                volley.may_hurry(self.volley_syns);
+            }
             let refusals = (self.config.own.refusal, self.config.peer.refusal);
             let unknown = plan.crossing && [refusals.0, refusals.1].contains(&Refusal::Unknown);
             if unknown && self.round_trip < volley.left() {

@@ -9,8 +9,8 @@ use rand::RngCore;
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
     BIRTHDAY_PORTS, CROSSING_BATCH, CROSSING_OVER, CROSSING_SHOTS, CROSSING_WITHIN, FIRED_SAID_BEFORE,
-    FIRED_WITHIN, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN, SECOND_WITHIN,
-    SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH, VOLLEY_PACE,
+    FIRED_WITHIN, HURRIES_FROM, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN,
+    SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH, VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
 use crate::wire::Word;
@@ -45,6 +45,8 @@ pub(super) struct Volley {
     crossing: bool,
     /// How it is fired where SYNs must cross.
     crosses: Pace,
+    /// If second it fires before the other side's word can be here; what is refused of it is fired again at the word.
+    hurries: bool,
     budget: u32,
     /// Of the budget, what later rounds need.
     reserved: u32,
@@ -175,6 +177,7 @@ impl Volley {
             } else {
                 Pace::of_crossing(volley.aim, shots)
             },
+            hurries: false,
             budget: volley.budget.into(),
             reserved: if volley.repeats() { u32::from(volley.shots) * u32::from(later) } else { 0 },
             since: now,
@@ -212,6 +215,13 @@ impl Volley {
         self.guess = guess;
     }
 
+    /// Far away it does not wait for the word that the other side has fired, if enough is left to fire all of it again at the word.
+    /// `spent`: first SYNs of all volleys so far.
+    pub(super) fn may_hurry(&mut self, spent: u32) {
+        let twice = 2 * u32::try_from(self.waiting.len()).unwrap_or(u32::MAX / 2);
+        self.hurries = 2 * self.word_takes >= HURRIES_FROM && spent + twice <= self.budget(true);
+    }
+
     pub(super) fn origin(&self) -> Origin {
         self.origin
     }
@@ -237,8 +247,25 @@ impl Volley {
 
     /// When the next of the first SYNs are due.
     fn due(&self) -> Instant {
+        let begins = self.agreed();
+        // What the other side fired at the same moment is out by then, and this is a good while under way.
+        let begins = if self.hurries_now() { begins.min(self.since + self.word_takes / 4) } else { begins };
+        begins.max(self.paced)
+    }
+
+    /// From when on what was refused is fired again.
+    fn again_from(&self) -> Instant {
+        if self.hurries_now() { self.agreed() } else { self.since }
+    }
+
+    fn hurries_now(&self) -> bool {
+        self.hurries && self.order == Order::Second
+    }
+
+    /// When this side is to fire by what the other has said.
+    fn agreed(&self) -> Instant {
         let heard = |at: Instant| at.max(self.since);
-        let begins = match (self.order, self.peer) {
+        match (self.order, self.peer) {
             // Both say when they heard Go, and hear it of the other half a bound of the round trip later: the later of
             // the two moments is the same for both.
             (Order::Together, Some((at, _))) if self.crossing => {
@@ -249,8 +276,7 @@ impl Volley {
             (Order::Second, Some((at, Word::Fired))) => heard(at),
             (Order::Second, Some((at, Word::Ready))) => heard(at) + FIRED_WITHIN,
             (Order::Second, None) => self.since + self.by_itself(),
-        };
-        begins.max(self.paced)
+        }
     }
 
     /// When what is due is second without any word: the other side's Go may be late, or its word alone.
@@ -300,12 +326,13 @@ impl Volley {
             self.closes = Some(now + self.held);
             return Step::Fire { remotes: self.waiting.drain(..batch).collect(), again: false };
         }
-        let due: Vec<SocketAddr> =
-            self.later.extract_if(.., |(at, _)| *at <= now).map(|(_, remote)| remote).collect();
+        let again_from = self.again_from();
+        let due = |(at, _): &mut (Instant, SocketAddr)| again_from.max(*at) <= now;
+        let due: Vec<SocketAddr> = self.later.extract_if(.., due).map(|(_, remote)| remote).collect();
         if !due.is_empty() {
             return Step::Fire { remotes: due, again: true };
         }
-        let next = self.later.iter().map(|(at, _)| *at).min();
+        let next = self.later.iter().map(|(at, _)| again_from.max(*at)).min();
         match self.closes {
             Some(at) if at <= now => {
                 self.closes = None;
@@ -377,10 +404,11 @@ impl Volley {
         self.report.refused + self.report.unreachable > 0
     }
 
-    /// Since when every SYN of it is refused, so that nothing is to come of it.
+    /// Since when every SYN that had to cross is refused, so that nothing is to come of it. Where there was an order it was a wrong one, and the right
+    /// one may be known only after a while.
     pub(super) fn refused_whole(&self) -> Option<Instant> {
         let under_way = !(self.waiting.is_empty() && self.later.is_empty() && self.shots.is_empty());
-        self.refused.filter(|_| !under_way && self.report.refused == self.report.syns)
+        self.refused.filter(|_| self.crossing && !under_way && self.report.refused == self.report.syns)
     }
 
     /// Whether an own SYN to there is not known to have ended.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::limits::KNOCK_WITHIN;
 use crate::profile::{Behaviour, Refusal};
+use crate::wire::PREFACE;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 
@@ -305,4 +306,26 @@ fn where_the_broker_is_on_this_side_there_is_nothing_to_learn() {
     assert!(!begin("192.168.1.2:5000", "192.168.1.3:7766", "192.168.1.2:5000"));
     assert!(!begin("[2001:db8::2]:5000", "[2001:db8:1::1]:7766", "[2001:db8::2]:5000"));
     assert!(begin("192.168.1.2:5000", BROKER, "198.51.100.9:5000"));
+}
+
+#[test]
+fn a_fresh_port_is_observed_twice_at_one_address() {
+    let token = [7; 8];
+    let places = |link: &str, probes: &[Probe]| Observer::new(address(link), probes, token).places;
+    assert_eq!(places(BROKER, &[second(), beside()]), [address(BROKER), address("203.0.113.1:7767")]);
+    assert_eq!(
+        places(BROKER, &[second()]),
+        [address(BROKER)],
+        "to another address some NATs map another way"
+    );
+    let itself = Probe { ip: None, port: address(BROKER).port() };
+    assert_eq!(places(BROKER, &[itself]), [address(BROKER)]);
+    let many: Vec<Probe> = (8000..8100).map(|port| Probe { ip: None, port }).collect();
+    assert_eq!(places(BROKER, &many).len(), OBSERVED_AT);
+    let linked = "[fe80::1%3]:7766";
+    assert_eq!(places(linked, &[beside()]), [address(linked), address("[fe80::1%3]:7767")]);
+    let greeting = Observer::new(address(BROKER), &[], token).greeting([9; 8]);
+    let (preface, rest) = greeting.split_at(PREFACE);
+    assert_eq!(Preface::decode(preface.try_into().unwrap()), Ok(Preface::Observe));
+    assert_eq!(rest, [[7; 8], [9; 8]].concat());
 }

@@ -1,6 +1,6 @@
 //! From trials to what was kept of a promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Done, Plan, Row};
 use crate::Verdict;
@@ -59,6 +59,8 @@ pub struct Figures {
     /// Medians that are too late, of how many that were judged: each pair's on each link, or where there are too few runs of each,
     /// that of all pairs on each link.
     pub late: [usize; 2],
+    /// Of pairs with enough runs, those whose medians are.
+    pub late_pairs: Vec<usize>,
     /// Whether medians are in time.
     pub time: Promise,
     /// Whether there were no more SYNs.
@@ -128,7 +130,11 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     } else {
         Promise::Missed
     };
-    let judged: Vec<[usize; 2]> = if pairs.values().any(|[all, _]| *all < MEDIAN_OF) {
+    let few = pairs.values().any(|[all, _]| *all < MEDIAN_OF);
+    let is_late = |[all, in_time]: &[usize; 2]| in_time * 2 < *all;
+    let late_pairs: BTreeSet<usize> =
+        pairs.iter().filter(|(_, runs)| !few && is_late(runs)).map(|((_, pair), _)| *pair).collect();
+    let judged: Vec<[usize; 2]> = if few {
         let mut links: BTreeMap<usize, [usize; 2]> = BTreeMap::new();
         for ((link, _), [all, in_time]) in pairs {
             let sum = links.entry(link).or_default();
@@ -138,7 +144,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
     } else {
         pairs.into_values().collect()
     };
-    let late = [judged.iter().filter(|[all, in_time]| in_time * 2 < *all).count(), judged.len()];
+    let late = [judged.iter().filter(|runs| is_late(runs)).count(), judged.len()];
     let broken = |broken: bool| if broken { Promise::Missed } else { Promise::Holds };
     let most = syns[2].unwrap_or(0.0);
     let politeness = row.syns.is_some_and(|limit| most > limit as f64 || wire_syns > limit + limit / 3);
@@ -154,6 +160,7 @@ pub fn figures<'a>(plan: &Plan, row: &Row, runs: impl Iterator<Item = &'a Done> 
         wire_syns,
         share,
         late,
+        late_pairs: late_pairs.into_iter().collect(),
         time: broken(late[0] > 0),
         politeness: broken(politeness),
         failures,

@@ -17,7 +17,8 @@ use tcpunch_core::plan::{
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::puncher::{self, Config, Dialled, Finished, Input, Origin, Output, Puncher};
 use tcpunch_core::secure::{LaneKeys, PREAMBLE, SALT, Tag, Told, parse_preamble, preamble, tags};
-use tcpunch_core::wire::{Introduction, Preface, Signal, ToBroker, Word};
+use tcpunch_core::survey::Observer;
+use tcpunch_core::wire::{Introduction, Signal, ToBroker, Word};
 
 use super::clock::Clock;
 use super::wire::{Inbox, Record};
@@ -58,8 +59,8 @@ pub(super) struct Reach {
     pub(super) rules: plan::Rules,
 }
 
-/// Where fresh ports are observed, over IPv4 and IPv6, and what such an observation begins with.
-pub(super) type Observers = [Option<(SocketAddr, [u8; 8])>; 2];
+/// Where fresh ports are observed, over IPv4 and IPv6.
+pub(super) type Observers = [Option<Observer>; 2];
 
 /// A connection that came in with this attempt's tag.
 pub(super) struct Arrival {
@@ -294,34 +295,34 @@ impl Attempt {
 
     /// Listens on a fresh port and has it observed.
     fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool) {
-        let Some((broker, token)) = self.observer(v6) else { return };
+        let [four, six] = &self.reach.observers;
+        let Some(observer) = (if v6 { six } else { four.as_ref().map_or(six, |_| four) }) else { return };
         for _ in 0..PORT_TRIES {
             let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
             if os.listen(port).is_err() {
                 continue;
             }
             let [v4, v6] = self.reach.sources;
-            let source = if broker.is_ipv4() { v4 } else { v6 };
-            let socket = os.connect(broker, ConnectOptions { source, port, ttl: None }).ok();
             let question: [u8; 8] = self.random.random();
-            self.fresh.push((round, port, socket.map(|socket| (socket, token, question))));
+            let observed = observer.places.iter().filter_map(|place| {
+                let source = if place.is_ipv4() { v4 } else { v6 };
+                os.connect(*place, ConnectOptions { source, port, ttl: None }).ok()
+            });
+            let (observed, greeting) = (observed.collect(), observer.greeting(question));
+            self.fresh.push(Fresh { round, port, observed, greeting });
             let introduction = self.reach.introduction.id;
             self.say.push(ToBroker::Round { introduction, round, question });
             return;
         }
     }
 
-    fn observer(&self, v6: bool) -> Option<(SocketAddr, [u8; 8])> {
-        let [four, six] = self.reach.observers;
-        if v6 { six } else { four.or(six) }
-    }
-
     /// A connection on which a fresh port is observed stands.
     fn observe(&mut self, os: &mut Os<'_>, socket: SocketId) -> bool {
-        let observed = self.fresh.iter().filter_map(|(_, _, it)| *it).find(|(own, ..)| *own == socket);
-        let Some((_, token, question)) = observed else { return false };
-        os.write(socket, &[&Preface::Observe.encode()[..], &token, &question].concat());
-        true
+        let fresh = self.fresh.iter().find(|fresh| fresh.observed.contains(&socket));
+        if let Some(fresh) = fresh {
+            os.write(socket, &fresh.greeting);
+        }
+        fresh.is_some()
     }
 
     pub(super) fn arrived(&mut self, os: &mut Os<'_>, arrival: Arrival) {
@@ -555,7 +556,7 @@ impl Attempt {
         let now = self.reach.clock.instant(os.now());
         let socket = if self.budget.allow(now, remote.ip(), many) {
             self.dials.push(Dial { at: os.now(), remote });
-            let fresh = |round| self.fresh.iter().find(|(own, ..)| *own == round).map(|(_, port, _)| *port);
+            let fresh = |round| self.fresh.iter().find(|fresh| fresh.round == round).map(|fresh| fresh.port);
             let port = match origin {
                 Origin::Round(0) => self.reach.here.port,
                 Origin::Round(round) => fresh(round).unwrap_or_default(),
@@ -610,10 +611,8 @@ impl Attempt {
     }
 
     fn finish(&mut self, os: &mut Os<'_>, finished: Finished) -> Ended {
-        for (_, _, observed) in std::mem::take(&mut self.fresh) {
-            if let Some((socket, ..)) = observed {
-                os.close(socket);
-            }
+        for socket in std::mem::take(&mut self.fresh).into_iter().flat_map(|fresh| fresh.observed) {
+            os.close(socket);
         }
         let won = finished.winner.and_then(|winner| {
             let at = self.lanes.iter().position(|lane| lane.id == winner.socket)?;
@@ -651,8 +650,13 @@ const SOCKETS: usize = 2048;
 /// Sockets that the machine lets it have.
 pub(super) const SOCKETS_ALLOWED: usize = SOCKETS + DESCRIPTORS_RESERVED;
 
-/// The own port of a further round, and the connection on which it is observed, with what is said there.
-type Fresh = (u8, u16, Option<(SocketId, [u8; 8], [u8; 8])>);
+/// The own port of a further round, and the connections on which it is observed, with what is said there.
+struct Fresh {
+    round: u8,
+    port: u16,
+    observed: Vec<SocketId>,
+    greeting: Vec<u8>,
+}
 
 enum Step {
     Waits,

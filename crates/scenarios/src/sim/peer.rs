@@ -19,6 +19,7 @@ use tcpunch_core::plan::Rules;
 use tcpunch_core::profile::{NatProfile, Sample, classify};
 use tcpunch_core::rendezvous::subscriber;
 use tcpunch_core::secure::{PREAMBLE, Pattern, Payload, SALT, SHARE, Tag, Told, parse_preamble};
+use tcpunch_core::survey::Observer;
 use tcpunch_core::wire::{ClaimId, FromBroker, Introduction, Met, Preface, Signal, ToBroker, Welcome};
 
 use super::attempt::{Arrival, Attempt, Dial, Ended, Reach, Salts, drop_stream};
@@ -68,8 +69,7 @@ struct Link {
     local: SocketAddr,
     inbox: Inbox,
     observed: Option<SocketAddr>,
-    /// What an observation begins with.
-    token: Option<[u8; 8]>,
+    observer: Option<Observer>,
     heard: Time,
     pinged: Time,
 }
@@ -358,7 +358,7 @@ impl PeerAgent {
                         local,
                         inbox,
                         observed: None,
-                        token: None,
+                        observer: None,
                         heard: os.now(),
                         pinged: os.now(),
                     },
@@ -523,7 +523,7 @@ impl PeerAgent {
             return;
         }
         link.observed = Some(observed);
-        link.token = Some(token);
+        link.observer = Some(Observer::new(remote, probes, token));
         let observers = [self.observer(true), self.observer(false)];
         if let Some(attempt) = &mut self.attempt {
             attempt.observers(observers);
@@ -552,9 +552,8 @@ impl PeerAgent {
         }
     }
 
-    fn observer(&self, v4: bool) -> Option<(SocketAddr, [u8; 8])> {
-        let link = self.links.iter().find(|it| it.remote.is_ipv4() == v4)?;
-        Some((link.remote, link.token?))
+    fn observer(&self, v4: bool) -> Option<Observer> {
+        self.links.iter().find(|it| it.remote.is_ipv4() == v4)?.observer.clone()
     }
 
     fn own_handshake(&self, os: &Os<'_>) -> Vec<u8> {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::limits::{
     BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, BLOCK_SPREAD, CROSSING_OVER, CROSSING_WITHIN, FIRED_WITHIN,
-    MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN,
-    SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH,
-    VOLLEY_PACE,
+    HURRIES_FROM, MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_AFTER_SMALL_VOLLEY,
+    ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD,
+    STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH, VOLLEY_PACE,
 };
 
 fn random(refusal: Refusal) -> NatProfile {
@@ -267,6 +267,60 @@ fn the_other_side_fires_at_that_word_and_not_never_without_it() {
     }
 }
 
+/// A second round far away, of one that is second in it; nothing of it has been heard yet.
+fn far_second_round(own: NatProfile, peer: NatProfile, bound: Duration) -> Rig {
+    let mut rig = begun(config(true, bound, own, peer));
+    rig.input(round(1, 40_000));
+    rig
+}
+
+#[test]
+fn far_away_who_is_second_to_ports_that_step_does_not_wait_for_the_word() {
+    let stepping = |refusal| symmetric(Allocation::Stepping(1), refusal);
+    for (own, peer, shots) in [
+        (easy(Refusal::Drop), stepping(Refusal::Reset), STEPS_AHEAD),
+        (stepping(Refusal::Drop), easy(Refusal::Reset), STEPS_SPREAD),
+    ] {
+        let mut rig = far_second_round(own, peer, 400 * MS);
+        let began = rig.now;
+        rig.until(began + 50 * MS - MS);
+        assert!(rig.shots().is_empty(), "first the other side");
+        rig.until(began + 50 * MS + volley_takes(shots));
+        assert_eq!(rig.shots().len(), shots.into());
+        // The other side is late, and its NAT has refused all of it.
+        rig.until(began + 250 * MS);
+        for (socket, ..) in rig.shots() {
+            rig.dialled(socket, Dialled::Refused);
+        }
+        rig.until(began + 400 * MS);
+        assert_eq!(rig.shots().len(), shots.into(), "it would be refused again");
+        rig.input(Input::PeerSays { round: 1, word: Word::Fired });
+        rig.until(rig.now + volley_takes(shots));
+        assert_eq!(rig.shots().len(), 2 * usize::from(shots), "the other side's ports are open now");
+        // Another such round would leave too little for the last.
+        rig.input(round(2, 41_000));
+        rig.until(rig.now + 300 * MS);
+        assert_eq!(rig.shots().len(), 2 * usize::from(shots));
+    }
+}
+
+#[test]
+fn who_is_second_waits_for_the_word_nearby_and_where_the_ports_of_both_step() {
+    let stepping = |refusal| symmetric(Allocation::Stepping(1), refusal);
+    let near = HURRIES_FROM - MS;
+    for (own, peer, bound) in [
+        (easy(Refusal::Drop), stepping(Refusal::Reset), near),
+        (stepping(Refusal::Drop), easy(Refusal::Reset), near),
+        (stepping(Refusal::Drop), stepping(Refusal::Reset), 400 * MS),
+    ] {
+        let mut rig = far_second_round(own, peer, bound);
+        rig.until(rig.now + 90 * MS);
+        assert!(rig.shots().is_empty(), "{own:?}");
+        rig.input(Input::PeerSays { round: 1, word: Word::Fired });
+        assert!(!rig.shots().is_empty());
+    }
+}
+
 #[test]
 fn who_is_ready_to_fire_first_has_fired_soon_after() {
     for (own, peer) in
@@ -496,6 +550,15 @@ fn a_small_volley_of_which_every_syn_was_refused_is_followed_by_the_next_round_s
         rig.until(rig.now + 2 * ROUND_TRIP_LEAST + 2 * MS);
         assert!(!wants(&rig), "it may become the connection");
     }
+    // The other network was taken for one that does not refuse: what it does may be known a little later.
+    let (mut ordered, _) = fired(config(true, MS, resetting, easy(Refusal::Drop)), 10 * MS);
+    for (socket, ..) in ordered.shots() {
+        ordered.dialled(socket, Dialled::Refused);
+    }
+    ordered.until(ordered.now + ROUND_AFTER_SMALL_VOLLEY / 2);
+    assert!(!wants(&ordered));
+    ordered.until(ordered.now + ROUND_AFTER_SMALL_VOLLEY);
+    assert!(wants(&ordered));
 }
 
 #[test]

@@ -171,6 +171,19 @@ fn a_fresh_port_is_where_it_was_seen_first_and_nowhere_else() {
 }
 
 #[test]
+fn what_is_seen_twice_before_it_is_asked_for_takes_the_place_of_nothing_else() {
+    let mut met = met([20 * MS; 2]);
+    for n in 1..=ROUNDS {
+        met.see(1, question(n), fresh(n));
+        met.see(1, question(n), fresh(100 + n));
+    }
+    met.see(2, question(9), fresh(9));
+    met.ask(1, 1, question(1));
+    met.ask(2, 1, question(9));
+    assert_eq!(met.began(), [(1, 1, fresh(9)), (2, 1, fresh(1))]);
+}
+
+#[test]
 fn rounds_come_one_after_the_other_and_end() {
     let mut met = met([20 * MS; 2]);
     for round in [0, 2, 3, ROUNDS, u8::MAX] {
