@@ -432,7 +432,8 @@ pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 /// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
 /// were needed (measured); a lane that used them all is dead.
 pub const SYNS_PER_LANE: u32 = 100;
-/// Connection attempts where the broker saw a side whose ports differ for each destination: it may let everybody in.
+/// Connection attempts where the broker saw a side whose ports differ for each destination, or beside a volley: who is there may let
+/// everybody in, and then does so at once.
 pub const SYNS_BESIDE_VOLLEY: u32 = 4;
 /// Connection attempts of one attempt on all its lanes.
 pub const SYNS_PER_ATTEMPT: u32 = 200;

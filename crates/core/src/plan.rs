@@ -15,7 +15,7 @@ mod strategy;
 
 pub use obstacle::Obstacle;
 pub use strategy::{Aim, Order, Rules, Strategy, Volley, strategy};
-pub(crate) use strategy::{may_be_open, may_be_symmetric};
+pub(crate) use strategy::{is_in_the_way, lets_in, may_be_open, may_be_symmetric};
 
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -530,10 +530,11 @@ impl<R: RngCore> Puncher<R> {
         let Some(lane) = self.lanes.get_mut(index) else {
             return;
         };
-        let beside_volley =
-            self.rounds.get(usize::from(lane.round)).is_some_and(|it| it.strategy.volley.is_some());
+        let strategy = self.rounds.get(usize::from(lane.round)).map(|round| round.strategy);
+        let beside_volley = strategy.is_some_and(|it| it.volley.is_some() || it.fresh);
+        let few = beside_volley || self.config.peer.is_symmetric();
         let budget = match lane.report.candidate.kind {
-            _ if beside_volley && is_translated(&lane.report.candidate) => SYNS_BESIDE_VOLLEY,
+            _ if few && is_translated(&lane.report.candidate) => SYNS_BESIDE_VOLLEY,
             Kind::Host => SYNS_PER_HOST_LANE,
             Kind::Reflexive | Kind::Predicted | Kind::Mapped => SYNS_PER_LANE,
         };

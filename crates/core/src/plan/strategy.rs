@@ -173,6 +173,27 @@ fn may_reset(profile: &NatProfile) -> bool {
     }
 }
 
+/// Who lets everybody in is reached where the broker saw it; so is who lets in every port of an address that it has dialled.
+fn is_reached(profile: &NatProfile, round: u8) -> bool {
+    match profile.filtering {
+        Behaviour::EndpointIndependent => true,
+        Behaviour::PortIndependent | Behaviour::AddressDependent => !profile.is_symmetric() && round == 0,
+        Behaviour::Unknown | Behaviour::EndpointDependent | Behaviour::AddressAndPortDependent => false,
+    }
+}
+
+/// Whether it has let in somebody whom it had not sent anything: everybody, or at least every port of an address.
+pub(crate) fn lets_in(profile: &NatProfile) -> bool {
+    matches!(profile.filtering, Behaviour::EndpointIndependent | Behaviour::PortIndependent)
+}
+
+/// Whether an own SYN would keep the other side out that may come in where the broker saw this one: it would get another port outside,
+/// and a NAT drops what has the same two ends inside as a session that it has (conntrack: a clash of tuples). Of another symmetric side
+/// the two have different ends.
+pub(crate) fn is_in_the_way(own: &NatProfile, peer: &NatProfile, round: u8) -> bool {
+    own.is_symmetric() && lets_in(own) && !peer.is_symmetric() && !is_reached(peer, round)
+}
+
 /// What a side with the profile `own` does in this round toward one with the profile `peer`.
 ///
 /// `strangers`: the two met in a lobby, where nobody fires at ports that the broker did not see.
@@ -184,19 +205,15 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         // not known.
         _ => Order::Together,
     };
-    let plain = Strategy { dial: true, volley: None, order, fresh: false, hopeless: false };
-    // Who lets everybody in is reached where the broker saw it; so is who lets in every port of an address that it
-    // has dialled.
-    let reached = |profile: &NatProfile| match profile.filtering {
-        Behaviour::EndpointIndependent => true,
-        Behaviour::PortIndependent | Behaviour::AddressDependent => !profile.is_symmetric() && round == 0,
-        Behaviour::Unknown | Behaviour::EndpointDependent | Behaviour::AddressAndPortDependent => false,
-    };
+    let may_dial = !is_in_the_way(own, peer, round);
+    let plain = Strategy { dial: may_dial, volley: None, order, fresh: false, hopeless: false };
+    let reached = |profile| is_reached(profile, round);
     let (mine, theirs) = (ports(own, round, rules), ports(peer, round, rules));
     if strangers || reached(own) || reached(peer) {
         let chosen = |ports| matches!(ports, Ports::Stepping(_) | Ports::Within(..));
         let symmetric = chosen(mine) && chosen(theirs);
-        return Strategy { hopeless: symmetric && !reached(own) && !reached(peer), ..plain };
+        let hopeless = symmetric && !reached(own) && !reached(peer);
+        return Strategy { hopeless, ..plain };
     }
     let crossing = rules.order && order == Order::Together && (may_reset(own) || may_reset(peer));
     let volley = |aim, shots: u16| {
@@ -205,19 +222,16 @@ pub fn strategy(own: &NatProfile, peer: &NatProfile, round: u8, strangers: bool,
         let rounds = if once.repeats() { u16::from(ROUNDS) } else { 1 };
         Volley { budget: shots.saturating_mul(rounds).saturating_add(refires), ..once }
     };
-    let with = |volley: Volley| Strategy {
-        dial: matches!(theirs, Ports::Stepping(_) | Ports::Within(..)) && may_be_open(peer),
-        volley: Some(volley),
-        ..plain
-    };
+    let with =
+        |volley: Volley| Strategy { dial: may_dial && may_be_open(peer), volley: Some(volley), ..plain };
     // A port that steps is known as long as nobody else takes the next ones: it is looked at just before, and what
     // went there first would be one step in vain.
     let stepping = |volley: Volley| match round {
-        0 => Strategy { dial: false, fresh: true, ..plain },
+        0 => Strategy { dial: may_dial && may_be_open(peer), fresh: true, ..plain },
         _ => {
             let budget = volley.shots.saturating_mul(u16::from(ROUNDS));
             let volley = Volley { budget, steps: true, ..volley };
-            Strategy { dial: round > 1, ..with(volley) }
+            Strategy { dial: may_dial && round > 1, ..with(volley) }
         }
     };
     match (mine, theirs) {

@@ -13,7 +13,9 @@ use crate::limits::{
     CROSSES_FROM, LANES_PER_ATTEMPT, REFUSAL_KNOWN_WITHIN, ROUND_AFTER, ROUND_AFTER_DOUBT,
     ROUND_AFTER_SMALL_VOLLEY, ROUND_AFTER_VOLLEY, ROUNDS, SYMMETRIC_WITHIN, VOLLEY_WITHIN,
 };
-use crate::plan::{self, Aim, Order, Strategy, may_be_open, may_be_symmetric, strategy};
+use crate::plan::{
+    self, Aim, Order, Strategy, is_in_the_way, lets_in, may_be_open, may_be_symmetric, strategy,
+};
 use crate::profile::Refusal;
 
 /// One pair of local ports, the own and the peer's.
@@ -56,7 +58,9 @@ impl<R: RngCore> Puncher<R> {
             let (planned, avoid) = ((round, &strategy, plan), &self.config.avoid);
             // What needs no luck goes first.
             let others = self.lanes.iter().any(needs_no_luck);
-            let begins = if others { now + self.round_trip.mul_f64(1.5) } else { now };
+            let let_in =
+                [&self.config.own, &self.config.peer].into_iter().any(|it| round == 0 && lets_in(it));
+            let begins = if others || let_in { now + self.round_trip.mul_f64(1.5) } else { now };
             let mut volley =
                 Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
             // Two stepping sides meet at one port: later ones don't.
@@ -88,7 +92,9 @@ impl<R: RngCore> Puncher<R> {
                     lane.state = LaneState::Passive;
                 }
             }
-        } else if !self.config.peer.is_symmetric() || may_be_open(&self.config.peer) {
+        } else if !is_in_the_way(&self.config.own, &self.config.peer, round)
+            && (!self.config.peer.is_symmetric() || may_be_open(&self.config.peer))
+        {
             // Where it was seen it may be reached without.
             let passive = |lane: &&mut Lane| lane.round == round && lane.state == LaneState::Passive;
             for lane in self.lanes.iter_mut().filter(passive) {
@@ -122,14 +128,22 @@ impl<R: RngCore> Puncher<R> {
             (aim, strategy.fresh, aim.is_some() || strategy.dial)
         };
         let same = shape(&known) == shape(&last.strategy);
-        let waits = last.volley.as_mut().filter(|volley| volley.has_not_begun());
-        if let (Some(volley), Some(before), Some(wanted)) = (waits, last.strategy.volley, known.volley)
+        let waits = last.volley.as_ref().is_some_and(Volley::has_not_begun);
+        let waiting = last.volley.as_mut().filter(|_| waits);
+        if let (Some(volley), Some(before), Some(wanted)) = (waiting, last.strategy.volley, known.volley)
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
             volley.order_anew(known.order, wanted.crossing);
             last.strategy = known;
         } else if same && last.went.is_none() {
             last.strategy = known;
+        } else if waits && known.volley.is_none() && known.dial {
+            // One SYN is enough.
+            *last = Round { strategy: known, volley: None, ..*last };
+            let passive = |lane: &&mut Lane| lane.round + 1 == round && lane.state == LaneState::Passive;
+            for lane in self.lanes.iter_mut().filter(passive) {
+                lane.state = LaneState::Ready(now);
+            }
         } else if last.volley.is_none() && known.volley.is_some_and(|volley| !volley.steps) {
             // The ports of this round are as good for it as fresh ones, and at hand.
             *last = Round { strategy: known, went: Some(now), volley: None };

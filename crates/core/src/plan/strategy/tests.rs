@@ -134,9 +134,28 @@ fn who_lets_everybody_in_is_dialled_and_never_fired_at() {
                 let (a, b) = (ours(own, &peer, round), ours(&peer, own, round));
                 assert!(a.volley.is_none() && b.volley.is_none(), "{own:?} {peer:?}");
                 assert!(!a.hopeless && !a.fresh);
-                assert!(a.dial && b.dial, "{own:?} {peer:?}");
+                assert!(b.dial, "{own:?} {peer:?}");
+                let doubles = own.is_symmetric() && !peer.is_symmetric() && !is_reached(&peer, round);
+                assert_eq!(a.dial, !doubles, "{own:?} {peer:?}");
             }
         }
+    }
+}
+
+#[test]
+fn who_may_be_let_in_is_dialled_beside_all_that_is_fired() {
+    for filtering in [Behaviour::Unknown, PortIndependent] {
+        let open = nat(EndpointIndependent, Allocation::Preserving, filtering, Refusal::Unknown);
+        for allocation in
+            [Allocation::Random, Allocation::Stepping(1), Allocation::Block { first: 5000, last: 5063 }]
+        {
+            let own = symmetric(allocation, Refusal::Drop);
+            assert!(ours(&own, &open, 0).dial, "{filtering:?} {allocation:?}");
+            let other = NatProfile { filtering, ..own };
+            assert!(ours(&easy(Refusal::Drop), &other, 0).dial, "{filtering:?} {allocation:?}");
+        }
+        let other = NatProfile { filtering: PortIndependent, ..symmetric(Allocation::Random, Refusal::Drop) };
+        assert!(!ours(&other, &easy(Refusal::Drop), 0).dial, "it would be the double of what comes in");
     }
 }
 

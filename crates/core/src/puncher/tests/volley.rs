@@ -700,6 +700,62 @@ fn where_a_symmetric_side_was_seen_a_few_syns_are_enough() {
     }
     let lanes = rig.dials().len() - rig.shots().len();
     assert_eq!(lanes, SYNS_BESIDE_VOLLEY as usize);
+    // So it is where there is no volley, or not yet one.
+    let unmeasured = NatProfile { filtering: Behaviour::Unknown, ..easy(Refusal::Reset) };
+    for (own, peer) in [
+        (random(Refusal::Drop), random(Refusal::Drop)),
+        (symmetric(Allocation::Stepping(1), Refusal::Drop), unmeasured),
+    ] {
+        let mut rig = between(own, peer);
+        while let Some(lane) = rig.dials().into_iter().find(|socket| !rig.closed().contains(socket)) {
+            rig.dialled(lane, Dialled::Refused);
+            rig.until(rig.now + 60 * MS);
+        }
+        assert_eq!(rig.dials().len(), SYNS_BESIDE_VOLLEY as usize);
+    }
+}
+
+#[test]
+fn a_volley_that_has_not_begun_gives_way_to_one_syn_where_somebody_turns_out_to_let_in() {
+    let unmeasured = NatProfile { filtering: Behaviour::Unknown, ..easy(Refusal::Unknown) };
+    let open = NatProfile { filtering: Behaviour::PortIndependent, ..unmeasured };
+    let own = random(Refusal::Drop);
+    let mut waits = between(own, unmeasured);
+    assert_eq!((waits.dials().len(), waits.shots().len()), (1, 0), "who is there may let everybody in");
+    waits.input(Input::Profiles { own, peer: open });
+    waits.input(Input::PeerSays { round: 0, word: Word::Ready });
+    waits.until(waits.now + CROSSING_WITHIN + 200 * MS);
+    assert!(waits.shots().is_empty());
+    let mut begun = between(own, unmeasured);
+    begun.input(Input::PeerSays { round: 0, word: Word::Ready });
+    begun.until(begun.start + 25 * MS);
+    let shots = begun.shots().len();
+    begun.input(Input::Profiles { own, peer: open });
+    begun.until(begun.now + 100 * MS);
+    assert!(begun.shots().len() > shots, "what has begun goes on");
+    // The one that lets in hears it of itself.
+    let mut passive = between(unmeasured, own);
+    assert!(passive.dials().is_empty());
+    passive.input(Input::Profiles { own: open, peer: own });
+    passive.until(passive.now + 10 * MS);
+    assert_eq!((passive.dials().len(), passive.shots().len()), (1, 0));
+}
+
+#[test]
+fn many_ports_wait_for_one_syn_where_somebody_lets_in() {
+    let lets_in = |profile| NatProfile { filtering: Behaviour::PortIndependent, ..profile };
+    let (easy, random) = (easy(Refusal::Drop), random(Refusal::Drop));
+    for (own, peer, dials) in [(easy, lets_in(random), 1), (lets_in(random), easy, 0)] {
+        let mut rig = between(own, peer);
+        rig.until(rig.start + 75 * MS - MS / 10);
+        assert_eq!((rig.dials().len(), rig.shots().len()), (dials, 0));
+        rig.until(rig.start + 75 * MS);
+        assert_eq!(rig.shots().len(), VOLLEY_BATCH, "it let in the broker's address alone");
+        // Too few descriptors for many ports change nothing of who dials.
+        let mut poor = begun(Config { sockets: 10, ..config(true, 50 * MS, own, peer) });
+        poor.until(poor.start + 300 * MS);
+        assert_eq!((poor.dials().len(), poor.shots().len()), (dials, 0));
+    }
 }
 
 #[test]

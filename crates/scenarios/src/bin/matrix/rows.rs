@@ -249,7 +249,12 @@ fn failures(plan: &Plan, done: &[Done]) {
             for late in &all.late_pairs {
                 let slowest = here.clone().filter(|it| it.pair == *late).max_by_key(|it| it.took);
                 if let (Some(pair), Some(one)) = (row.pairs.get(*late), slowest) {
-                    println!("    late: {}, up to {:?} seed {}", pair.name(), one.took.unwrap_or_default(), one.seed);
+                    println!(
+                        "    late: {}, up to {:?} seed {}",
+                        pair.name(),
+                        one.took.unwrap_or_default(),
+                        one.seed
+                    );
                 }
             }
             for one in here.filter(|it| all.failures.contains(&it.seed)) {
