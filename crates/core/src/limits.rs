@@ -529,7 +529,7 @@ pub const CROSSING_WITHIN: Duration = Duration::from_millis(600);
 /// From this bound of the round trip on, who is second by an order does not wait for the word where ports step: what it fires an eighth of
 /// the bound after the round began is under way for long enough. It saves three eighths of the bound, of 1.6 s in all at 200 ms to the
 /// broker and between the two (simulated).
-pub const HURRIES_FROM: Duration = Duration::from_millis(100);
+pub const HURRIES_FROM: Duration = Duration::from_millis(200);
 /// Who fires first says that all is out so much before it is, where the word takes longer: a busy machine may take so long from the one
 /// to the other.
 pub const FIRED_SAID_BEFORE: Duration = Duration::from_millis(5);

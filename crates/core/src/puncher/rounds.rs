@@ -130,6 +130,7 @@ impl<R: RngCore> Puncher<R> {
         let same = shape(&known) == shape(&last.strategy);
         let waits = last.volley.as_ref().is_some_and(Volley::has_not_begun);
         let waiting = last.volley.as_mut().filter(|_| waits);
+        let kept_quiet = last.strategy.volley.is_none() && !last.strategy.dial;
         if let (Some(volley), Some(before), Some(wanted)) = (waiting, last.strategy.volley, known.volley)
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
@@ -137,8 +138,8 @@ impl<R: RngCore> Puncher<R> {
             last.strategy = known;
         } else if same && last.went.is_none() {
             last.strategy = known;
-        } else if waits && known.volley.is_none() && known.dial {
-            // One SYN is enough.
+        } else if known.dial && known.volley.is_none() && !known.fresh && (waits || kept_quiet) {
+            // One SYN is enough, and it has no need of fresh ports.
             *last = Round { strategy: known, volley: None, ..*last };
             let passive = |lane: &&mut Lane| lane.round + 1 == round && lane.state == LaneState::Passive;
             for lane in self.lanes.iter_mut().filter(passive) {

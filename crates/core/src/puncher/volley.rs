@@ -330,6 +330,9 @@ impl Volley {
         let due = |(at, _): &mut (Instant, SocketAddr)| again_from.max(*at) <= now;
         let due: Vec<SocketAddr> = self.later.extract_if(.., due).map(|(_, remote)| remote).collect();
         if !due.is_empty() {
+            if self.hurries_now() {
+                self.closes = Some(now + self.held);
+            }
             return Step::Fire { remotes: due, again: true };
         }
         let next = self.later.iter().map(|(at, _)| again_from.max(*at)).min();

@@ -267,6 +267,24 @@ fn the_other_side_fires_at_that_word_and_not_never_without_it() {
     }
 }
 
+#[test]
+fn who_has_kept_quiet_dials_when_the_other_turns_out_to_let_in() {
+    let own = NatProfile { filtering: Behaviour::PortIndependent, ..random(Refusal::Drop) };
+    let unmeasured = NatProfile {
+        mapping: Behaviour::Unknown,
+        allocation: Allocation::Unknown,
+        filtering: Behaviour::Unknown,
+        ..easy(Refusal::Unknown)
+    };
+    let mut rig = between(own, unmeasured);
+    assert!(rig.dials().is_empty() && rig.told().is_empty(), "its SYN would be the double of what comes in");
+    let peer = NatProfile { filtering: Behaviour::PortIndependent, ..easy(Refusal::Unknown) };
+    rig.input(Input::Profiles { own, peer });
+    rig.until(rig.now + 10 * MS);
+    assert_eq!((rig.dials().len(), rig.shots().len()), (1, 0));
+    assert!(!rig.outputs.iter().any(|output| matches!(output, Output::Open { .. })), "from the same port");
+}
+
 /// A second round far away, of one that is second in it; nothing of it has been heard yet.
 fn far_second_round(own: NatProfile, peer: NatProfile, bound: Duration) -> Rig {
     let mut rig = begun(config(true, bound, own, peer));
@@ -297,6 +315,10 @@ fn far_away_who_is_second_to_ports_that_step_does_not_wait_for_the_word() {
         rig.input(Input::PeerSays { round: 1, word: Word::Fired });
         rig.until(rig.now + volley_takes(shots));
         assert_eq!(rig.shots().len(), 2 * usize::from(shots), "the other side's ports are open now");
+        rig.until(began + 400 * MS + MISS_HELD - MS);
+        assert!(rig.released().is_empty(), "held as long as all");
+        rig.until(began + 400 * MS + MISS_HELD + 1000 * MS);
+        assert!(!rig.released().is_empty());
         // Another such round would leave too little for the last.
         rig.input(round(2, 41_000));
         rig.until(rig.now + 300 * MS);
@@ -314,7 +336,7 @@ fn who_is_second_waits_for_the_word_nearby_and_where_the_ports_of_both_step() {
         (stepping(Refusal::Drop), stepping(Refusal::Reset), 400 * MS),
     ] {
         let mut rig = far_second_round(own, peer, bound);
-        rig.until(rig.now + 90 * MS);
+        rig.until(rig.now + 150 * MS);
         assert!(rig.shots().is_empty(), "{own:?}");
         rig.input(Input::PeerSays { round: 1, word: Word::Fired });
         assert!(!rig.shots().is_empty());
