@@ -331,7 +331,7 @@ impl<R: RngCore> Puncher<R> {
             round_trip: config.round_trip_bound.clamp(ROUND_TRIP_LEAST, ROUND_TRIP_MOST),
             config,
             lanes: Vec::new(),
-            rounds: vec![Round { strategy: first, went: None, volley: None }],
+            rounds: vec![Round::new(first)],
             opened: 0,
             peer_says: None,
             spoiled: false,

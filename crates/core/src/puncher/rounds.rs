@@ -17,12 +17,21 @@ use crate::plan::{
     self, Aim, Order, Strategy, is_in_the_way, lets_in, may_be_open, may_be_symmetric, strategy,
 };
 use crate::profile::Refusal;
+use crate::wire::Word;
 
 /// One pair of local ports, the own and the peer's.
 pub(super) struct Round {
     pub(super) strategy: Strategy,
     pub(super) went: Option<Instant>,
     pub(super) volley: Option<Volley>,
+    /// What the other side was told of a volley of this round that was dropped before it began.
+    pub(super) told: Option<Word>,
+}
+
+impl Round {
+    pub(super) fn new(strategy: Strategy) -> Self {
+        Round { strategy, went: None, volley: None, told: None }
+    }
 }
 
 impl<R: RngCore> Puncher<R> {
@@ -63,6 +72,7 @@ impl<R: RngCore> Puncher<R> {
             let begins = if others || let_in { now + self.round_trip.mul_f64(1.5) } else { now };
             let mut volley =
                 Volley::new(begins, planned, peer.address, most, round_trip, avoid, &mut self.rng);
+            volley.has_told(started.told);
             // Two stepping sides meet at one port: later ones don't.
             if plan.steps && !matches!(plan.aim, Aim::SpreadTo(_)) {
                 volley.may_hurry(self.volley_syns);
@@ -140,14 +150,15 @@ impl<R: RngCore> Puncher<R> {
             last.strategy = known;
         } else if known.dial && known.volley.is_none() && !known.fresh && (waits || kept_quiet) {
             // One SYN is enough, and it has no need of fresh ports.
-            *last = Round { strategy: known, volley: None, ..*last };
+            let told = last.volley.as_ref().map_or(last.told, Volley::told);
+            *last = Round { strategy: known, volley: None, told, ..*last };
             let passive = |lane: &&mut Lane| lane.round + 1 == round && lane.state == LaneState::Passive;
             for lane in self.lanes.iter_mut().filter(passive) {
                 lane.state = LaneState::Ready(now);
             }
         } else if last.volley.is_none() && known.volley.is_some_and(|volley| !volley.steps) {
             // The ports of this round are as good for it as fresh ones, and at hand.
-            *last = Round { strategy: known, went: Some(now), volley: None };
+            *last = Round { strategy: known, went: Some(now), volley: None, ..*last };
             self.start(now, round.saturating_sub(1));
         } else if !same && !known.hopeless && self.opened < round {
             self.open_round(round);
@@ -182,7 +193,7 @@ impl<R: RngCore> Puncher<R> {
                 self.lanes.push(Lane { report, round, state, first_fire: None, last_fire: now });
             }
         }
-        self.rounds.push(Round { strategy, went: None, volley: None });
+        self.rounds.push(Round::new(strategy));
         self.quiet_since = None;
         self.start(now, round);
     }

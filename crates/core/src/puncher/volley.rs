@@ -202,6 +202,16 @@ impl Volley {
         self.report.syns == 0 && !self.waiting.is_empty()
     }
 
+    /// What the other side was told.
+    pub(super) fn told(&self) -> Option<Word> {
+        self.told
+    }
+
+    /// It was told so of another volley of the same round, and hears each word once.
+    pub(super) fn has_told(&mut self, told: Option<Word>) {
+        self.told = told;
+    }
+
     /// Who refuses is known better than when it was made.
     pub(super) fn order_anew(&mut self, order: Order, crossing: bool) {
         (self.order, self.crossing) = (order, crossing);

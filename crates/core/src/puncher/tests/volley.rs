@@ -748,6 +748,9 @@ fn a_volley_that_has_not_begun_gives_way_to_one_syn_where_somebody_turns_out_to_
     waits.input(Input::PeerSays { round: 0, word: Word::Ready });
     waits.until(waits.now + CROSSING_WITHIN + 200 * MS);
     assert!(waits.shots().is_empty());
+    waits.input(Input::Profiles { own, peer: easy(Refusal::Drop) });
+    waits.until(waits.now + 100 * MS);
+    assert_eq!((waits.shots().is_empty(), waits.told()), (false, BOTH_WORDS.to_vec()), "each word once");
     let mut begun = between(own, unmeasured);
     begun.input(Input::PeerSays { round: 0, word: Word::Ready });
     begun.until(begun.start + 25 * MS);
