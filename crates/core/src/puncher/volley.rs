@@ -417,8 +417,8 @@ impl Volley {
         self.report.refused + self.report.unreachable > 0
     }
 
-    /// Since when every SYN that had to cross is refused, so that nothing is to come of it. Where there was an order it was a wrong one, and the right
-    /// one may be known only after a while.
+    /// Since when every SYN that had to cross is refused, so that nothing is to come of it. Where there was an order it was a wrong one,
+    /// and the right one may be known only after a while.
     pub(super) fn refused_whole(&self) -> Option<Instant> {
         let under_way = !(self.waiting.is_empty() && self.later.is_empty() && self.shots.is_empty());
         self.refused.filter(|_| self.crossing && !under_way && self.report.refused == self.report.syns)
