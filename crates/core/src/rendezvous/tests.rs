@@ -1,5 +1,15 @@
+use super::introductions::By;
 use super::*;
-use crate::limits::{Allowance, FAIR_SHARE, LOBBY_MEMBERS_MOST};
+use crate::code::Verb;
+use crate::limits::{
+    Allowance, BROKER_CODES, CLAIM_LIFE, CLAIMS_PER_CODE, CODE_LIFE, CODES_PER_SESSION,
+    EARLY_OBSERVATION_LIFE, EARLY_OBSERVATIONS, FAIR_SHARE, GO_DELAY_MOST, INTRODUCTION_LIFE,
+    INTRODUCTIONS_PER_SESSION, KNOCK_WITHIN, KNOCKS_PER_SESSION, LINK_DEAD_AFTER, LOBBY_MEMBERS_MOST,
+    MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED, MAX_RELAYED_BYTES, MISSES_COUNTED, NUMBER_FIRST, NUMBER_LAST,
+    OBSERVATIONS_PER_SESSION, PROFILES_PER_SESSION, ROUNDS,
+};
+use crate::secure::SHARE;
+use crate::wire::{About, Introduction, Met, Refusal, Signal};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;

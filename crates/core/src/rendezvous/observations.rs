@@ -1,0 +1,111 @@
+//! Observations from a peer's ports, and knocks back at them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use rand::{CryptoRng, RngCore};
+
+use super::{KnockId, Output, Rendezvous, Timer, TimerKey};
+use crate::identity::PublicKey;
+use crate::limits::{
+    BROKER_KNOCKS, EARLY_OBSERVATION_LIFE, EARLY_OBSERVATIONS, KNOCK_WITHIN, KNOCKS_PER_SESSION,
+    OBSERVATIONS_PER_SESSION,
+};
+use crate::wire::{FromBroker, KnockAnswer, ObservationToken};
+
+/// An observation that came before the link whose token it carries: the first frame of a link may be lost and sent again.
+pub(super) struct Early {
+    expires: TimerKey,
+    token: ObservationToken,
+    from: SocketAddr,
+    knock_from: Option<IpAddr>,
+}
+
+pub(super) struct Knock {
+    peer: PublicKey,
+    question: [u8; 8],
+    elsewhere: bool,
+    expires: TimerKey,
+}
+
+impl<R: RngCore + CryptoRng> Rendezvous<R> {
+    pub(super) fn observation(
+        &mut self,
+        now: Instant,
+        token: ObservationToken,
+        from: SocketAddr,
+        knock_from: Option<IpAddr>,
+    ) {
+        let [a, b, c, d, e, f, g, h, question @ ..] = token;
+        let Some(peer) = self.tokens.get(&[a, b, c, d, e, f, g, h]).copied() else {
+            if self.early.len() >= EARLY_OBSERVATIONS {
+                self.forget_oldest_early();
+            }
+            let expires = self.at(now + EARLY_OBSERVATION_LIFE, Timer::EarlyExpires);
+            self.early.push(Early { expires, token, from, knock_from });
+            return;
+        };
+        let allowed = self
+            .sessions
+            .get_mut(&peer)
+            .is_some_and(|session| session.observations.take(now, OBSERVATIONS_PER_SESSION, 1));
+        if allowed {
+            self.send_to(peer, FromBroker::Observed { question, from });
+            self.seen_for_round(now, peer, question, from);
+            if let Some(dialled) = knock_from {
+                self.knock(now, peer, question, from, dialled);
+            }
+        }
+    }
+
+    pub(super) fn forget_oldest_early(&mut self) {
+        if !self.early.is_empty() {
+            self.timers.remove(&self.early.remove(0).expires);
+        }
+    }
+
+    /// What came before this link did, and carries its token.
+    pub(super) fn take_early(&mut self, now: Instant, token: [u8; 8]) {
+        let ours: Vec<Early> = self.early.extract_if(.., |early| early.token.starts_with(&token)).collect();
+        for Early { expires, token, from, knock_from } in ours {
+            self.timers.remove(&expires);
+            self.observation(now, token, from, knock_from);
+        }
+    }
+
+    /// Knocks where an observation came from, and nowhere else: nobody can name another's address. From elsewhere first,
+    /// as far as two connects can be in an order: that tells more.
+    fn knock(&mut self, now: Instant, peer: PublicKey, question: [u8; 8], to: SocketAddr, dialled: IpAddr) {
+        let alike = |ip: &IpAddr| ip.is_ipv4() == to.is_ipv4() && *ip != dialled;
+        let second = self.config.probes.iter().filter_map(|probe| probe.ip).find(alike);
+        let sources: Vec<(bool, IpAddr)> =
+            second.map(|ip| (true, ip)).into_iter().chain([(false, dialled)]).collect();
+        let amount = if second.is_some() { 2 } else { 1 };
+        let room = self.knocks.len() + sources.len() <= self.config.knocks.min(BROKER_KNOCKS);
+        let allowed = room
+            && self
+                .sessions
+                .get_mut(&peer)
+                .is_some_and(|session| session.knocks.take(now, KNOCKS_PER_SESSION, 1))
+            && self.rates.knocks.allow(now, to.ip(), amount);
+        if !allowed {
+            return;
+        }
+        for (elsewhere, from) in sources {
+            self.last_knock += 1;
+            let knock = KnockId(self.last_knock);
+            // Who carries it out answers before; this is for whoever does not.
+            let expires = self.at(now + 2 * KNOCK_WITHIN, Timer::KnockExpires { knock });
+            self.knocks.insert(knock, Knock { peer, question, elsewhere, expires });
+            self.outputs.push_back(Output::Knock { knock, from, to });
+        }
+    }
+
+    pub(super) fn knocked(&mut self, knock: KnockId, answer: Option<KnockAnswer>) {
+        let Some(Knock { peer, question, elsewhere, expires }) = self.knocks.remove(&knock) else { return };
+        self.timers.remove(&expires);
+        if let Some(answer) = answer {
+            self.send_to(peer, FromBroker::Knocked { question, elsewhere, answer });
+        }
+    }
+}
