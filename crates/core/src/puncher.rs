@@ -14,8 +14,8 @@ use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
     NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
-    REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STAGGER, STUCK_AFTER, SYNS_BESIDE_VOLLEY,
-    SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
+    REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STAGGER, STUCK_AFTER, SYNS_BEFORE_SEEN,
+    SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
 use crate::plan::{Rules, Strategy, strategy};
 use crate::profile::NatProfile;
@@ -56,6 +56,8 @@ pub struct Config {
     pub own: NatProfile,
     /// What is known of the peer's.
     pub peer: NatProfile,
+    /// The broker sees this side over IPv6, and has told the peer where.
+    pub seen_over_v6: bool,
     /// They met in a lobby: nobody there fires at ports that the broker did not see.
     pub strangers: bool,
     /// How many sockets there may be beyond those of lanes.
@@ -99,6 +101,8 @@ pub enum Input {
         /// The peer's.
         peer: NatProfile,
     },
+    /// The broker sees this side over IPv6 from now on.
+    SeenOverV6,
     /// The peer begins a further round.
     RoundWanted {
         /// Which.
@@ -384,6 +388,7 @@ impl<R: RngCore> Puncher<R> {
                 (self.config.own, self.config.peer) = (own, peer);
                 self.plan_again(now);
             }
+            Input::SeenOverV6 => self.seen_over_v6(now),
             Input::RoundWanted { round } => {
                 if round == self.opened + 1 {
                     self.open_round(round);
@@ -509,6 +514,17 @@ impl<R: RngCore> Puncher<R> {
         }
     }
 
+    /// The peer fires over IPv6 only now.
+    fn seen_over_v6(&mut self, now: Instant) {
+        self.config.seen_over_v6 = true;
+        let waits =
+            |lane: &&mut Lane| lane.report.candidate.address.is_ipv6() && lane.state == LaneState::Passive;
+        for lane in self.lanes.iter_mut().filter(waits) {
+            lane.first_fire = None;
+            lane.state = LaneState::Ready(now);
+        }
+    }
+
     /// When the listener alone is no longer worth waiting for: all lanes are dead, nothing is open.
     fn listen_until(&mut self, now: Instant) -> Option<Instant> {
         let mut volleys = self.rounds.iter().filter_map(|round| round.volley.as_ref());
@@ -533,13 +549,16 @@ impl<R: RngCore> Puncher<R> {
         let strategy = self.rounds.get(usize::from(lane.round)).map(|round| round.strategy);
         let beside_volley = strategy.is_some_and(|it| it.volley.is_some() || it.fresh);
         let few = beside_volley || self.config.peer.is_symmetric();
-        let budget = match lane.report.candidate.kind {
+        let Candidate { address, kind } = lane.report.candidate;
+        let unseen = address.is_ipv6() && kind == Kind::Reflexive && !self.config.seen_over_v6;
+        let budget = match kind {
+            _ if unseen => SYNS_BEFORE_SEEN,
             _ if few && is_translated(&lane.report.candidate) => SYNS_BESIDE_VOLLEY,
             Kind::Host => SYNS_PER_HOST_LANE,
             Kind::Reflexive | Kind::Predicted | Kind::Mapped => SYNS_PER_LANE,
         };
         if spent || lane.report.syns >= budget {
-            lane.state = LaneState::Dead;
+            lane.state = if unseen && !spent { LaneState::Passive } else { LaneState::Dead };
             return;
         }
         lane.report.syns += 1;
@@ -775,7 +794,7 @@ impl<R: RngCore> Puncher<R> {
 /// Whether it is a lane that may connect whatever ports NATs choose.
 fn needs_no_luck(lane: &Lane) -> bool {
     let Candidate { address, kind } = lane.report.candidate;
-    (address.is_ipv6() || kind == Kind::Mapped) && lane.state != LaneState::Dead
+    (address.is_ipv6() || kind == Kind::Mapped) && !matches!(lane.state, LaneState::Dead | LaneState::Passive)
 }
 
 /// Whether it is an address before a NAT, the peer's.

@@ -197,6 +197,7 @@ impl Attempt {
             deadline: reach.introduced + reach.timeout,
             own: reach.introduction.own_profile,
             peer: reach.introduction.profile,
+            seen_over_v6: reach.here.observed.iter().any(|seen| !seen.ip().to_canonical().is_ipv4()),
             strangers: reach.strangers,
             sockets: port::spare_descriptors(),
             avoid: [&reach.here.observed[..], &reach.here.brokers].concat(),
@@ -308,6 +309,13 @@ impl Attempt {
         self.puncher.handle(Instant::now(), Input::Profiles { own, peer: self.peer_profile });
     }
 
+    fn links_changed(&mut self) {
+        let [_, six] = &*self.reach.observers.borrow_and_update();
+        if six.is_some() {
+            self.puncher.handle(Instant::now(), Input::SeenOverV6);
+        }
+    }
+
     /// Listens on a fresh port, and has the broker observe it.
     fn open(&mut self, round: u8, v6: bool) {
         let [four, six] = self.reach.observers.borrow().clone();
@@ -365,6 +373,7 @@ impl Attempt {
                 }
             }
             Ok(()) = self.reach.profile.changed() => self.profiles(),
+            Ok(()) = self.reach.observers.changed() => self.links_changed(),
             () = self.reach.portmap.changed() => self.tell_mapped(),
             () = self.alarm.at(wait) => {}
         }

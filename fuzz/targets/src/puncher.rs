@@ -99,6 +99,7 @@ impl Attempt {
             deadline,
             own: profile(input),
             peer: profile(input),
+            seen_over_v6: !strangers,
             strangers,
             sockets: input.pick(&[2000, 700, 20, 0]),
             avoid: vec![avoided()],
@@ -227,6 +228,7 @@ impl Attempt {
             _ => {
                 let (own, peer) = (profile(input), profile(input));
                 self.handle(Input::Profiles { own, peer });
+                self.handle(Input::SeenOverV6);
             }
         }
     }

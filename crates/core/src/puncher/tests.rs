@@ -37,6 +37,7 @@ fn config(controlling: bool, round_trip: Duration, own: NatProfile, peer: NatPro
         deadline: now + Duration::from_secs(15),
         own,
         peer,
+        seen_over_v6: true,
         strangers: false,
         sockets: 2000,
         avoid: Vec::new(),
@@ -284,6 +285,30 @@ fn a_refused_lane_fires_again_at_the_pace_of_its_refusals() {
     assert!(sent.len() > 20);
     let gaps: Vec<_> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.iter().any(|gap| *gap != gaps[0]), "two peers must not run in step");
+}
+
+#[test]
+fn over_ipv6_few_are_fired_before_the_peer_can_know_where_to_fire() {
+    let over_v6 = |seen| {
+        let profile = NatProfile::default();
+        let mut rig = Rig::of(Config { seen_over_v6: seen, ..config(true, MS, profile, profile) });
+        let candidate = Candidate { address: "[2001:db8::1]:40000".parse().unwrap(), kind: Kind::Reflexive };
+        rig.input(Input::Candidate(candidate));
+        rig.input(Input::Go);
+        rig
+    };
+    let mut rig = over_v6(false);
+    let sent = rig.refuse_all(MS, Dialled::Refused, rig.start + 3_000 * MS);
+    assert_eq!(sent.len(), SYNS_BEFORE_SEEN as usize);
+    rig.input(Input::SeenOverV6);
+    assert_eq!(rig.dials().len(), 1 + SYNS_BEFORE_SEEN as usize, "at once, for now the peer fires too");
+    let seen = rig.now;
+    let sent = rig.refuse_all(MS, Dialled::Refused, rig.start + 15_000 * MS);
+    assert_eq!(rig.dials().len(), SYNS_PER_LANE as usize, "and no more of them in all");
+    assert!(*sent.last().unwrap() - seen < REFIRE_FAST_FOR, "as fast as at the beginning");
+    let mut rig = over_v6(true);
+    let sent = rig.refuse_all(MS, Dialled::Refused, rig.start + 15_000 * MS);
+    assert_eq!(sent.len(), SYNS_PER_LANE as usize);
 }
 
 #[test]

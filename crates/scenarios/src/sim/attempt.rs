@@ -147,6 +147,7 @@ impl Attempt {
             deadline: introduced + reach.timeout,
             own: reach.introduction.own_profile,
             peer: reach.introduction.profile,
+            seen_over_v6: reach.here.observed.iter().any(SocketAddr::is_ipv6),
             strangers: false,
             sockets: SOCKETS,
             avoid: [&reach.here.observed[..], &reach.here.brokers].concat(),
@@ -274,8 +275,13 @@ impl Attempt {
     }
 
     /// A link came up.
-    pub(super) fn observers(&mut self, observers: Observers) {
+    pub(super) fn observers(&mut self, os: &Os<'_>, observers: Observers) {
+        let [_, six] = &observers;
+        let over_v6 = six.is_some();
         self.reach.observers = observers;
+        if over_v6 {
+            self.input(os, Input::SeenOverV6);
+        }
     }
 
     pub(super) fn round_wanted(&mut self, os: &Os<'_>, round: u8) {

@@ -526,7 +526,7 @@ impl PeerAgent {
         link.observer = Some(Observer::new(remote, probes, token));
         let observers = [self.observer(true), self.observer(false)];
         if let Some(attempt) = &mut self.attempt {
-            attempt.observers(observers);
+            attempt.observers(os, observers);
         }
         let door = Sample { local, destination: remote, observed };
         if remote.is_ipv4() {
