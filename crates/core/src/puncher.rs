@@ -13,7 +13,7 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SLOW,
+    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SHARE, REFIRE_SLOW,
     REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STAGGER, STUCK_AFTER, SYNS_BEFORE_SEEN,
     SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
@@ -596,7 +596,8 @@ impl<R: RngCore> Puncher<R> {
             self.outputs.push_back(Output::Close { socket });
             return;
         };
-        let fast = lane.first_fire.is_some_and(|first| now.duration_since(first) < REFIRE_FAST_FOR);
+        let fires_for = lane.first_fire.map_or(Duration::ZERO, |first| now.duration_since(first));
+        let fast = fires_for < REFIRE_FAST_FOR;
         let refusal_took = now.duration_since(lane.last_fire);
         match outcome {
             Dialled::Connected => {
@@ -618,7 +619,7 @@ impl<R: RngCore> Puncher<R> {
                 let at_once = refusal_took < REFIRE_LEAST && lane.report.refused <= REFUSED_AT_ONCE;
                 let pause = match (at_once, fast) {
                     (true, _) => Duration::ZERO,
-                    (false, true) => refusal_took.max(REFIRE_LEAST),
+                    (false, true) => refusal_took.max(REFIRE_LEAST).max(fires_for.mul_f64(REFIRE_SHARE)),
                     (false, false) => REFIRE_SLOW,
                 };
                 lane.state = LaneState::Ready((lane.last_fire + pause.mul_f64(jitter)).max(now));
