@@ -552,11 +552,11 @@ pub const VOLLEY_WITHIN: Duration = Duration::from_millis(7500);
 /// answer to the early SYN and the late SYN meet at one instant otherwise, and their repetitions too (simulated: 2 of 9 medians of
 /// pairs with an ICMP refusal are a second late without).
 pub const STAGGER: f64 = 1.0 / 32.0;
-/// For this long after its first fire a refused lane fires again at the pace of its refusals.
+/// For this long after its first fire a refused lane fires again at the pace of its refusals, but for [`REFIRE_SHARE`].
 pub const REFIRE_FAST_FOR: Duration = Duration::from_millis(600);
-/// Of the time for which a refused lane has fired so much passes before it fires again. At a round trip of 1 ms the SYNs of a lane last 270 ms
-/// so; without, they were used up within the 100 ms that the other side may hear Go later (measured: 11 of 1,500 kernel runs of a side that
-/// resets with one that answers by ICMP ended without a path).
+/// Of the time for which a refused lane has fired so much passes before it fires again. Where refusals take
+/// 0.2 ms the SYNs of a lane last about 190 ms so, and 90 without: the other side may hear Go 100 ms later (measured: 11 of 1,500 kernel
+/// runs of a side that resets with one that answers by ICMP ended without a path).
 pub const REFIRE_SHARE: f64 = 1.0 / 32.0;
 /// Thereafter a refused lane fires again this often, with jitter.
 pub const REFIRE_SLOW: Duration = Duration::from_millis(100);

@@ -128,7 +128,8 @@ pub enum Output {
         /// Which.
         link: LinkId,
     },
-    /// Connect, from any port but those that are listened on; give up after [`KNOCK_WITHIN`](crate::limits::KNOCK_WITHIN), and close what comes of it.
+    /// Connect, from any port but those that are listened on; give up after [`KNOCK_WITHIN`](crate::limits::KNOCK_WITHIN), and
+    /// close what comes of it.
     Knock {
         /// Its name, for [`Input::Knocked`].
         knock: KnockId,

@@ -321,6 +321,8 @@ fn refusals_from_nearby_are_spaced_and_bounded() {
     assert!(at_once.windows(2).all(|pair| pair[1] - pair[0] == MS / 5), "few are fired at once");
     assert!(spaced.windows(2).all(|pair| pair[1] - pair[0] >= REFIRE_LEAST / 2));
     assert_eq!(sent.len(), SYNS_PER_LANE as usize);
+    let lasted = *sent.last().unwrap() - rig.start;
+    assert!(lasted > 150 * MS, "the other side may hear Go 100 ms later, and needs some of them: {lasted:?}");
     let finished = rig.finished().unwrap();
     assert_eq!(finished.lanes[0].refused, SYNS_PER_LANE);
     assert!(rig.now < rig.start + 10_000 * MS, "nobody waits for lanes that are dead");
