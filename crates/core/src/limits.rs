@@ -439,8 +439,10 @@ pub const SYNS_BESIDE_VOLLEY: u32 = 4;
 /// only who lets everybody in. With more of them a lane had none left when a lost segment delayed the link by a second (3 of 18,000
 /// simulated runs at 2 % loss).
 pub const SYNS_BEFORE_SEEN: u32 = 4;
-/// Connection attempts of one attempt on all its lanes.
-pub const SYNS_PER_ATTEMPT: u32 = 200;
+/// Connection attempts of one attempt on all its lanes. Where the other side hears each word 100 ms late, a side that is refused within
+/// 1 ms uses about 50 on each of the [`ROUNDS`] before the other begins, and needs some beyond (measured: with 200, 2 of 2,000 kernel
+/// runs of a side that resets with one that answers by ICMP had none left for the last).
+pub const SYNS_PER_ATTEMPT: u32 = 300;
 /// SYNs to one IPv4 address or IPv6 /64 within [`INTRODUCTION_WINDOW`], of all attempts together: a full
 /// lobby behind one resetting NAT needs 15 times 30 (measured). A broker that introduces strangers
 /// without end must not make a peer into a flood against whom it names.

@@ -169,12 +169,14 @@ pub enum Output {
         /// One of many to or from different ports.
         many: bool,
     },
-    /// Listen on a fresh port for a further round, and have the broker observe it.
+    /// Take a fresh port for a further round, and have the broker observe it.
     Open {
         /// Which round.
         round: u8,
         /// Over IPv6: nothing is left to hope for over IPv4.
         v6: bool,
+        /// Whether to listen there. Otherwise the kernel resets a SYN that comes in while none of its own is under way.
+        listen: bool,
     },
     /// Close it unless the peer's SYN has come in on it: then it may connect yet. Its end is told in any case.
     Release {
@@ -313,7 +315,8 @@ pub struct Puncher<R> {
     opened: u8,
     /// The peer's last word, and the round that it is of, which may have begun there before it does here.
     peer_says: Option<(u8, Word)>,
-    /// What came of a lane is no good: a further round begins at once.
+    /// After an answer by ICMP the peer's SYN met the listener before the next own SYN left: the own NAT knows another sequence
+    /// number, and what comes in is of no use. So a further round begins at once, and nothing listens in it.
     spoiled: bool,
     open: Vec<Open>,
     went: bool,
@@ -642,8 +645,6 @@ impl<R: RngCore> Puncher<R> {
                 lane.report.syns -= 1;
                 self.lane_syns -= 1;
                 lane.state = LaneState::AwaitingAccept(await_accept);
-                // While the answer by ICMP was on its way to this program, the peer's SYN met the listener: the own NAT knows
-                // another sequence number, and what comes in is of no use.
                 self.spoiled |= rules.icmp_at_once && lane.report.unreachable > 0;
             }
             Dialled::NoRoute => {
@@ -670,6 +671,9 @@ impl<R: RngCore> Puncher<R> {
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.report.candidate.address == remote) {
             many = None;
             cautious = lane.report.refused + lane.report.unreachable > 0;
+            if let LaneState::Connecting(_) | LaneState::Ready(_) = lane.state {
+                self.spoiled |= self.config.rules.icmp_at_once && lane.report.unreachable > 0;
+            }
             match lane.state {
                 LaneState::Open(_) => {}
                 LaneState::Connecting(old) => {

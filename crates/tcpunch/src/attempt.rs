@@ -35,7 +35,7 @@ use crate::endpoint::Task;
 use crate::error::Event;
 use crate::listener::{Arrival, Router};
 use crate::network::Network;
-use crate::port::{self, DialError, Families, Port};
+use crate::port::{self, DialError, Families, Port, Scratch};
 use crate::portmap::Portmapper;
 use crate::registration::Order;
 
@@ -182,6 +182,8 @@ struct Attempt {
 struct Fresh {
     round: u8,
     port: u16,
+    /// Where nothing listens.
+    _held: Option<Scratch>,
     /// Its listener, and the connections on which it is observed: they hold its mapping.
     _tasks: Vec<Task>,
 }
@@ -316,16 +318,24 @@ impl Attempt {
         }
     }
 
-    /// Listens on a fresh port, and has the broker observe it.
-    fn open(&mut self, round: u8, v6: bool) {
+    /// Takes a fresh port, and has the broker observe it.
+    fn open(&mut self, round: u8, v6: bool, listen: bool) {
         let [four, six] = self.reach.observers.borrow().clone();
         let Some(observer) = (if v6 { six } else { four.or(six) }) else { return };
-        let port = match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
-            Ok(port) => port,
-            Err(error) => return tracing::warn!("no further round: {error}"),
+        let over_v6 = observer.places.iter().all(SocketAddr::is_ipv6);
+        let (number, held, listening) = if listen {
+            match Port::acquire(None, self.reach.families, &mut StdRng::from_os_rng()) {
+                Ok(port) => {
+                    (port.number(), None, Some(tokio::spawn(self.router.clone().serve(Arc::new(port)))))
+                }
+                Err(error) => return tracing::warn!("no further round: {error}"),
+            }
+        } else {
+            match Scratch::open(over_v6) {
+                Ok(port) => (port.number(), Some(port), None),
+                Err(error) => return tracing::warn!("no further round: {error}"),
+            }
         };
-        let number = port.number();
-        let listening = tokio::spawn(self.router.clone().serve(Arc::new(port)));
         let question: [u8; 8] = rand::rng().random();
         let Sources { v4, v6 } = self.reach.sources;
         let greeting = observer.greeting(question);
@@ -339,9 +349,8 @@ impl Attempt {
                 }
             })
         });
-        let _tasks =
-            std::iter::once(listening).chain(observing).map(|task| Task(task.abort_handle())).collect();
-        self.fresh.push(Fresh { round, port: number, _tasks });
+        let _tasks = listening.into_iter().chain(observing).map(|task| Task(task.abort_handle())).collect();
+        self.fresh.push(Fresh { round, port: number, _held: held, _tasks });
         let introduction = self.reach.introduction.id;
         let _ = self.reach.link.try_send(Order::Say(ToBroker::Round { introduction, round, question }));
     }
@@ -486,10 +495,10 @@ impl Attempt {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Open { round, v6 } => {
+            Output::Open { round, v6, listen } => {
                 // The first ports led to nothing.
                 self.reach.portmap.needed();
-                self.open(round, v6);
+                self.open(round, v6, listen);
             }
             Output::Tell { round, word } => {
                 let introduction = self.reach.introduction.id;

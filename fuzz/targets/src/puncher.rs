@@ -355,7 +355,7 @@ impl Attempt {
                 self.gone(socket);
             }
             Output::Finished(finished) => self.finished = Some(*finished),
-            Output::Open { round, v6: _ } => {
+            Output::Open { round, v6: _, listen: _ } => {
                 assert!(self.opened < round && round < ROUNDS, "each round is opened once");
                 self.opened = round;
             }

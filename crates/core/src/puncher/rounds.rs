@@ -122,7 +122,10 @@ impl<R: RngCore> Puncher<R> {
             self.opened = round;
             let hopeless = self.rounds.last().is_some_and(|round| round.strategy.hopeless);
             let v6 = hopeless && self.has_v6();
-            self.outputs.push_back(Output::Open { round, v6 });
+            let spoiled = std::mem::take(&mut self.spoiled);
+            let Config { own, peer, strangers, rules, .. } = &self.config;
+            let listen = !spoiled || strategy(own, peer, round, *strangers, rules).volley.is_some();
+            self.outputs.push_back(Output::Open { round, v6, listen });
         }
     }
 
@@ -260,7 +263,6 @@ impl<R: RngCore> Puncher<R> {
             None => patient,
         };
         if due <= now {
-            self.spoiled = false;
             self.open_round(round);
             return true;
         }

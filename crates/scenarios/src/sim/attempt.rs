@@ -300,13 +300,14 @@ impl Attempt {
     }
 
     /// Listens on a fresh port and has it observed.
-    fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool) {
+    fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool, listen: bool) {
         let [four, six] = &self.reach.observers;
         let Some(observer) = (if v6 { six } else { four.as_ref().map_or(six, |_| four) }) else { return };
         for _ in 0..PORT_TRIES {
             let port = self.random.random_range(PORT_FIRST..=PORT_LAST);
-            if os.listen(port).is_err() {
-                continue;
+            let Ok(listener) = os.listen(port) else { continue };
+            if !listen {
+                os.close(listener);
             }
             let [v4, v6] = self.reach.sources;
             let question: [u8; 8] = self.random.random();
@@ -522,7 +523,7 @@ impl Attempt {
                 Output::Dial { socket, origin, remote, many } => {
                     self.dial(os, socket, (origin, remote), many)
                 }
-                Output::Open { round, v6 } => self.open(os, round, v6),
+                Output::Open { round, v6, listen } => self.open(os, round, v6, listen),
                 Output::Tell { round, word } => {
                     let introduction = self.reach.introduction.id;
                     self.say.push(ToBroker::Relay { introduction, signal: Signal::Word { round, word } });

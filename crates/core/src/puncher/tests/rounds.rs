@@ -5,10 +5,16 @@ use super::*;
 impl Rig {
     fn opened(&self) -> Vec<(u8, bool)> {
         let opened = |output: &Output| match output {
-            Output::Open { round, v6 } => Some((*round, *v6)),
+            Output::Open { round, v6, .. } => Some((*round, *v6)),
             _ => None,
         };
         self.outputs.iter().filter_map(opened).collect()
+    }
+
+    fn listens_in(&self, round: u8) -> bool {
+        self.outputs
+            .iter()
+            .any(|output| matches!(output, Output::Open { round: of, listen: true, .. } if *of == round))
     }
 
     fn begin(&mut self, round: u8, n: u8) {
@@ -154,9 +160,29 @@ fn a_lane_that_icmp_spoiled_is_no_reason_to_wait() {
     assert_eq!(rig.opened(), [], "the hole is open still");
     rig.dialled(rig.dials()[1], Dialled::InUse);
     assert_eq!(rig.opened(), [(1, false)]);
+    assert!(!rig.listens_in(1), "nothing can come in between two SYNs there");
+    rig.until(rig.start + PATIENCE);
+    rig.begin(1, 2);
+    rig.until(rig.now + 2 * 50 * MS + 2 * ROUND_AFTER);
+    assert!(rig.opened().len() == 2 && rig.listens_in(2), "without a reason it listens");
     let mut accepted = plain();
     accepted.dialled(accepted.dials()[0], Dialled::InUse);
     assert_eq!(accepted.opened(), [], "what comes in is good");
+}
+
+#[test]
+fn what_comes_in_between_two_syns_after_icmp_spoils_a_lane_whoever_tells_first() {
+    let mut rig = plain();
+    rig.dialled(rig.dials()[0], Dialled::Unreachable);
+    let crossed = rig.dials()[1];
+    let socket = rig.puncher.name_socket();
+    rig.input(Input::Accepted { socket, remote: remote(1) });
+    assert_eq!((rig.opened(), rig.listens_in(1)), (vec![(1, false)], false));
+    rig.dialled(crossed, Dialled::InUse);
+    rig.until(rig.start + PATIENCE);
+    rig.begin(1, 2);
+    rig.until(rig.now + MS);
+    assert_eq!(rig.opened(), [(1, false)], "one reason, one round");
 }
 
 #[test]

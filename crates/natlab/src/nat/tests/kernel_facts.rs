@@ -70,6 +70,36 @@ fn a_listener_that_answers_instead_of_the_connecting_socket_is_invalid() {
     assert_eq!(nat.handle(Side::Outside, tcp(end(R), x(4000), SYN_ACK, 900_000, 1001)), []);
 }
 
+/// As segments put on the cables of a masquerade of Linux 6.18: a number up to the window of the other side's SYN ahead passes.
+#[test]
+fn a_listener_whose_number_is_near_gets_one_answer_out_and_nothing_after_it() {
+    for ahead in [18_143, 64_000] {
+        let mut nat = crossed(linux_masquerade());
+        let next = 1001 + ahead;
+        let out = |nat: &mut Bench, flags, sequence, acknowledgement| {
+            nat.outward(tcp(end(A), end(R), flags, sequence, acknowledgement)).is_some()
+        };
+        assert!(out(&mut nat, SYN_ACK, next - 1, 5001));
+        assert!(nat.inward(tcp(end(R), x(4000), ACK, 5001, next)).is_some());
+        assert!(!out(&mut nat, ACK, next, 5001), "one direction only");
+        assert!(out(&mut nat, SYN_ACK, next - 1, 5001));
+        assert!(nat.inward(tcp(end(R), x(4000), RST_ACK, 5001, next)).is_some());
+        assert!(nat.inward(tcp(end(R), x(4000), SYN, 900_000, 0)).is_none(), "nor a connection after it");
+    }
+}
+
+#[test]
+fn where_nobody_listens_a_reset_makes_way_for_the_next_connection() {
+    let mut nat = crossed(linux_masquerade());
+    assert!(nat.outward(tcp(end(A), end(R), RST_ACK, 0, 5001)).is_some());
+    assert!(nat.inward(tcp(end(R), x(4000), SYN, 6000, 0)).is_none());
+    assert!(nat.outward(tcp(end(A), end(R), SYN, 19_000, 0)).is_some());
+    assert!(nat.inward(tcp(end(R), x(4000), SYN, 7000, 0)).is_some());
+    assert!(nat.outward(tcp(end(A), end(R), SYN_ACK, 19_000, 7001)).is_some());
+    assert!(nat.inward(tcp(end(R), x(4000), ACK, 7001, 19_001)).is_some());
+    assert!(nat.outward(tcp(end(A), end(R), ACK, 19_001, 7001)).is_some());
+}
+
 #[test]
 fn what_is_invalid_is_refused_where_the_box_refuses_it() {
     let mut nat = crossed(openwrt());
