@@ -130,6 +130,10 @@ pub const LINK_RETRY_MOST: Duration = Duration::from_secs(20);
 pub const OBSERVE_WITHIN: Duration = Duration::from_secs(2);
 /// A broker's knock is given up after this: the kernel sends the SYN again after a second.
 pub const KNOCK_WITHIN: Duration = Duration::from_millis(1500);
+/// A broker knocks once more after this if nothing came back: so early that the answer is there before silence counts
+/// ([`KNOCK_SILENT_AFTER`]), whatever the round trip. Of resets and ICMP errors on a path that loses a tenth, one in five is taken for
+/// silence without.
+pub const KNOCK_AGAIN_AFTER: Duration = Duration::from_millis(15);
 /// Who is knocked at waits so long for what came of it, from when on silence may be the answer: the broker's own time,
 /// and a second more for a busy one, which begins late and is heard late. A broker that does not knock at all costs a
 /// survey this time.
@@ -304,9 +308,9 @@ pub const EARLY_OBSERVATIONS: usize = 1024;
 pub const EARLY_OBSERVATION_LIFE: Duration = Duration::from_secs(3);
 /// Observations with knocks of one session: one a survey, and some more after the link was made again.
 pub const KNOCKS_PER_SESSION: Allowance = allowance(4, Duration::from_secs(15));
-/// Connects that a broker makes toward one address, which it observed itself: two for each of a classroom of 30. After
-/// that one every two seconds: whoever sees tokens must not make it into a scanner of the own address.
-pub const KNOCKS_PER_ADDRESS: Allowance = allowance(64, Duration::from_secs(2));
+/// Connects that a broker makes toward one address, which it observed itself: four for each of a classroom of 30. After
+/// that one a second: whoever sees tokens must not make it into a scanner of the own address.
+pub const KNOCKS_PER_ADDRESS: Allowance = allowance(128, Duration::from_secs(1));
 /// Knocks under way at a time, of all sessions: each costs a descriptor for up to [`KNOCK_WITHIN`].
 pub const BROKER_KNOCKS: usize = 128;
 /// Bytes that one session may have passed on to others: shares, handshake messages, openers and

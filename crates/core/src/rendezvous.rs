@@ -220,6 +220,9 @@ enum Timer {
         introduction: IntroductionId,
     },
     EarlyExpires,
+    KnockAgain {
+        knock: KnockId,
+    },
     KnockExpires {
         knock: KnockId,
     },
@@ -465,6 +468,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             }
             Timer::IntroductionExpires { introduction } => self.end_introduction(introduction),
             Timer::EarlyExpires => self.forget_oldest_early(),
+            Timer::KnockAgain { knock } => self.knock_again(now, knock),
             Timer::KnockExpires { knock } => self.knocked(knock, None),
             Timer::Sweep => {
                 self.close_silent_links(now);

@@ -8,8 +8,8 @@ use rand::{CryptoRng, RngCore};
 use super::{KnockId, Output, Rendezvous, Timer, TimerKey};
 use crate::identity::PublicKey;
 use crate::limits::{
-    BROKER_KNOCKS, EARLY_OBSERVATION_LIFE, EARLY_OBSERVATIONS, KNOCK_WITHIN, KNOCKS_PER_SESSION,
-    OBSERVATIONS_PER_SESSION,
+    BROKER_KNOCKS, EARLY_OBSERVATION_LIFE, EARLY_OBSERVATIONS, KNOCK_AGAIN_AFTER, KNOCK_WITHIN,
+    KNOCKS_PER_SESSION, OBSERVATIONS_PER_SESSION,
 };
 use crate::wire::{FromBroker, KnockAnswer, ObservationToken};
 
@@ -21,11 +21,23 @@ pub(super) struct Early {
     knock_from: Option<IpAddr>,
 }
 
-pub(super) struct Knock {
+/// Whom to tell what of a knock.
+#[derive(Clone, Copy)]
+struct Asked {
     peer: PublicKey,
     question: [u8; 8],
     elsewhere: bool,
+}
+
+pub(super) struct Knock {
+    asked: Asked,
+    from: IpAddr,
+    to: SocketAddr,
     expires: TimerKey,
+    /// The other one of the two that are made for one answer.
+    twin: Option<KnockId>,
+    /// The other one was told.
+    told: bool,
 }
 
 impl<R: RngCore + CryptoRng> Rendezvous<R> {
@@ -80,7 +92,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let second = self.config.probes.iter().filter_map(|probe| probe.ip).find(alike);
         let sources: Vec<(bool, IpAddr)> =
             second.map(|ip| (true, ip)).into_iter().chain([(false, dialled)]).collect();
-        let amount = if second.is_some() { 2 } else { 1 };
+        let amount = if second.is_some() { 4 } else { 2 };
         let room = self.knocks.len() + sources.len() <= self.config.knocks.min(BROKER_KNOCKS);
         let allowed = room
             && self
@@ -92,19 +104,52 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             return;
         }
         for (elsewhere, from) in sources {
-            self.last_knock += 1;
-            let knock = KnockId(self.last_knock);
-            // Who carries it out answers before; this is for whoever does not.
-            let expires = self.at(now + 2 * KNOCK_WITHIN, Timer::KnockExpires { knock });
-            self.knocks.insert(knock, Knock { peer, question, elsewhere, expires });
-            self.outputs.push_back(Output::Knock { knock, from, to });
+            let asked = Asked { peer, question, elsewhere };
+            let knock = self.begin_knock(now, asked, (from, to), None);
+            self.at(now + KNOCK_AGAIN_AFTER, Timer::KnockAgain { knock });
+        }
+    }
+
+    fn begin_knock(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        (from, to): (IpAddr, SocketAddr),
+        twin: Option<KnockId>,
+    ) -> KnockId {
+        self.last_knock += 1;
+        let knock = KnockId(self.last_knock);
+        // Who carries it out answers before; this is for whoever does not.
+        let expires = self.at(now + 2 * KNOCK_WITHIN, Timer::KnockExpires { knock });
+        self.knocks.insert(knock, Knock { asked, from, to, expires, twin, told: false });
+        self.outputs.push_back(Output::Knock { knock, from, to });
+        knock
+    }
+
+    /// While the first is not answered: what is lost on the way is not silence.
+    pub(super) fn knock_again(&mut self, now: Instant, first: KnockId) {
+        let room = self.knocks.len() < self.config.knocks.min(BROKER_KNOCKS);
+        let Some(Knock { asked, from, to, .. }) = self.knocks.get(&first).filter(|_| room) else { return };
+        let (asked, between) = (*asked, (*from, *to));
+        let second = self.begin_knock(now, asked, between, Some(first));
+        if let Some(knock) = self.knocks.get_mut(&first) {
+            knock.twin = Some(second);
         }
     }
 
     pub(super) fn knocked(&mut self, knock: KnockId, answer: Option<KnockAnswer>) {
-        let Some(Knock { peer, question, elsewhere, expires }) = self.knocks.remove(&knock) else { return };
+        let Some(Knock { asked, expires, twin, told, .. }) = self.knocks.remove(&knock) else { return };
         self.timers.remove(&expires);
+        let twin = twin.and_then(|twin| self.knocks.get_mut(&twin));
+        let answer = match answer {
+            Some(KnockAnswer::Silent) if twin.is_some() => None,
+            answer => answer.filter(|_| !told),
+        };
         if let Some(answer) = answer {
+            if let Some(twin) = twin {
+                twin.told = true;
+            }
+            let Asked { peer, question, elsewhere } = asked;
             self.send_to(peer, FromBroker::Knocked { question, elsewhere, answer });
         }
     }

@@ -1,6 +1,7 @@
 //! The broker connects back to where an observation came from: to nowhere else, and not too often.
 
 use super::*;
+use crate::limits::KNOCK_AGAIN_AFTER;
 use crate::wire::KnockAnswer;
 
 const QUESTION: [u8; 8] = [5; 8];
@@ -59,6 +60,49 @@ fn it_knocks_where_the_observation_came_from_and_tells_what_came_of_it() {
 }
 
 #[test]
+fn what_is_not_answered_at_once_is_knocked_at_again_and_told_once() {
+    use KnockAnswer::{Refused, Silent};
+    // Whether the second knock is told to begin with, what each ends with, and what is told of them.
+    let cases = [
+        (false, [Some(Refused), Some(Silent)], Some(Refused)),
+        (false, [Some(Silent), Some(Refused)], Some(Refused)),
+        (true, [Some(Refused), Some(Silent)], Some(Refused)),
+        (true, [Some(Silent), Some(Refused)], Some(Refused)),
+        (false, [Some(Silent), Some(Silent)], Some(Silent)),
+        (false, [None, Some(Silent)], Some(Silent)),
+        (false, [Some(Silent), None], None),
+        (false, [Some(Refused), Some(Refused)], Some(Refused)),
+    ];
+    for (second_first, ends, told) in cases {
+        let mut world = World::new(Config::default());
+        let token = world.token_after(1, "198.51.100.1:1111");
+        assert_eq!(world.observe(token, "198.51.100.1:5555"), 1);
+        world.next(1);
+        world.pass(KNOCK_AGAIN_AFTER - Duration::from_millis(1));
+        assert_eq!(world.knocks.len(), 1);
+        world.pass(Duration::from_millis(1));
+        let [first, second] = world.knocks[..] else { panic!("{:?}", world.knocks) };
+        assert_eq!((first.1, first.2), (second.1, second.2));
+        let [one, other] = if second_first { [second, first] } else { [first, second] };
+        world.input(Input::Knocked { knock: one.0, answer: ends[0] });
+        world.input(Input::Knocked { knock: other.0, answer: ends[1] });
+        let told = told.map(|answer| FromBroker::Knocked { question: QUESTION, elsewhere: false, answer });
+        assert_eq!((world.next(1), world.next(1)), (told, None), "{second_first} {ends:?}");
+        assert!(world.broker.knocks.is_empty());
+    }
+}
+
+#[test]
+fn what_is_answered_at_once_is_not_knocked_at_again() {
+    let mut world = World::new(Config::default());
+    let token = world.token_after(1, "198.51.100.1:1111");
+    world.observe(token, "198.51.100.1:5555");
+    world.input(Input::Knocked { knock: world.knocks[0].0, answer: Some(KnockAnswer::Refused) });
+    world.pass(KNOCK_WITHIN);
+    assert_eq!(world.knocks.len(), 1);
+}
+
+#[test]
 fn it_knocks_only_for_whom_it_observes() {
     let mut world = World::new(with_second());
     let token = world.token_after(1, "198.51.100.1:1111");
@@ -100,8 +144,7 @@ fn a_session_and_an_address_are_knocked_at_only_so_often() {
         at_one += world.observe(token, "192.0.2.77:80");
         ends(&mut world);
     }
-    assert!(at_one <= KNOCKS_PER_ADDRESS.burst as usize, "{at_one}");
-    assert!(at_one > KNOCKS_PER_ADDRESS.burst as usize / 2, "a classroom is");
+    assert_eq!(2 * at_one, KNOCKS_PER_ADDRESS.burst as usize, "each may be made twice");
 }
 
 #[test]
@@ -115,6 +158,8 @@ fn knocks_under_way_are_bounded_and_forgotten() {
         assert_eq!(seen, 1, "it is observed all the same");
     }
     assert_eq!(world.knocks.len(), 6, "two at a time");
+    world.pass(KNOCK_AGAIN_AFTER);
+    assert_eq!(world.knocks.len(), 7);
     world.pass(3 * KNOCK_WITHIN);
     assert!(world.broker.knocks.is_empty(), "a driver that says nothing leaves nothing");
 }
