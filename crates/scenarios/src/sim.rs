@@ -113,8 +113,6 @@ pub struct Options {
     pub rules: [Rules; 2],
     /// Whose way both follow.
     pub strategy: Strategy,
-    /// What the waiter and the arriver know of their networks without having measured.
-    pub known: [Option<NatProfile>; 2],
     /// Whether every router of the waiter, and of the arriver, forwards its port to it, and it tells the other side.
     pub mapped: [bool; 2],
     /// Give the broker a second address, from which peers learn more of their networks; only to one on the core.
@@ -162,8 +160,8 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     let own_ports = |address: &SocketAddr| [BROKER_PORT, PROBE_PORT].contains(&address.port());
     let broker_ips: Vec<IpAddr> = brokers.iter().flatten().map(SocketAddr::ip).chain(second).collect();
     let [near, far] = brokers;
-    let Options { rules, known, .. } = options;
-    let setup = |side: &Side, part, brokers, v6, number, (rules, known, mapped)| Setup {
+    let rules = options.rules;
+    let setup = |side: &Side, part, brokers, v6, number, (rules, mapped)| Setup {
         clock,
         part,
         brokers,
@@ -172,7 +170,6 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         timeout: scenario.timeout,
         rules,
         strategy: options.strategy,
-        known,
         mapped,
         seed: seed(number),
     };
@@ -180,7 +177,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
     world.sim.place(
         waiter,
         Time::ZERO,
-        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], known[0], mapped[0]))),
+        program(setup(waits, Part::Waiter, near, v6[0], 2, (rules[0], mapped[0]))),
     );
     world.sim.run(INTRODUCED_WITHIN, |sim| {
         peer(sim, waiter).is_some_and(|it| it.number.is_some() || it.ended.is_some())
@@ -192,7 +189,7 @@ pub fn run_closely(scenario: &Scenario, options: Options) -> Run {
         world.sim.place(
             arriver,
             starts,
-            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], known[1], mapped[1]))),
+            program(setup(comes, Part::Arriver(number), far, v6[1], 3, (rules[1], mapped[1]))),
         );
     }
     let until = world.sim.now() + INTRODUCED_WITHIN + scenario.timeout;
@@ -254,7 +251,6 @@ pub fn learn(scenario: &Scenario, second_address: bool) -> Option<Learnt> {
         late: side.late,
         timeout: scenario.timeout,
         rules: Rules::default(),
-        known: None,
         mapped: None,
         strategy: Strategy::Ours,
         seed: !scenario.seed,

@@ -48,8 +48,6 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
     pub(super) strategy: Strategy,
-    /// What it knows of its network without having measured.
-    pub(super) known: Option<NatProfile>,
     /// Where its routers forward its port to it; the port is the same outside.
     pub(super) mapped: Option<SocketAddr>,
     pub(super) seed: u64,
@@ -155,7 +153,7 @@ impl PeerAgent {
             next_address: None,
             tries: Vec::new(),
             links: Vec::new(),
-            profile: setup.known.unwrap_or_default(),
+            profile: NatProfile::default(),
             observations: None,
             welcomed: None,
             learnt: Vec::new(),
@@ -540,9 +538,6 @@ impl PeerAgent {
     }
 
     fn learnt(&mut self, os: &mut Os<'_>, profile: NatProfile) {
-        if self.setup.known.is_some() {
-            return;
-        }
         if std::mem::replace(&mut self.profile, profile) != profile {
             self.learnt.push((os.now(), profile));
             self.say(os, &ToBroker::Profile(profile));
