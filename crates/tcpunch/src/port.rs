@@ -415,6 +415,52 @@ mod tests {
         assert_eq!(at_once(&without), Dialled::NoDescriptor, "for now, and not for good");
     }
 
+    /// A dial that keeps from its socket the segments that have one of these TCP flags. It dials itself: its own SYN comes
+    /// in as if the other side had sent it, and its own SYN-ACK as the answer.
+    #[cfg(target_os = "linux")]
+    fn dial_to_itself_without(flags: u8) -> (Dialling, Socket) {
+        use nix::libc::{BPF_ABS, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
+        use socket2::SockFilter;
+        const FLAGS_AT: u32 = 13;
+        let code = |parts: u32| u16::try_from(parts).unwrap();
+        let filter = [
+            SockFilter::new(code(BPF_LD | BPF_B | BPF_ABS), 0, 0, FLAGS_AT),
+            SockFilter::new(code(BPF_JMP | BPF_JSET | BPF_K), 0, 1, flags.into()),
+            SockFilter::new(code(BPF_RET | BPF_K), 0, 0, 0),
+            SockFilter::new(code(BPF_RET | BPF_K), 0, 0, u32::MAX),
+        ];
+        let socket = new_socket("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.attach_filter(&filter).unwrap();
+        let itself = socket.local_addr().unwrap();
+        assert_eq!(socket.connect(&itself).unwrap_err().raw_os_error(), Some(Errno::EINPROGRESS as i32));
+        let watched = socket.try_clone().unwrap();
+        (Dialling(socket), watched)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn released_before_the_other_side_s_syn_it_ends() {
+        const SYN: u8 = 0x02;
+        let (dialling, _watched) = dial_to_itself_without(SYN);
+        let error = dialling.finish_unless(std::future::ready(())).await.unwrap_err();
+        assert_eq!(error.outcome, Dialled::TimedOut);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn released_after_the_other_side_s_syn_it_still_connects() {
+        const ACK: u8 = 0x10;
+        let (dialling, watched) = dial_to_itself_without(ACK);
+        let mut finishing = Box::pin(dialling.finish_unless(std::future::ready(())));
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut finishing).await;
+        assert!(early.is_err(), "half open: {early:?}");
+        // The kernel repeats the SYN-ACK after a second.
+        watched.detach_filter().unwrap();
+        let stream = finishing.await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), stream.local_addr().unwrap());
+    }
+
     #[tokio::test]
     async fn an_aborted_connection_frees_its_addresses_at_once() {
         let port = Port::acquire(None, v4(), &mut rng()).unwrap();

@@ -10,8 +10,8 @@ use rand_chacha::rand_core::SeedableRng;
 use tcpunch_core::code::Verb;
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    BROKER_LINKS_PER_ADDRESS, CODE_LIFE, CODES_PER_SESSION, MAX_HANDSHAKE, MAX_OBSERVED, MAX_RELAYED,
-    NUMBER_FIRST, NUMBER_LAST, ROUNDS, WRONG_GUESSES,
+    BROKER_LINKS_PER_ADDRESS, CODE_LIFE, CODES_PER_SESSION, KNOCK_AGAIN_AFTER, MAX_HANDSHAKE, MAX_OBSERVED,
+    MAX_RELAYED, NUMBER_FIRST, NUMBER_LAST, ROUNDS, WRONG_GUESSES,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::rendezvous::{Config, Event, Input, KnockId, LinkId, Output, Rendezvous};
@@ -50,6 +50,19 @@ struct Introduced {
     went: [bool; 2],
 }
 
+/// A connect back to where an observation came from.
+struct Knock {
+    id: KnockId,
+    peer: PublicKey,
+    from: IpAddr,
+    to: SocketAddr,
+    at: Instant,
+    /// The first of the two that are made for one answer.
+    first: KnockId,
+    /// Not to be repeated, or not again.
+    again: bool,
+}
+
 /// What the broker was told last: nothing is said without a reason.
 #[derive(Clone, PartialEq)]
 enum Cause {
@@ -57,7 +70,7 @@ enum Cause {
     Up { peer: PublicKey, address: SocketAddr },
     Down,
     Observation { peer: Option<PublicKey>, question: [u8; 8], from: SocketAddr },
-    Knocked { peer: PublicKey },
+    Knocked { peer: PublicKey, first: KnockId },
     Said { peer: PublicKey, message: ToBroker },
 }
 
@@ -78,7 +91,9 @@ struct World {
     served: BTreeSet<ClaimId>,
     introductions: BTreeMap<IntroductionId, Introduced>,
     /// Under way, with whose observation each answers.
-    knocks: Vec<(KnockId, PublicKey)>,
+    knocks: Vec<Knock>,
+    /// Knocks of which the answer was told, by the first of the two that are made for one answer.
+    told: BTreeSet<KnockId>,
     /// What was observed of whom under which question.
     seen: BTreeMap<(PublicKey, [u8; 8]), BTreeSet<SocketAddr>>,
     /// Who asked for which round of which introduction, under which questions.
@@ -112,6 +127,7 @@ impl World {
             served: BTreeSet::new(),
             introductions: BTreeMap::new(),
             knocks: Vec::new(),
+            told: BTreeSet::new(),
             seen: BTreeMap::new(),
             asked: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -166,12 +182,13 @@ impl World {
                 let knock_from = input.yes().then(|| Ipv4Addr::new(192, 0, 2, 1).into());
                 let observation = Input::Observation { token, from, knock_from };
                 self.handle(Cause::Observation { peer, question, from }, observation);
-                if let Some((knock, peer)) = self.knocks.pop()
+                if !self.knocks.is_empty()
                     && input.yes()
+                    && let Some(Knock { id, peer, first, .. }) = self.knocks.pop()
                 {
                     let answers = [KnockAnswer::Accepted, KnockAnswer::Refused, KnockAnswer::Silent];
                     let answer = input.yes().then(|| input.pick(&answers));
-                    self.handle(Cause::Knocked { peer }, Input::Knocked { knock, answer });
+                    self.handle(Cause::Knocked { peer, first }, Input::Knocked { knock: id, answer });
                 }
             }
             _ => {
@@ -335,11 +352,34 @@ impl World {
                     }
                     self.gone(link);
                 }
-                Output::Knock { knock, from: _, to } => {
-                    let Cause::Observation { peer: Some(peer), from, .. } = self.cause else { panic!() };
-                    assert_eq!(to, from, "a broker dials nobody but who has just come from there");
-                    assert!(self.knocks.iter().all(|(other, _)| *other != knock));
-                    self.knocks.push((knock, peer));
+                Output::Knock { knock, from, to } => {
+                    assert!(self.knocks.iter().all(|other| other.id != knock));
+                    let (peer, first) = match self.cause {
+                        Cause::Observation { peer: Some(peer), from, .. } => {
+                            assert_eq!(to, from, "a broker dials nobody but who has just come from there");
+                            (peer, knock)
+                        }
+                        Cause::Time => {
+                            let unanswered = |other: &&mut Knock| {
+                                let due = other.at + KNOCK_AGAIN_AFTER == self.now && !other.again;
+                                due && (other.from, other.to) == (from, to)
+                            };
+                            let other = self.knocks.iter_mut().find(unanswered);
+                            let other = other.expect("once more, where nothing came back");
+                            other.again = true;
+                            (other.peer, other.id)
+                        }
+                        _ => panic!("nothing else is a reason to knock"),
+                    };
+                    self.knocks.push(Knock {
+                        id: knock,
+                        peer,
+                        from,
+                        to,
+                        at: self.now,
+                        first,
+                        again: first != knock,
+                    });
                 }
                 Output::Event(Event::Left { peer }) => {
                     assert!(self.links.values().all(|(other, _)| *other != peer));
@@ -475,7 +515,9 @@ impl World {
                 assert!(self.began.insert((introduction, round, to)), "a round begins once");
             }
             FromBroker::Knocked { .. } => {
-                assert!(cause == Cause::Knocked { peer: to }, "who was seen there is told")
+                let Cause::Knocked { peer, first } = cause else { panic!("only what a knock met is told") };
+                assert_eq!(peer, to, "who was seen there is told");
+                assert!(self.told.insert(first), "an answer is told once");
             }
             FromBroker::Left { peer } => {
                 assert!(self.lobby.contains(&to) && !self.lobby.contains(&peer));
