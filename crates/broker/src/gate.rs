@@ -142,6 +142,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use tcpunch_core::limits::{FRESH_PORTS, PLACES_AGAIN, SURVEY_PLACES};
 
     const OFTEN: Allowance = Allowance { burst: 1000, every: Duration::from_secs(1) };
 
@@ -204,8 +205,8 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(512, 64);
         let mut links: Vec<Pass> = (0..30).map(|_| gate.enter(now, ip("192.0.2.1")).unwrap()).collect();
-        // Two observations each, which are short.
-        for _ in 0..60 {
+        // Their observations are short.
+        for _ in 0..30 * (FRESH_PORTS + SURVEY_PLACES + PLACES_AGAIN + 1) {
             drop(gate.enter(now, ip("192.0.2.1")).unwrap());
         }
         assert!(!links.iter_mut().any(sent_away));

@@ -142,8 +142,8 @@ pub const KNOCK_TOLD_WITHIN: Duration = Duration::from_millis(2500);
 /// Added to one and a half round trips after an observation: silence of a knock there is taken for an answer for the
 /// time being, because a reset or an ICMP error is there by then. So much a loaded broker may take.
 pub const KNOCK_SILENT_AFTER: Duration = Duration::from_millis(30);
-/// Fresh ports on which a peer looks how its NAT chooses: with the others of a survey, 16 mappings of a symmetric NAT. Of
-/// so many from a block of ports the smallest aligned block that has them all is the whole of it but once in 2^15.
+/// Fresh ports on which a peer looks how its NAT chooses: with the others of a survey and the link, 18 mappings of a symmetric NAT. Of
+/// so many from a block of ports the smallest aligned block that has them all is the whole of it but once in 2^17.
 pub const FRESH_PORTS: usize = 12;
 /// Local ports that must have been observed before their ports outside are called steps, a block or random.
 pub const FRESH_PORTS_LEAST: usize = 8;
@@ -263,10 +263,10 @@ pub const SITE_FACTOR: u32 = 4;
 /// out only from as many addresses as half the table has entries.
 pub const FAIR_SHARE: usize = 2;
 /// Connections of any kind that an address may begin: a classroom of 30 behind a symmetric NAT that
-/// starts at once begins a link and sixteen observations each; behind another one, a link and four.
+/// starts at once begins a link and up to nineteen observations each; behind another one, a link and up to seven.
 /// After that four a second, one call of a command in a script: each handshake costs the broker a
 /// quarter of a millisecond of computing.
-pub const CONNECTS_PER_ADDRESS: Allowance = allowance(512, Duration::from_millis(250));
+pub const CONNECTS_PER_ADDRESS: Allowance = allowance(640, Duration::from_millis(250));
 /// Messages on one link: a newcomer to the largest lobby answers 31 introductions, and says a few
 /// things of itself. After that two a second: a peer that waits says one in twenty seconds.
 pub const MESSAGES_PER_LINK: Allowance = allowance(64, Duration::from_millis(500));
@@ -298,9 +298,13 @@ pub const MISSES_COUNTED: Duration = CODE_LIFE;
 /// Changes of its profile that a session may tell: it learns a few things after the registration,
 /// and more would be a way to talk through the broker.
 pub const PROFILES_PER_SESSION: u8 = 16;
-/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`], [`PLACES_AGAIN`] and one with a knock, and twice more after
-/// the link was made again. The token goes over the network in the clear, so others can use it up.
-pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(64, Duration::from_secs(2));
+/// Observations of one session: [`FRESH_PORTS`], [`SURVEY_PLACES`], [`PLACES_AGAIN`] and one with a knock, all again after the
+/// link was made again; and [`OBSERVED_AT`] for each further round with each of 15 others of a lobby. The token goes over the
+/// network in the clear, so others can use it up.
+pub const OBSERVATIONS_PER_SESSION: Allowance = allowance(160, Duration::from_secs(1));
+/// Observations of a session that are kept until the message comes that says for which round they are: the link may have lost
+/// it, and meanwhile a whole survey and rounds of other introductions be seen.
+pub const OBSERVATIONS_KEPT: usize = 32;
 /// Observations that come before the link whose token they carry, of all links together: each link has [`FRESH_PORTS`] and a
 /// few more, and the message that makes it one is rarely lost.
 pub const EARLY_OBSERVATIONS: usize = 1024;
@@ -390,7 +394,7 @@ pub const BROKER_SOCKET_BUFFER: usize = 32 * 1024;
 pub const BROKER_OBSERVERS: usize = 1024;
 /// And from one IPv4 address or IPv6 /64: four peers that look at one symmetric NAT at once. Who finds no place is
 /// observed all the same.
-pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 64;
+pub const BROKER_OBSERVERS_PER_ADDRESS: usize = 80;
 /// How often those who began connections long ago are forgotten.
 pub const BROKER_GATES_SWEPT: Duration = Duration::from_secs(10);
 /// How long an observation's connection is held open: longer than an attempt to connect lasts, and
@@ -430,7 +434,7 @@ pub const BROKER_ADVERTISED_BYTES: usize = 1024;
 
 /// Broker plus punching, from the introduction; also the default of `--timeout`.
 pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
-/// After this long an attempt with a symmetric NAT on either side has shown all it can: the kernel
+/// After this long an attempt between two symmetric NATs has shown all it can: the kernel
 /// has sent each SYN six times (0, 1, 2, 3, 4, 5 s).
 pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);
 /// Connection attempts (first SYNs) of one lane. With both NATs resetting at 1 ms, at most 30
@@ -540,8 +544,8 @@ pub const CROSSING_WITHIN: Duration = Duration::from_millis(600);
 /// the bound after the round began is under way for long enough. It saves three eighths of the bound, of 1.6 s in all at 200 ms to the
 /// broker and between the two (simulated).
 pub const HURRIES_FROM: Duration = Duration::from_millis(200);
-/// Who fires first says that all is out so much before it is, where the word takes longer: a busy machine may take so long from the one
-/// to the other.
+/// Who fires first says that all is out before it is, where the word takes longer than what is left; by so much longer, because a busy
+/// machine may take so long from the one to the other.
 pub const FIRED_SAID_BEFORE: Duration = Duration::from_millis(5);
 /// Who is ready to fire first has fired so long after that was heard, if the word of it is lost.
 pub const FIRED_WITHIN: Duration = Duration::from_millis(400);
@@ -571,8 +575,6 @@ pub const STUCK_AFTER: Duration = Duration::from_millis(250);
 /// Added to two bounds of the round trip: from a TCP connection to its first verified record. What one of many ports hit is not hit
 /// again: three lost segments in a row cost 1.4 s and more.
 pub const AUTHENTICATE_WITHIN: Duration = Duration::from_millis(2500);
-/// Longest pause of a lane because something that looks like the peer came in on it.
-pub const PAUSE_MOST: Duration = Duration::from_millis(500);
 /// After the last lane died the listener may still be reached by the peer; added to two bounds of
 /// the round trip.
 pub const LISTEN_ON_FOR: Duration = Duration::from_millis(2500);

@@ -13,7 +13,7 @@ use rand::{Rng, RngCore};
 use crate::candidate::{Candidate, Kind};
 use crate::limits::{
     AUTHENTICATE_WITHIN, GO_DELAY_MOST, LANE_PACE, LANES_AT_ONCE, LANES_PER_ATTEMPT, LISTEN_ON_FOR,
-    NOMINATED_WITHIN, PAUSE_MOST, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SHARE, REFIRE_SLOW,
+    NOMINATED_WITHIN, REFIRE_AT_ONCE, REFIRE_FAST_FOR, REFIRE_LEAST, REFIRE_SHARE, REFIRE_SLOW,
     REFUSED_AT_ONCE, ROUND_TRIP_LEAST, ROUND_TRIP_MOST, STAGGER, STUCK_AFTER, SYNS_BEFORE_SEEN,
     SYNS_BESIDE_VOLLEY, SYNS_PER_ATTEMPT, SYNS_PER_HOST_LANE, SYNS_PER_LANE,
 };
@@ -35,7 +35,7 @@ pub struct SocketId(pub u32);
 /// Where a dial begins on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
-    /// The local port of this round, on which a listener stands; round 0 is the door.
+    /// The local port of this round, on which a listener stands unless [`Output::Open`] said otherwise; round 0 is the door.
     Round(u8),
     /// Any other port of its own.
     Scratch,
@@ -263,7 +263,7 @@ pub struct LaneReport {
 }
 
 impl LaneReport {
-    fn new(candidate: Candidate) -> Self {
+    pub(crate) fn new(candidate: Candidate) -> Self {
         LaneReport { candidate, syns: 0, refused: 0, unreachable: 0, impostors: 0, no_route: false }
     }
 }
@@ -645,7 +645,8 @@ impl<R: RngCore> Puncher<R> {
                 lane.report.syns -= 1;
                 self.lane_syns -= 1;
                 lane.state = LaneState::AwaitingAccept(await_accept);
-                self.spoiled |= rules.icmp_at_once && lane.report.unreachable > 0;
+                let last = usize::from(lane.round) + 1 == self.rounds.len();
+                self.spoiled |= last && rules.icmp_at_once && lane.report.unreachable > 0;
             }
             Dialled::NoRoute => {
                 lane.report.syns -= 1;
@@ -672,7 +673,8 @@ impl<R: RngCore> Puncher<R> {
             many = None;
             cautious = lane.report.refused + lane.report.unreachable > 0;
             if let LaneState::Connecting(_) | LaneState::Ready(_) = lane.state {
-                self.spoiled |= self.config.rules.icmp_at_once && lane.report.unreachable > 0;
+                let last = usize::from(lane.round) + 1 == self.rounds.len();
+                self.spoiled |= last && self.config.rules.icmp_at_once && lane.report.unreachable > 0;
             }
             match lane.state {
                 LaneState::Open(_) => {}
@@ -746,7 +748,7 @@ impl<R: RngCore> Puncher<R> {
         let jitter: f64 = self.rng.random_range(0.5..1.5);
         if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.state == LaneState::Open(socket)) {
             lane.report.impostors += 1;
-            let at = now + REFIRE_SLOW.mul_f64(jitter).min(PAUSE_MOST);
+            let at = now + REFIRE_SLOW.mul_f64(jitter);
             lane.state = match self.rounds.get(usize::from(lane.round)) {
                 Some(round) if self.went => begins(&lane.report.candidate, &round.strategy, at),
                 Some(_) | None => LaneState::Waiting,

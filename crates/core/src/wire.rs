@@ -26,9 +26,9 @@ pub enum Preface {
     Link(Pattern),
     /// An observation: an [`ObservationToken`] follows, and nothing comes back.
     Observe,
-    /// An observation after which the broker knocks: it connects to the address that it saw, once from
-    /// the address that was dialled and once from its second one, if it has one, each time from a port
-    /// that the peer never contacted.
+    /// An observation after which the broker knocks: it connects to the address that it saw, from the
+    /// address that was dialled and from its second one, if it has one, each time from a port that the
+    /// peer never contacted; and once more from each of them where nothing came back at first.
     Knock,
 }
 

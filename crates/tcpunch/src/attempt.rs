@@ -496,7 +496,7 @@ impl Attempt {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Open { round, v6, listen } => {
-                // The first ports led to nothing.
+                // The first ports led to nothing, or can't: the peer's NAT steps.
                 self.reach.portmap.needed();
                 self.open(round, v6, listen);
             }

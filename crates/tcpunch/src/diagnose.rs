@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use tcpunch_core::limits::ACCEPT_PAUSE;
 use tcpunch_core::profile::{NatProfile, Sample};
 use tcpunch_core::survey::{ConnectionId, Output, Port as From, Survey};
 use tcpunch_core::wire::{KnockAnswer, Probe};
@@ -122,8 +123,12 @@ async fn greet(connection: ConnectionId, begun: Dialling, greeting: &[u8]) -> io
 async fn knocks(kept: &HashMap<u8, Port>) {
     let mut ports = kept.values();
     let one = async |port: Option<&Port>| match port {
-        // What the kernel can't hand over it closes itself, and that is all that is wanted.
-        Some(port) => drop(port.accept().await),
+        Some(port) => {
+            if port.accept().await.is_err() {
+                // Without descriptors it fails again at once.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
         None => std::future::pending().await,
     };
     let (first, second, third) = (ports.next(), ports.next(), ports.next());

@@ -133,7 +133,7 @@ impl Portmapper {
         }
     }
 
-    /// Something shows that a mapping would help: a NAT that maps by destination, a round that failed.
+    /// Something shows that a mapping would help: a NAT that maps by destination, a round that failed or that needs a fresh port.
     pub(crate) fn needed(&self) {
         if self.mode != Portmap::Off {
             self.ask();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::candidate::{Candidate, Kind};
 use crate::profile::NatProfile;
-use crate::puncher::Finished;
+use crate::puncher::{Finished, LaneReport, VolleyReport};
 
 /// Why two peers did not connect, in words for both users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,10 @@ impl Obstacle {
     /// Whose network is in the way, and what it does.
     pub fn reason(&self) -> String {
         let both = self.own.is_symmetric() && self.peer.is_symmetric();
-        let impostors: u32 = self.tried.lanes.iter().map(|lane| lane.impostors).sum();
-        let refused: u32 = self.tried.lanes.iter().map(|lane| lane.refused).sum();
+        let Finished { lanes, volleys, .. } = &self.tried;
+        let answers = || lanes.iter().map(Answers::of_lane).chain(volleys.iter().map(Answers::of_volley));
+        let impostors: u32 = answers().map(|answers| answers.impostors).sum();
+        let refused: u32 = answers().map(|answers| answers.refused).sum();
         if both {
             "both networks are symmetric NATs: each opens another port for every destination".to_owned()
         } else if self.own.is_symmetric() {
@@ -85,23 +87,53 @@ impl fmt::Display for Obstacle {
                 writeln!(f, "no route")?;
                 continue;
             }
-            write!(f, "{} SYN{}", lane.syns, if lane.syns == 1 { "" } else { "s" })?;
-            for (count, what) in [
-                (lane.refused, "reset"),
-                (lane.unreachable, "answered by ICMP"),
-                (lane.impostors, "answered by something else"),
-            ] {
-                if count > 0 {
-                    write!(f, ", {count} {what}")?;
-                }
-            }
+            writeln!(f, "{}", Answers::of_lane(lane))?;
+        }
+        for volley in self.tried.volleys.iter().filter(|volley| volley.syns > 0) {
+            let VolleyReport { own_ports, peer_ports, .. } = volley;
+            let ip = volley.peer.map_or_else(String::new, |peer| peer.ip().to_string());
+            let [from, to] = [own_ports, peer_ports].map(|ports| if *ports == 1 { "port" } else { "ports" });
+            let answers = Answers::of_volley(volley);
             writeln!(
                 f,
-                "{}",
-                if lane.refused + lane.unreachable + lane.impostors == 0 { ", no answer" } else { "" }
+                "  tried       {ip} ({peer_ports} {to} there, from {own_ports} {from} here): {answers}"
             )?;
         }
         write!(f, "  remedy      {}", self.remedy())
+    }
+}
+
+/// What came back to SYNs.
+struct Answers {
+    syns: u32,
+    refused: u32,
+    unreachable: u32,
+    impostors: u32,
+}
+
+impl Answers {
+    fn of_lane(&LaneReport { syns, refused, unreachable, impostors, .. }: &LaneReport) -> Self {
+        Answers { syns, refused, unreachable, impostors }
+    }
+
+    fn of_volley(&VolleyReport { syns, refused, unreachable, impostors, .. }: &VolleyReport) -> Self {
+        Answers { syns, refused, unreachable, impostors }
+    }
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} SYN{}", self.syns, if self.syns == 1 { "" } else { "s" })?;
+        let kinds = [
+            (self.refused, "reset"),
+            (self.unreachable, "answered by ICMP"),
+            (self.impostors, "answered by something else"),
+        ];
+        for (count, what) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, ", {count} {what}")?;
+        }
+        let silent = kinds.into_iter().all(|(count, _)| count == 0);
+        f.write_str(if silent { ", no answer" } else { "" })
     }
 }
 
@@ -124,5 +156,38 @@ mod tests {
         assert!(obstacle(plain, symmetric).reason().starts_with("the other side's network"));
         assert!(obstacle(symmetric, symmetric).reason().starts_with("both networks"));
         assert!(obstacle(plain, plain).to_string().contains("remedy"));
+    }
+
+    #[test]
+    fn a_failure_says_what_was_tried_at_many_ports() {
+        let address = "203.0.113.7:4001".parse().unwrap();
+        let many = VolleyReport {
+            peer: Some(address),
+            own_ports: 1,
+            peer_ports: 1024,
+            syns: 1024,
+            ..VolleyReport::default()
+        };
+        let refused = VolleyReport { own_ports: 8, peer_ports: 1, syns: 8, refused: 3, ..many };
+        let unfired = VolleyReport { syns: 0, ..many };
+        let volleys = vec![many, refused, unfired];
+        let seen = Candidate { address, kind: Kind::Reflexive };
+        let lane = LaneReport { syns: 1, ..LaneReport::new(seen) };
+        let tried = Finished { winner: None, syns: 1033, lanes: vec![lane], volleys, rounds: 1 };
+        let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..NatProfile::default() };
+        let obstacle = Obstacle { own: plain, peer: plain, tried, beside_broker: false };
+        let text = obstacle.to_string();
+        let tried: Vec<&str> =
+            text.lines().filter_map(|line| line.trim_start().strip_prefix("tried")).collect();
+        assert_eq!(tried.len(), 3, "{text}");
+        assert!(
+            tried[1].ends_with("203.0.113.7 (1024 ports there, from 1 port here): 1024 SYNs, no answer"),
+            "{text}"
+        );
+        assert!(
+            tried[2].ends_with("203.0.113.7 (1 port there, from 8 ports here): 8 SYNs, 3 reset"),
+            "{text}"
+        );
+        assert!(obstacle.reason().starts_with("every attempt was reset"), "a reset of a volley counts");
     }
 }

@@ -68,7 +68,7 @@ pub enum Order {
     Second,
 }
 
-/// Many connects at once, each fired once.
+/// Many connects at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Volley {
     /// Whereto and wherefrom.

@@ -141,6 +141,13 @@ impl<R: RngCore> Puncher<R> {
             (aim, strategy.fresh, aim.is_some() || strategy.dial)
         };
         let same = shape(&known) == shape(&last.strategy);
+        if last.went.is_none() {
+            last.strategy = known;
+            if known.fresh && self.opened == 0 {
+                self.open_round(1);
+            }
+            return;
+        }
         let waits = last.volley.as_ref().is_some_and(Volley::has_not_begun);
         let waiting = last.volley.as_mut().filter(|_| waits);
         let kept_quiet = last.strategy.volley.is_none() && !last.strategy.dial;
@@ -148,8 +155,6 @@ impl<R: RngCore> Puncher<R> {
             && (before.aim, before.shots) == (wanted.aim, wanted.shots)
         {
             volley.order_anew(known.order, wanted.crossing);
-            last.strategy = known;
-        } else if same && last.went.is_none() {
             last.strategy = known;
         } else if known.dial && known.volley.is_none() && !known.fresh && (waits || kept_quiet) {
             // One SYN is enough, and it has no need of fresh ports.
@@ -197,6 +202,7 @@ impl<R: RngCore> Puncher<R> {
             }
         }
         self.rounds.push(Round::new(strategy));
+        self.spoiled = false;
         self.quiet_since = None;
         self.start(now, round);
     }

@@ -11,7 +11,7 @@ use crate::candidate::{Scope, scope};
 use crate::identity::PublicKey;
 use crate::limits::{
     BROKER_INTRODUCTIONS, GO_DELAY_MOST, INTRODUCTION_LIFE, INTRODUCTIONS_PER_SESSION, MAX_HANDSHAKE,
-    MAX_RELAYED, MAX_RELAYED_BYTES, ROUNDS,
+    MAX_RELAYED, MAX_RELAYED_BYTES, OBSERVATIONS_KEPT, ROUNDS,
 };
 use crate::wire::{FromBroker, Introduction, IntroductionId, Met, Signal};
 
@@ -117,7 +117,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         if !session.seen.iter().any(|(seen, _)| *seen == question) {
             session.seen.push_back((question, from));
         }
-        if session.seen.len() > usize::from(ROUNDS) {
+        if session.seen.len() > OBSERVATIONS_KEPT {
             session.seen.pop_front();
         }
         for id in session.introductions.clone() {

@@ -299,7 +299,7 @@ impl Attempt {
         self.input(os, Input::PeerSays { round, word });
     }
 
-    /// Listens on a fresh port and has it observed.
+    /// Takes a fresh port, listens there unless it must not, and has it observed.
     fn open(&mut self, os: &mut Os<'_>, round: u8, v6: bool, listen: bool) {
         let [four, six] = &self.reach.observers;
         let Some(observer) = (if v6 { six } else { four.as_ref().map_or(six, |_| four) }) else { return };

@@ -140,6 +140,41 @@ fn a_better_profile_begins_a_round_only_where_it_changes_what_is_done() {
 }
 
 #[test]
+fn nothing_is_sent_or_said_before_go_whatever_is_learned_of_the_networks() {
+    let random = symmetric(Allocation::Random, Refusal::Drop);
+    let block = symmetric(Allocation::Block { first: 40_960, last: 41_023 }, Refusal::Reset);
+    for (own, peer) in [
+        (easy(Refusal::Drop), random),
+        (random, easy(Refusal::Drop)),
+        (block, easy(Refusal::Reset)),
+        (easy(Refusal::Icmp), block),
+    ] {
+        let mut rig = Rig::new(true, 50 * MS);
+        rig.lane(1);
+        rig.input(Input::Profiles { own, peer });
+        rig.until(rig.start + 200 * MS);
+        assert_eq!(rig.outputs, [], "{own:?} {peer:?}");
+        rig.input(Input::Go);
+        rig.until(rig.now + 300 * MS);
+        let begins = |output: &Output| matches!(output, Output::Dial { .. } | Output::Tell { .. });
+        assert!(rig.outputs.iter().any(begins), "{own:?} {peer:?}");
+    }
+}
+
+#[test]
+fn ports_that_turn_out_to_step_before_go_are_looked_at_just_before_they_are_dialled() {
+    let mut rig = Rig::new(true, 50 * MS);
+    rig.lane(1);
+    let stepping = symmetric(Allocation::Stepping(1), Refusal::Drop);
+    rig.input(Input::Profiles { own: easy(Refusal::Drop), peer: stepping });
+    rig.input(Input::Profiles { own: easy(Refusal::Drop), peer: stepping });
+    assert_eq!(rig.opened(), [(1, false)]);
+    rig.input(Input::Go);
+    rig.until(rig.start + 300 * MS);
+    assert!(rig.dials().is_empty(), "no step in vain");
+}
+
+#[test]
 fn a_doubt_about_the_mapping_shortens_the_first_round() {
     let doubtful =
         NatProfile { mapping: Behaviour::Unknown, allocation: Allocation::Changing, ..easy(Refusal::Drop) };
@@ -183,6 +218,19 @@ fn what_comes_in_between_two_syns_after_icmp_spoils_a_lane_whoever_tells_first()
     rig.begin(1, 2);
     rig.until(rig.now + MS);
     assert_eq!(rig.opened(), [(1, false)], "one reason, one round");
+}
+
+#[test]
+fn a_lane_that_icmp_spoils_while_its_next_round_is_on_the_way_is_no_reason_for_a_third() {
+    let mut rig = plain();
+    rig.input(Input::RoundWanted { round: 1 });
+    assert!(rig.opened() == [(1, false)] && rig.listens_in(1));
+    rig.dialled(rig.dials()[0], Dialled::Unreachable);
+    rig.dialled(rig.dials()[1], Dialled::InUse);
+    rig.until(rig.now + 10 * MS);
+    rig.begin(1, 2);
+    rig.until(rig.now + MS);
+    assert_eq!(rig.opened(), [(1, false)]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Further rounds of an introduction: whose fresh port is told to whom, and when.
 
 use super::*;
-use crate::limits::OBSERVATIONS_PER_SESSION;
+use crate::limits::{FRESH_PORTS, OBSERVATIONS_KEPT, OBSERVATIONS_PER_SESSION, PLACES_AGAIN, SURVEY_PLACES};
 use crate::wire::Word;
 
 const MS: Duration = Duration::from_millis(1);
@@ -218,6 +218,24 @@ fn a_side_may_wish_for_the_next_round_before_the_other_has_shown_its_port() {
 }
 
 #[test]
+fn a_whole_survey_may_be_seen_between_a_fresh_port_and_the_message_that_says_what_it_is_for() {
+    let mut met = met([20 * MS; 2]);
+    met.ask(2, 1, question(2));
+    met.see(2, question(2), fresh(2));
+    met.see(1, question(1), fresh(1));
+    for n in 0..SURVEY_PLACES + PLACES_AGAIN + 1 + FRESH_PORTS {
+        met.see(1, question(100 + u8::try_from(n).unwrap()), fresh(1));
+    }
+    met.world.told();
+    met.ask(1, 1, question(1));
+    assert_eq!(met.began(), [(1, 1, fresh(2)), (2, 1, fresh(1))]);
+    for n in 0..2 * u8::try_from(OBSERVATIONS_KEPT).unwrap() {
+        met.see(1, question(100 + n), fresh(1));
+    }
+    assert_eq!(met.world.broker.sessions[&key(1)].seen.len(), OBSERVATIONS_KEPT, "and no more is kept");
+}
+
+#[test]
 fn an_introduction_that_is_over_has_no_further_rounds() {
     let mut late = met([20 * MS; 2]);
     late.world.pass(INTRODUCTION_LIFE);
@@ -251,7 +269,7 @@ fn rounds_without_end_take_bounded_memory_and_leave_nothing() {
         assert!(introduced.rounds.len() < usize::from(ROUNDS));
     }
     for session in met.world.broker.sessions.values() {
-        assert!(session.seen.len() <= usize::from(ROUNDS));
+        assert!(session.seen.len() <= OBSERVATIONS_KEPT);
     }
     let said = met.world.told().len();
     let most = 3 * OBSERVATIONS_PER_SESSION.burst as usize + 4 * usize::from(ROUNDS);

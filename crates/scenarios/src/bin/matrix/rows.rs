@@ -246,6 +246,11 @@ fn failures(plan: &Plan, done: &[Done]) {
                 all.syns[2],
                 all.wire_syns
             );
+            let most = here.clone().max_by_key(|it| it.syns);
+            if let (Promise::Missed, Some(one)) = (&all.politeness, most) {
+                let pair = row.pairs.get(one.pair).map_or_else(String::new, |pair| pair.name());
+                println!("    most SYNs: {pair}, seed {}", one.seed);
+            }
             for late in &all.late_pairs {
                 let slowest = here.clone().filter(|it| it.pair == *late).max_by_key(|it| it.took);
                 if let (Some(pair), Some(one)) = (row.pairs.get(*late), slowest) {
