@@ -121,6 +121,8 @@ pub const LINK_RETRY_FIRST: Duration = Duration::from_millis(250);
 /// and the peers' attempts everything stands again within 5 s of the network's return, also where
 /// nothing on this machine tells of it.
 pub const LINK_RETRY_SOON: Duration = Duration::from_secs(2);
+/// A link that stood for so long was good: the pauses between tries begin anew.
+pub const LINK_LASTS_FROM: Duration = LINK_PING_EVERY;
 /// For so long a network is expected back at any moment: a home router needs one to three minutes
 /// to restart.
 pub const LINK_RETRY_SOON_FOR: Duration = Duration::from_secs(180);
@@ -434,6 +436,8 @@ pub const BROKER_ADVERTISED_BYTES: usize = 1024;
 
 /// Broker plus punching, from the introduction; also the default of `--timeout`.
 pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
+/// And the longest that it may be set to: what led to nothing in an hour will not, and clocks can't count without end.
+pub const ATTEMPT_MOST: Duration = Duration::from_secs(3600);
 /// After this long an attempt between two symmetric NATs has shown all it can: the kernel
 /// has sent each SYN six times (0, 1, 2, 3, 4, 5 s).
 pub const SYMMETRIC_WITHIN: Duration = Duration::from_secs(6);

@@ -315,6 +315,20 @@ impl NatProfile {
 }
 
 impl Behaviour {
+    /// Whether no NAT fits both.
+    pub fn contradicts(self, other: Self) -> bool {
+        // Endpoint-independent, address-dependent, address-and-port-dependent: those that it may be.
+        let may_be = |behaviour: Self| match behaviour {
+            Behaviour::Unknown => 0b111_u8,
+            Behaviour::EndpointIndependent => 0b001,
+            Behaviour::PortIndependent => 0b011,
+            Behaviour::AddressDependent => 0b010,
+            Behaviour::EndpointDependent => 0b110,
+            Behaviour::AddressAndPortDependent => 0b100,
+        };
+        may_be(self) & may_be(other) == 0
+    }
+
     /// The term of RFC 4787, as far as it is known.
     pub fn term(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tcpunch_core::candidate::{Candidate, Surroundings, canonical};
 use tcpunch_core::identity::PublicKey;
-use tcpunch_core::limits::{ARRIVALS, MAX_OBSERVED};
+use tcpunch_core::limits::{ARRIVALS, ATTEMPT_MOST, MAX_OBSERVED};
 use tcpunch_core::plan::{
     self, Obstacle, Path, Rules, SynBudget, first_candidates, hidden_beside_broker, host_candidates,
     mapped_candidate, may_tell_mapped, translated,
@@ -196,7 +196,7 @@ impl Attempt {
             controlling,
             round_trip_bound: Duration::from_micros(u64::from(reach.introduction.round_trip_bound_us)),
             introduced: reach.introduced,
-            deadline: reach.introduced + reach.timeout,
+            deadline: reach.introduced + reach.timeout.min(ATTEMPT_MOST),
             own: reach.introduction.own_profile,
             peer: reach.introduction.profile,
             seen_over_v6: reach.here.observed.iter().any(|seen| !seen.ip().to_canonical().is_ipv4()),

@@ -356,6 +356,8 @@ pub enum InviteNews {
     Opened(Code),
     /// Somebody tried wrong words; so many guesses are left.
     WrongGuess(u8),
+    /// The other side has come, and the two try to reach each other: it ends in any case, within the endpoint's time limit.
+    Introduced,
     /// It has served, or can't any more.
     Ended(Result<Box<Connection>, ConnectError>),
 }

@@ -21,7 +21,7 @@ use tcpunch_core::wire::{
     About, ClaimId, FromBroker, Introduction, IntroductionId, Met, Refusal, Signal, ToBroker, Welcome,
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::attempt::{self, Reach, Secrets, Sources};
 use crate::connection::{Answer, Connection, ConnectionHandle};
@@ -165,7 +165,8 @@ impl Lobby {
 /// Who waits for the end of an attempt.
 enum For {
     Invitation(u64),
-    Claim(Reply),
+    /// And what is dropped by who doesn't wait any more.
+    Claim(Reply, Option<watch::Sender<bool>>),
     Lobby,
 }
 
@@ -187,6 +188,8 @@ struct Running {
     addresses: Vec<SocketAddr>,
     /// Of an attempt in the lobby, which a later one may replace.
     task: Option<AbortHandle>,
+    /// Names the task, also where it ended without a result.
+    id: Option<Id>,
 }
 
 /// A survey of the own network.
@@ -214,7 +217,8 @@ pub(crate) struct Hub {
     syns: Arc<Mutex<SynBudget>>,
     lobby: Option<Lobby>,
     running: HashMap<IntroductionId, Running>,
-    attempts: JoinSet<(IntroductionId, Result<Connection, Box<Obstacle>>)>,
+    /// Nothing came of those that nobody waits for any more.
+    attempts: JoinSet<Option<Result<Connection, Box<Obstacle>>>>,
     /// Connections of the lobby that are watched for their end; whether it was a loss.
     ends: JoinSet<(PublicKey, ConnectionHandle, bool)>,
     profile: watch::Sender<NatProfile>,
@@ -233,6 +237,8 @@ pub(crate) struct Hub {
     /// When the present link came to stand, and with it the question whether one of the other family does.
     linked_at: Instant,
     next_id: u64,
+    /// Why there will be no link any more.
+    over: Option<BrokerError>,
 }
 
 impl Hub {
@@ -260,6 +266,7 @@ impl Hub {
             reports: Vec::new(),
             linked_at: Instant::now(),
             next_id: 0,
+            over: None,
         }
     }
 
@@ -281,14 +288,15 @@ impl Hub {
                     Some(notice) => self.notice(notice),
                     None => {
                         linked = false;
-                        self.give_up(&BrokerError::Lost);
+                        if self.over.is_none() {
+                            self.give_up_for_good(BrokerError::Lost);
+                        }
                     }
                 },
-                Some(ended) = self.attempts.join_next() => {
-                    if let Ok((id, result)) = ended {
-                        self.ended(id, result);
-                    }
-                }
+                Some(ended) = self.attempts.join_next_with_id() => match ended {
+                    Ok((task, result)) => self.ended(task, result),
+                    Err(error) => self.ended(error.id(), None),
+                },
                 Some(ended) = self.ends.join_next() => {
                     if let Ok((peer, connection, lost)) = ended {
                         self.connection_over(peer, &connection, lost);
@@ -351,7 +359,10 @@ impl Hub {
                     attempt: None,
                     reply,
                 });
-                self.send(ToBroker::Open { verb, again: None });
+                // A link that comes up asks by itself.
+                if !self.links.is_empty() {
+                    self.send(ToBroker::Open { verb, again: None });
+                }
             }
             Command::Withdraw { id } => {
                 if let Some(at) = self.invitations.iter().position(|invitation| invitation.id == id) {
@@ -370,6 +381,12 @@ impl Hub {
                     return;
                 }
                 let number = code.number;
+                self.claims.retain(|claim| !claim.reply.is_closed());
+                if self.claims.iter().any(|claim| claim.code.number == number) {
+                    // A code serves once.
+                    let _ = reply.send(Err(ConnectError::NoSuchCode(number)));
+                    return;
+                }
                 self.claims.push(Claim {
                     code,
                     verb,
@@ -379,14 +396,22 @@ impl Hub {
                     reply,
                     introduced,
                 });
-                self.send(ToBroker::Claim { number, verb });
+                if !self.links.is_empty() {
+                    self.send(ToBroker::Claim { number, verb });
+                }
             }
             Command::Lobby { news } => {
+                if let Some(error) = self.over.clone() {
+                    let _ = news.send(LobbyNews::Refused(error.into()));
+                }
                 self.lobby = Some(Lobby::new(news));
                 self.join();
             }
             Command::Report { patient: true, reply } => self.reports.push(reply),
             Command::Report { patient: false, reply } => drop(reply.send(self.report())),
+        }
+        if let Some(error) = self.over.clone() {
+            self.refuse_asked(&error);
         }
     }
 
@@ -476,7 +501,6 @@ impl Hub {
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Up { broker, key, remote, local, welcome } => {
-                let again = self.broker.is_some();
                 self.broker = Some((broker, key));
                 self.links = vec![Link { remote, local, observed: None, observer: None }];
                 self.linked_at = Instant::now();
@@ -488,11 +512,7 @@ impl Hub {
                     self.measured = false;
                 }
                 self.welcome(remote, local, *welcome);
-                if again {
-                    self.ask_again();
-                } else if self.lobby.is_some() {
-                    self.join();
-                }
+                self.ask();
             }
             Notice::Also { remote, local, welcome } => {
                 self.links.push(Link { remote, local, observed: None, observer: None });
@@ -508,12 +528,13 @@ impl Hub {
                 self.probe();
                 (self.setup.events)(Event::LinkLost);
             }
-            Notice::Refused(error) => self.give_up(&error),
+            Notice::Refused(error) => self.give_up_for_good(error),
         }
     }
 
-    /// What a broker forgot when the last link was lost.
-    fn ask_again(&mut self) {
+    /// Asks for what is wanted on a link that has come up: what came before it, and what a broker forgot when the last one
+    /// was lost.
+    fn ask(&mut self) {
         let open: Vec<(Verb, Option<u32>)> = self
             .invitations
             .iter()
@@ -527,6 +548,7 @@ impl Hub {
         for (verb, again) in open {
             self.send(ToBroker::Open { verb, again });
         }
+        self.claims.retain(|claim| !claim.reply.is_closed());
         for claim in &mut self.claims {
             claim.id = None;
             claim.opening = None;
@@ -541,7 +563,20 @@ impl Hub {
         }
     }
 
-    fn give_up(&mut self, error: &BrokerError) {
+    /// There will be no link any more: what is asked for from now on is answered at once.
+    fn give_up_for_good(&mut self, error: BrokerError) {
+        self.over = Some(error.clone());
+        self.give_up(error);
+    }
+
+    fn give_up(&mut self, error: BrokerError) {
+        self.refuse_asked(&error);
+        if let Some(lobby) = &self.lobby {
+            let _ = lobby.news.send(LobbyNews::Refused(error.into()));
+        }
+    }
+
+    fn refuse_asked(&mut self, error: &BrokerError) {
         // An attempt that runs needs no broker any more.
         self.invitations.retain(|invitation| {
             if invitation.attempt.is_none() {
@@ -551,9 +586,6 @@ impl Hub {
         });
         for claim in self.claims.drain(..) {
             let _ = claim.reply.send(Err(error.clone().into()));
-        }
-        if let Some(lobby) = &self.lobby {
-            let _ = lobby.news.send(LobbyNews::Refused(error.clone().into()));
         }
     }
 
@@ -876,7 +908,8 @@ impl Hub {
         let Some(claim) = self
             .claims
             .iter_mut()
-            .find(|claim| claim.code.number == number && (claim.id.is_none() || claim.id == Some(id)))
+            // A claim that was made twice is known by its last name; each proof is counted.
+            .find(|claim| claim.code.number == number)
         else {
             return;
         };
@@ -927,7 +960,7 @@ impl Hub {
         };
         let busy = ConnectError::Broker(BrokerError::Refuses(reason));
         match about {
-            About::Link => self.give_up(&BrokerError::Refuses(reason)),
+            About::Link => self.give_up(BrokerError::Refuses(reason)),
             About::Join => {
                 // One introduction less is no reason to leave.
                 let error = match refusal {
@@ -1026,7 +1059,7 @@ impl Hub {
             Met::CodeArriver { claim, answer } => self.code_arriver(*claim, peer, answer),
             Met::CodeWaiter { claim } => self.code_waiter(*claim, peer),
         };
-        let Some((secrets, told, mapped_told, waits)) = prepared else { return };
+        let Some((secrets, told, mapped_told, mut waits)) = prepared else { return };
         (self.setup.events)(Event::Introduced { peer, addresses: introduction.addresses.clone() });
         if matches!(waits, For::Lobby) {
             self.lobby_news(LobbyNews::Introduced(peer));
@@ -1068,14 +1101,31 @@ impl Hub {
         if matches!(waits, For::Lobby) {
             self.give_way(peer);
         }
-        let task = self.attempts.spawn(async move { (id, attempt.await) });
+        let given_up = match &mut waits {
+            For::Claim(_, introduced) => introduced.take(),
+            For::Invitation(_) | For::Lobby => None,
+        };
+        let task = self.attempts.spawn(async move {
+            let given_up = async {
+                match given_up {
+                    Some(introduced) => introduced.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = attempt => Some(result),
+                () = given_up => None,
+            }
+        });
+        let named = Some(task.id());
         if let For::Invitation(own) = &waits
             && let Some(invitation) = self.invitations.iter_mut().find(|invitation| invitation.id == *own)
         {
             invitation.attempt = Some(task.clone());
+            let _ = invitation.reply.send(InviteNews::Introduced);
         }
         let task = matches!(waits, For::Lobby).then_some(task);
-        self.running.insert(id, Running { inbox, waits, peer, addresses, task });
+        self.running.insert(id, Running { inbox, waits, peer, addresses, task, id: named });
     }
 
     /// Ends an attempt to reach the same member that is still running: what it dials is where the
@@ -1143,7 +1193,7 @@ impl Hub {
             return None;
         };
         let _ = claim.introduced.send(true);
-        let waits = For::Claim(claim.reply);
+        let waits = For::Claim(claim.reply, Some(claim.introduced));
         Some((Secrets::Keys(keys, Vec::new()), payload.told, claim.mapped_told, waits))
     }
 
@@ -1156,8 +1206,19 @@ impl Hub {
         Some((Secrets::Keys(keys, Vec::new()), told, mapped_told, waits))
     }
 
-    fn ended(&mut self, id: IntroductionId, result: Result<Connection, Box<Obstacle>>) {
+    /// `None`: it was given up.
+    fn ended(&mut self, task: Id, result: Option<Result<Connection, Box<Obstacle>>>) {
+        let Some(id) = self.running.iter().find(|(_, it)| it.id == Some(task)).map(|(id, _)| *id) else {
+            return;
+        };
         let Some(running) = self.running.remove(&id) else { return };
+        let Some(result) = result else {
+            // Who waits still is told by the end of the channel.
+            if let For::Invitation(own) = running.waits {
+                self.invitations.retain(|invitation| invitation.id != own);
+            }
+            return;
+        };
         let tried = match &result {
             Ok(connection) => self.setup.memory.tried(Some(connection.info().path)),
             Err(obstacle) if !obstacle.tried.lanes.is_empty() => self.setup.memory.tried(None),
@@ -1167,7 +1228,7 @@ impl Hub {
             self.kept.spawn(async move { drop(kept.await) });
         }
         match running.waits {
-            For::Claim(reply) => {
+            For::Claim(reply, _) => {
                 let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
             }
             For::Invitation(own) => {
@@ -1261,7 +1322,8 @@ mod tests {
             if hub.admit(peer, &[], began + INTRODUCTION_WINDOW * number as u32) {
                 taken += 1;
                 let inbox = mpsc::channel(1).0;
-                let running = Running { inbox, waits: For::Lobby, peer, addresses: Vec::new(), task: None };
+                let running =
+                    Running { inbox, waits: For::Lobby, peer, addresses: Vec::new(), task: None, id: None };
                 hub.running.insert(number, running);
             }
         }

@@ -332,6 +332,11 @@ pub(crate) fn abort(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// Undoes [`abort`].
+pub(crate) fn settle(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
 /// Ends the writing half of the TCP connection.
 pub(crate) fn finish(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);

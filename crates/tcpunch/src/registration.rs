@@ -12,8 +12,9 @@ use rand::Rng;
 use tcpunch_core::candidate::{Scope, scope};
 use tcpunch_core::identity::{PublicKey, SecretKey};
 use tcpunch_core::limits::{
-    BROKER_PORT, LINK_DEAD_AFTER, LINK_PING_EVERY, LINK_QUEUE, LINK_RETRY_FIRST, LINK_RETRY_MOST,
-    LINK_RETRY_SOON, LINK_RETRY_SOON_FOR, LINK_WITHIN, MAX_FRAME, NEXT_ADDRESS_AFTER, PROBE_WITHIN,
+    BROKER_PORT, LINK_DEAD_AFTER, LINK_LASTS_FROM, LINK_PING_EVERY, LINK_QUEUE, LINK_RETRY_FIRST,
+    LINK_RETRY_MOST, LINK_RETRY_SOON, LINK_RETRY_SOON_FOR, LINK_WITHIN, MAX_FRAME, NEXT_ADDRESS_AFTER,
+    PROBE_WITHIN,
 };
 use tcpunch_core::profile::NatProfile;
 use tcpunch_core::secure::{LinkHandshake, LinkOpener, LinkSealer, Pattern};
@@ -161,6 +162,7 @@ struct Slot {
     writer: OwnedWriteHalf,
     reader: AbortHandle,
     heard: Instant,
+    sent: Instant,
     pinged: Instant,
     origin: Origin,
     /// Since when a sign of life is awaited.
@@ -203,6 +205,8 @@ pub(crate) async fn register(
         slots: Vec::new(),
         next_number: 0,
         profile,
+        pause: LINK_RETRY_FIRST,
+        lost: None,
     };
     tokio::spawn(keeper.run(link, rest));
     Ok(commands)
@@ -448,6 +452,8 @@ async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Res
     let mut stream = port::dial(None, setup.door.number(), target.address)
         .await
         .map_err(|refused| OpenError::Failed(refused.error.to_string()))?;
+    // Until somebody keeps the link: the next try goes to the same place from the same port.
+    port::abort(&stream);
     target.accepted.store(true, Ordering::Relaxed);
     let pattern = if key.is_some() { Pattern::Ik } else { Pattern::Xx };
     let preface = Preface::Link(pattern).encode();
@@ -531,6 +537,10 @@ struct Keeper {
     slots: Vec<Slot>,
     next_number: u64,
     profile: NatProfile,
+    /// The pause before the next try for a link, and since when there is none that lasts: a broker may take a link and
+    /// refuse it then.
+    pause: Duration,
+    lost: Option<Instant>,
 }
 
 impl Keeper {
@@ -544,12 +554,16 @@ impl Keeper {
                 local: link.local,
                 welcome: link.welcome.clone(),
             };
+            let stands = Instant::now();
             self.install(link).await;
             if self.notices.send(up).await.is_err() {
                 return;
             }
             if !self.keep(rest).await {
                 return;
+            }
+            if stands.elapsed() >= LINK_LASTS_FROM {
+                (self.pause, self.lost) = (LINK_RETRY_FIRST, None);
             }
             if self.notices.send(Notice::Down).await.is_err() {
                 return;
@@ -567,6 +581,7 @@ impl Keeper {
     async fn install(&mut self, link: Link) {
         self.next_number += 1;
         let origin = Origin::new(link.local.ip(), &self.network);
+        port::settle(&link.stream);
         let (reader, writer) = link.stream.into_split();
         let task = tokio::spawn(read_messages(reader, link.opener, self.next_number, self.incoming.clone()));
         self.slots.push(Slot {
@@ -576,6 +591,7 @@ impl Keeper {
             writer,
             reader: task.abort_handle(),
             heard: Instant::now(),
+            sent: Instant::now(),
             pinged: Instant::now(),
             origin,
             doubted: None,
@@ -683,12 +699,12 @@ impl Keeper {
 
     async fn ping(&mut self) {
         let now = Instant::now();
-        let numbers: Vec<(u64, Instant, bool)> =
-            self.slots.iter().map(|slot| (slot.number, slot.heard, slot.is_dead(now))).collect();
-        for (number, heard, dead) in numbers {
+        let numbers: Vec<(u64, bool, bool)> =
+            self.slots.iter().map(|slot| (slot.number, now >= slot.ping_at(), slot.is_dead(now))).collect();
+        for (number, due, dead) in numbers {
             if dead {
                 self.drop_slot(number);
-            } else if now >= heard + LINK_PING_EVERY {
+            } else if due {
                 if let Some(slot) = self.slots.iter_mut().find(|slot| slot.number == number) {
                     slot.pinged = now;
                 }
@@ -712,6 +728,7 @@ impl Keeper {
             let Ok(frame) = slot.sealer.seal(bytes.clone()) else { return };
             let written = tokio::time::timeout(LINK_WITHIN, slot.writer.write_all(&frame)).await;
             if matches!(written, Ok(Ok(()))) {
+                slot.sent = Instant::now();
                 return;
             }
             let dead = slot.number;
@@ -733,17 +750,16 @@ impl Keeper {
     }
 
     async fn again(&mut self) -> Result<(Link, Rest), BrokerError> {
-        let lost = Instant::now();
+        let lost = *self.lost.get_or_insert_with(Instant::now);
         self.setup.door.renew();
-        let mut pause = LINK_RETRY_FIRST;
         loop {
-            let sleep = tokio::time::sleep(jittered(pause));
+            let sleep = tokio::time::sleep(jittered(self.pause));
             tokio::pin!(sleep);
             loop {
                 tokio::select! {
                     () = &mut sleep => break,
                     () = self.network.change() => {
-                        pause = LINK_RETRY_FIRST;
+                        self.pause = LINK_RETRY_FIRST;
                         break;
                     }
                     // What is asked for while no link stands is asked for again by the endpoint.
@@ -755,20 +771,20 @@ impl Keeper {
                     Some(_) = self.messages.recv() => {}
                 }
             }
+            let soon = lost.elapsed() < LINK_RETRY_SOON_FOR;
+            let longer = (self.pause * 2).min(if soon { LINK_RETRY_SOON } else { LINK_RETRY_MOST });
             tokio::select! {
                 found = first_link(&self.setup, LINK_WITHIN) => match found {
                     Ok(found) => {
+                        self.pause = longer;
                         self.profile = recall(&self.setup.memory).await.unwrap_or(self.profile);
                         return Ok(found);
                     }
                     Err(error @ BrokerError::KeyChanged { .. }) => return Err(error),
-                    Err(_) => {
-                        let soon = lost.elapsed() < LINK_RETRY_SOON_FOR;
-                        pause = (pause * 2).min(if soon { LINK_RETRY_SOON } else { LINK_RETRY_MOST });
-                    }
+                    Err(_) => self.pause = longer,
                 },
                 // What was sent into the old network is not repeated for a while.
-                () = self.network.change() => pause = LINK_RETRY_FIRST,
+                () = self.network.change() => self.pause = LINK_RETRY_FIRST,
             }
         }
     }
@@ -784,8 +800,13 @@ impl Slot {
         now >= self.dead_at()
     }
 
+    /// The broker goes by what it hears, too.
+    fn ping_at(&self) -> Instant {
+        self.heard.min(self.sent).max(self.pinged) + LINK_PING_EVERY
+    }
+
     fn wake(&self) -> Instant {
-        (self.heard.max(self.pinged) + LINK_PING_EVERY).min(self.dead_at())
+        self.ping_at().min(self.dead_at())
     }
 }
 

@@ -79,10 +79,17 @@ impl Report {
     }
 
     /// The same with what others saw of a scratch port, as STUN servers do ([`crate::stun::mapping`]). It fills in what no
-    /// broker told: servers at several addresses show what one broker can't.
+    /// broker told: servers at several addresses show what one broker can't. What is only remembered gives way to what
+    /// is seen of another NAT.
     #[must_use]
     pub fn with_samples(mut self, samples: &[Sample]) -> Self {
         let seen = classify(samples);
+        let translation_changed =
+            seen.translated.is_some_and(|seen| self.profile.translated.is_some_and(|known| known != seen));
+        let changed = translation_changed || seen.mapping.contradicts(self.profile.mapping);
+        if changed && matches!(self.origin, Origin::Remembered(_)) {
+            self.profile = NatProfile::default();
+        }
         let known = self.profile;
         let more = match known.mapping {
             Behaviour::Unknown => seen.translated.is_some(),
@@ -175,5 +182,27 @@ mod tests {
         assert_eq!(told, NatProfile { mapping: Behaviour::EndpointIndependent, ..known });
         let symmetric = NatProfile { mapping: Behaviour::AddressAndPortDependent, ..known };
         assert_eq!(report(symmetric).with_samples(&[one, same]).profile, symmetric);
+    }
+
+    #[test]
+    fn what_is_only_remembered_gives_way_to_what_is_seen_of_another_nat() {
+        let known = NatProfile {
+            translated: Some(true),
+            mapping: Behaviour::EndpointIndependent,
+            filtering: Behaviour::AddressDependent,
+            ..NatProfile::default()
+        };
+        let remembered =
+            |profile| Report { origin: Origin::Remembered(Duration::from_secs(60)), ..report(profile) };
+        let one = sample("203.0.113.1:3478", "198.51.100.9:5000");
+        let same = sample("203.0.113.2:3478", "198.51.100.9:5000");
+        let other = sample("203.0.113.2:3478", "198.51.100.9:7000");
+        let bare = Sample { local: one.observed, ..one };
+        let kept = remembered(known).with_samples(&[one, same]);
+        assert_eq!((kept.profile, kept.origin), (known, Origin::Remembered(Duration::from_secs(60))));
+        for samples in [&[one, other][..], &[bare]] {
+            let told = remembered(known).with_samples(samples);
+            assert_eq!((told.profile, told.origin), (classify(samples), Origin::Measured));
+        }
     }
 }

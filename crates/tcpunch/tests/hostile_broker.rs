@@ -337,6 +337,46 @@ async fn a_replayed_introduction_is_none() {
     hears(&waiter, b"untouched").await;
 }
 
+#[tokio::test]
+async fn a_connect_that_is_given_up_after_the_introduction_fires_at_nobody() {
+    let broker = RawBroker::start().await;
+    let mut agreed = Agreed::at(&broker).await;
+    agreed.arriver.introduced(&agreed.to_arriver.clone()).await;
+    soon("the introduction", async {
+        while agreed.arriver.introductions() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    agreed.connecting.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let fired = agreed.arriver.events.fired();
+    agreed.arriver.link.say(FromBroker::Go { introduction: 5 }).await;
+    // What is asked later is answered later.
+    agreed.arriver.invites(700).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(agreed.arriver.events.fired(), fired);
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_links_and_refuses_them_is_asked_ever_more_rarely() {
+    let broker = RawBroker::start().await;
+    let (_endpoint, mut link) = broker.endpoint(builder_at(broker.at), None).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    let mut links = 0;
+    loop {
+        link.say(FromBroker::Refused { about: About::Link, refusal: Refusal::Full }).await;
+        drop(link);
+        match tokio::time::timeout_at(until, broker.accept(None)).await {
+            Ok(next) => link = next,
+            Err(_) => break,
+        }
+        links += 1;
+    }
+    // With pauses of a quarter of a second, and its jitter, 10 and more.
+    assert!((1..=6).contains(&links), "{links} links in 4 s");
+}
+
 // --- Strangers, and addresses that are nobody's business ---
 
 #[tokio::test]

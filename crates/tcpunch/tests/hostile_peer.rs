@@ -429,6 +429,7 @@ async fn a_number_claimed_without_a_proof_holds_nobody_up() {
     let (waiter, arriver) = soon("a meeting", async {
         tokio::join!(
             async {
+                assert!(matches!(invite.news().await, InviteNews::Introduced));
                 match invite.news().await {
                     InviteNews::Ended(result) => result,
                     other => panic!("{other:?}"),

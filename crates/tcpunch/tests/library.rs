@@ -11,7 +11,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::{RngCore, SeedableRng};
-use tcpunch::{BindError, Builder, Connection, Endpoint, Event, InviteNews, PortError};
+use tcpunch::{
+    BindError, BrokerError, Builder, ConnectError, Connection, Endpoint, Event, InviteNews, LobbyNews,
+    PortError,
+};
 use tcpunch_broker::{Server, ServerConfig};
 use tcpunch_core::code::Code;
 use tcpunch_core::identity::SecretKey;
@@ -387,6 +390,54 @@ async fn a_connect_that_is_given_up_leaves_code_and_endpoint_usable() {
     let (waiter, arriver) = (waiter.unwrap(), arriver.unwrap());
     says(&waiter, b"the one that stayed").await;
     hears(&arriver, b"the one that stayed").await;
+}
+
+#[tokio::test]
+async fn a_time_limit_without_end_is_one_too() {
+    let broker = Broker::start().await;
+    let endless =
+        || async { soon("an endpoint", broker.builder().timeout(Duration::MAX).bind()).await.unwrap() };
+    let (one, two) = (endless().await, endless().await);
+    let (waiter, arriver) = meet(&one, &two).await;
+    says(&waiter, b"in good time").await;
+    hears(&arriver, b"in good time").await;
+}
+
+#[tokio::test]
+async fn a_code_is_met_once_at_a_time() {
+    let broker = Broker::start().await;
+    let (one, two) = (broker.endpoint().await, broker.endpoint().await);
+    let mut invite = one.invite().await.unwrap();
+    let code = invite.code().clone();
+    let (waiter, first, second) = soon("a meeting", async {
+        tokio::join!(invite.accept(), two.connect(code.clone()), two.connect(code.clone()))
+    })
+    .await;
+    assert!(waiter.is_ok() && first.is_ok());
+    assert!(matches!(second, Err(ConnectError::NoSuchCode(_))), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_broker_with_another_key_ends_all_that_is_asked_for() {
+    let broker = Broker::start().await;
+    let pinned = format!("{}#{}", broker.at, broker.key.public()).parse().unwrap();
+    let endpoint = soon("an endpoint", Endpoint::builder().broker(pinned).bind()).await.unwrap();
+    let mut invite = endpoint.invite().await.unwrap();
+    let code = invite.code().clone();
+    broker.stop.send(()).unwrap();
+    broker.task.await.unwrap();
+    let _other =
+        Broker::start_at(broker.at, SecretKey::generate(&mut rand::rngs::StdRng::from_os_rng())).await;
+    let changed =
+        |error: &ConnectError| matches!(error, ConnectError::Broker(BrokerError::KeyChanged { .. }));
+    let waited = soon("the end of the code", invite.accept()).await;
+    assert!(changed(waited.as_ref().unwrap_err()), "{waited:?}");
+    let connected = soon("an answer", endpoint.connect(code)).await;
+    assert!(changed(connected.as_ref().unwrap_err()), "{connected:?}");
+    let invited = soon("an answer", endpoint.invite()).await;
+    assert!(invited.as_ref().is_err_and(changed));
+    let news = soon("an answer", async { endpoint.lobby().news().await }).await;
+    assert!(matches!(&news, LobbyNews::Refused(error) if changed(error)), "{news:?}");
 }
 
 #[tokio::test]

@@ -26,20 +26,22 @@ pub(crate) async fn wait(
     command: &str,
 ) -> Result<Connection, Failure> {
     let mut invite = talk.waiting("the broker to give a code", endpoint.invite_for(verb)).await?;
-    tell(invite.code(), command, talk);
+    let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
+    tell(invite.code(), command, deadline, talk);
     talk.waits().other_side_begins(talk);
     let mut code = invite.code().clone();
-    let deadline = Instant::now() + common.wait.unwrap_or(CODE_LIFE);
+    let mut came = false;
     loop {
         let news = tokio::select! {
             news = invite.news() => news,
-            () = tokio::time::sleep_until(deadline) => return Err(ConnectError::NobodyCame.into()),
+            () = tokio::time::sleep_until(deadline), if !came => return Err(ConnectError::NobodyCame.into()),
         };
         match news {
+            InviteNews::Introduced => came = true,
             InviteNews::Opened(again) if again == code => {}
             InviteNews::Opened(again) => {
                 talk.must_say("the broker forgot the code; this one takes its place");
-                tell(&again, command, talk);
+                tell(&again, command, deadline, talk);
                 code = again;
             }
             InviteNews::WrongGuess(left) => {
@@ -60,12 +62,11 @@ pub(crate) async fn wait(
     }
 }
 
-fn tell(code: &Code, command: &str, talk: &Talk) {
+fn tell(code: &Code, command: &str, deadline: Instant, talk: &Talk) {
     let command = format!("tcpunch {command} {code}");
-    talk.event(
-        "code",
-        json!({ "code": code.to_string(), "command": command, "expires_s": CODE_LIFE.as_secs() }),
-    );
+    let left = deadline.duration_since(Instant::now()).min(CODE_LIFE);
+    let expires_s = left.as_secs_f64().round() as u64;
+    talk.event("code", json!({ "code": code.to_string(), "command": command, "expires_s": expires_s }));
     talk.must_say(format!("code  {}", talk.code(&code.to_string())));
     talk.say(format!("on the other computer type:  {command}"));
 }

@@ -126,19 +126,25 @@ fn restarted_broker() {
     pipe.talk_and_end();
 }
 
-/// Two symmetric NATs: it takes seconds to find that there is no path.
+/// Two symmetric NATs: it takes 6 s to find that there is no path. How long to wait for a person is over by then, and no
+/// reason to stop.
 fn long_path() {
     let scene = Scene::new();
     let (broker_host, _broker) = scene.broker();
     let [one, other] = ["one", "other"].map(|name| Kind::Symmetric.site(&scene.lab, name, Duration::ZERO));
-    let mut listen = scene.start(&one, "listen", &["--broker", &broker_host.ipv4().to_string()]);
-    let code = listen.event("code").text("code").to_owned();
-    let mut connect = scene.start(&other, "connect", &[&code]);
+    let mut listen =
+        scene.start(&one, "listen", &["--broker", &broker_host.ipv4().to_string(), "--wait", "5"]);
+    let told = listen.event("code");
+    scene.journal.assert(told.number("expires_s") == 5.0, "it is told how long the code serves");
+    let mut connect = scene.start(&other, "connect", &[told.text("code")]);
     for process in [&mut listen, &mut connect] {
         process.event("introduced");
         let waiting = process.event("waiting");
         let what = waiting.text("for");
         scene.journal.assert(what.starts_with("a direct path to "), &format!("it waits for {what}"));
-        process.error();
+    }
+    for process in [&mut listen, &mut connect] {
+        let kind = process.error().text("kind").to_owned();
+        scene.journal.assert(kind == "no-direct-path", &format!("it ends with {kind}"));
     }
 }

@@ -167,7 +167,8 @@ fn silent_name_server() {
 fn changed_key() {
     let scene = Scene::new();
     let (broker_host, mut broker) = scene.broker();
-    let host = scene.lab.public_host("ann").start().unwrap();
+    // The next try for a link comes before the other end has closed the last.
+    let host = scene.lab.public_host("ann").delay(Duration::from_millis(20)).start().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
     let address = broker_host.ipv4().to_string();

@@ -23,10 +23,10 @@ impl Obstacle {
     /// Whose network is in the way, and what it does.
     pub fn reason(&self) -> String {
         let both = self.own.is_symmetric() && self.peer.is_symmetric();
-        let Finished { lanes, volleys, .. } = &self.tried;
-        let answers = || lanes.iter().map(Answers::of_lane).chain(volleys.iter().map(Answers::of_volley));
-        let impostors: u32 = answers().map(|answers| answers.impostors).sum();
-        let refused: u32 = answers().map(|answers| answers.refused).sum();
+        let Answers { refused, unreachable, impostors, .. } =
+            self.answers().fold(Answers::NONE, Answers::and);
+        let fired = || self.answers().filter(|answers| answers.syns > 0);
+        let silent = fired().any(|answers| answers.refused + answers.unreachable == 0);
         if both {
             "both networks are symmetric NATs: each opens another port for every destination".to_owned()
         } else if self.own.is_symmetric() {
@@ -47,13 +47,34 @@ impl Obstacle {
             "this machine has no route to any address of the other side".to_owned()
         } else if impostors > 0 {
             "something answered at the other side's address that is not the other side".to_owned()
-        } else if refused > 0 {
-            "every attempt was reset: a firewall on one of the two sides refuses".to_owned()
+        } else if refused + unreachable > 0 {
+            let how = match (refused, unreachable) {
+                (_, 0) => "reset",
+                (0, _) => "answered by ICMP",
+                (_, _) => "refused",
+            };
+            if silent {
+                format!(
+                    "some attempts were {how} and others had no answer: a firewall on one of the two sides refuses"
+                )
+            } else {
+                format!("every attempt was {how}: a firewall on one of the two sides refuses")
+            }
         } else {
             "no answer came: a firewall drops what comes in, on one of the two sides, even after \
              that side has knocked itself"
                 .to_owned()
         }
+    }
+
+    /// What came back on each lane that tells of the two networks. At a peer's own address another machine of this network may
+    /// answer: that is told of only where nothing else was dialled.
+    fn answers(&self) -> impl Iterator<Item = Answers> {
+        let Finished { lanes, volleys, .. } = &self.tried;
+        let outside = |lane: &&LaneReport| lane.candidate.kind != Kind::Host;
+        let any_outside = lanes.iter().filter(outside).any(|lane| lane.syns > 0);
+        let told = lanes.iter().filter(move |lane| !any_outside || outside(lane));
+        told.map(Answers::of_lane).chain(volleys.iter().map(Answers::of_volley))
     }
 
     /// What would help.
@@ -112,6 +133,17 @@ struct Answers {
 }
 
 impl Answers {
+    const NONE: Self = Answers { syns: 0, refused: 0, unreachable: 0, impostors: 0 };
+
+    fn and(self, other: Self) -> Self {
+        Answers {
+            syns: self.syns + other.syns,
+            refused: self.refused + other.refused,
+            unreachable: self.unreachable + other.unreachable,
+            impostors: self.impostors + other.impostors,
+        }
+    }
+
     fn of_lane(&LaneReport { syns, refused, unreachable, impostors, .. }: &LaneReport) -> Self {
         Answers { syns, refused, unreachable, impostors }
     }
@@ -188,6 +220,27 @@ mod tests {
             tried[2].ends_with("203.0.113.7 (1 port there, from 8 ports here): 8 SYNs, 3 reset"),
             "{text}"
         );
-        assert!(obstacle.reason().starts_with("every attempt was reset"), "a reset of a volley counts");
+        assert!(obstacle.reason().starts_with("some attempts were reset"), "a reset of a volley counts");
+    }
+
+    #[test]
+    fn what_answers_at_a_private_address_says_nothing_of_the_two_networks() {
+        let lane = |address: &str, kind, (refused, unreachable)| {
+            let candidate = Candidate { address: address.parse().unwrap(), kind };
+            LaneReport { syns: 3, refused, unreachable, ..LaneReport::new(candidate) }
+        };
+        let reason = |lanes: &[LaneReport]| {
+            let tried = Finished { winner: None, syns: 0, lanes: lanes.to_vec(), volleys: vec![], rounds: 1 };
+            let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..NatProfile::default() };
+            Obstacle { own: plain, peer: plain, tried, beside_broker: false }.reason()
+        };
+        let private = lane("192.168.1.7:4001", Kind::Host, (3, 0));
+        let outside = |answers| lane("203.0.113.7:4001", Kind::Reflexive, answers);
+        assert!(reason(&[private, outside((0, 0))]).starts_with("no answer came"));
+        assert!(reason(&[private]).starts_with("every attempt was reset"));
+        assert!(reason(&[private, outside((2, 0))]).starts_with("every attempt was reset"));
+        assert!(reason(&[outside((0, 1))]).starts_with("every attempt was answered by ICMP"));
+        assert!(reason(&[outside((1, 1))]).starts_with("every attempt was refused"));
+        assert!(reason(&[outside((1, 0)), outside((0, 0))]).starts_with("some attempts were reset"));
     }
 }

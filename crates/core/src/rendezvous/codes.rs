@@ -182,6 +182,12 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let Some(observed) = self.links.get(&link).map(|link| link.observed) else {
             return;
         };
+        let own = |id: &&ClaimId| self.claims.get(id).is_some_and(|claim| claim.number == number);
+        let before = self.sessions.get(&peer).and_then(|session| session.claims.iter().find(own)).copied();
+        // What was said of it may be lost with the link that it was made on, or nobody waits for it any more.
+        if let Some(before) = before {
+            self.remove_claim(before);
+        }
         let pending = self.sessions.get(&peer).map_or(0, |session| session.claims.len());
         let asked = self.sessions.get_mut(&peer).and_then(|session| session.asked.replace(number));
         // Who waits for its code asks for the same number again and again: that is no guess.

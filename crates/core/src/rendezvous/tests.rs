@@ -276,6 +276,37 @@ fn a_wrong_guess_is_told_and_the_code_goes_on_with_a_fresh_share() {
 }
 
 #[test]
+fn a_claim_that_is_made_again_takes_the_place_of_the_first() {
+    let prove = |claim| ToBroker::Prove { claim, share: vec![2; SHARE], handshake: vec![] };
+    let accept = |claim| ToBroker::Accept { claim, handshake: vec![4; 48] };
+    let mut world = World::new(Config::default());
+    world.up(1, "198.51.100.1:1111");
+    world.up(2, "198.51.100.2:1111");
+    let number = world.code(1);
+    let first = world.claimed(2, number);
+    let second = world.claimed(2, number);
+    world.say(2, prove(first));
+    assert_eq!(world.refusal(2), Some(Refusal::NoSuchCode), "of the first");
+    world.say(2, prove(second));
+    world.say(1, accept(second));
+    assert!(matches!(world.next(2), Some(FromBroker::Introduced(_))), "and nothing is refused before");
+
+    let number = world.code(1);
+    let checked = world.claimed(2, number);
+    world.say(2, prove(checked));
+    world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
+    assert_eq!(world.next(2), None, "the share is being used");
+    world.inbox.clear();
+    world.say(1, accept(checked));
+    assert_eq!(world.next(1), Some(FromBroker::Gone { claim: checked }));
+    world.say(1, ToBroker::Wait { number, share: vec![9; SHARE] });
+    let Some(FromBroker::Claimed { claim, .. }) = world.next(2) else { panic!() };
+    world.say(2, prove(claim));
+    world.say(1, accept(claim));
+    assert!(matches!(world.next(2), Some(FromBroker::Introduced(_))));
+}
+
+#[test]
 fn the_other_verb_is_named_and_burns_nothing() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
