@@ -621,7 +621,24 @@ fn doctor_on_this_side_of_the_nat_says_that_it_sees_nothing_of_it() {
         told.contains("not known       the broker is on this side of the NAT, if there is one"),
         "{told}"
     );
-    assert!(!told.contains("mapping") && !told.contains("what it means"), "nothing is known: {told}");
+    assert!(!told.contains("mapping"), "nothing is known: {told}");
+    assert!(
+        told.contains("what it means\n  reach           whom you can be connected with is not known"),
+        "{told}"
+    );
+    let ended = run(&broker, home.path(), &["doctor", "--portmap", "off", "--json"]).ends().with(0);
+    let said = events(&ended.text());
+    let report = said.iter().find(|event| event["event"] == "doctor").unwrap();
+    // Programs are told the same.
+    assert!(text(report, "unknown_because").ends_with("name one elsewhere with --broker HOST"), "{report}");
+    let ipv6 = match text(report, "ipv6") {
+        "unused" => "IPv6            this computer has it; no broker was reached over it",
+        word => {
+            assert_eq!(word, "none");
+            "IPv6            no address that others can reach"
+        }
+    };
+    assert!(told.contains(ipv6), "{told}");
     // A code is printed only on request.
     assert!(!ended.err.contains("code  "), "{}", ended.err);
 }
@@ -708,7 +725,7 @@ fn the_report_for_programs_has_every_documented_field() {
     let row = readme.lines().find(|line| line.starts_with("| `doctor` |")).unwrap();
     let mut documented: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
     // What stands in for values.
-    documented.retain(|name| !["measured", "remembered", "none", "null"].contains(name));
+    documented.retain(|name| !["measured", "remembered", "used", "unused", "none", "null"].contains(name));
     let inner = ["translated", "mapping", "allocation", "filtering", "refusal", "simultaneous_open"];
     has(&report["profile"], &inner);
     for name in &documented {

@@ -19,31 +19,25 @@ pub(crate) fn report(report: &Report, stun: &Mapping, talk: &Talk) {
     this_computer(report, talk);
     others(stun, talk);
     let profile = &report.profile;
-    let known = *profile != NatProfile::default();
     match report.origin {
-        Origin::Remembered(age) if known => {
+        Origin::Remembered(age) if *profile != NatProfile::default() => {
             talk.print(format!("its network, remembered from {} ago", ago(age)));
         }
         Origin::Remembered(_) | Origin::Nothing | Origin::Measured => talk.print("its network"),
     }
-    if !known {
-        line(talk, "not known", unknown(report));
-        return;
-    }
-    for told in traits(profile) {
-        let term = told.term.map(|term| format!(" ({term})")).unwrap_or_default();
-        line(talk, told.topic, format!("{}{term}", told.plain));
+    if let Some(why) = unknown(report) {
+        line(talk, "not known", why);
+    } else {
+        for told in traits(profile) {
+            let term = told.term.map(|term| format!(" ({term})")).unwrap_or_default();
+            line(talk, told.topic, format!("{}{term}", told.plain));
+        }
     }
     let reachable = report.reachable();
     talk.print("what it means");
     line(talk, "reach", prospect(&reachable).to_string());
-    if let Some(path) = report.worked {
-        let (connected, failed) = report.tried;
-        line(
-            talk,
-            "experience",
-            format!("{} stood, the last one {path}; {failed} found no path", plural(connected, "connection")),
-        );
+    if let Some(experience) = experience(report) {
+        line(talk, "experience", experience);
     }
     for remedy in remedies(&reachable) {
         line(talk, "would help", remedy);
@@ -74,16 +68,41 @@ fn this_computer(report: &Report, talk: &Talk) {
         Some(Err(why)) => line(talk, "port mapping", format!("none; {}", clean(&why.to_string()))),
         None => {}
     }
-    let reachable = |ip: &IpAddr| ip.is_ipv6() && scope(*ip) == Scope::Global;
-    let linked = report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv6());
-    if !linked {
-        let has = report.interfaces.iter().any(|interface| reachable(&interface.address));
-        let why = if has {
-            "this computer has it; no broker was reached over it"
+    match Ipv6::of(report) {
+        Ipv6::Used => {}
+        Ipv6::Unused => line(talk, "IPv6", "this computer has it; no broker was reached over it"),
+        Ipv6::None => line(talk, "IPv6", "no address that others can reach"),
+    }
+}
+
+/// What is known of IPv6.
+enum Ipv6 {
+    /// A broker was reached over it.
+    Used,
+    /// There is an address that others could reach, and no broker was.
+    Unused,
+    None,
+}
+
+impl Ipv6 {
+    fn of(report: &Report) -> Self {
+        let reachable = |ip: &IpAddr| ip.is_ipv6() && scope(*ip) == Scope::Global;
+        if report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv6()) {
+            Ipv6::Used
+        } else if report.interfaces.iter().any(|interface| reachable(&interface.address)) {
+            Ipv6::Unused
         } else {
-            "no address that others can reach"
-        };
-        line(talk, "IPv6", why);
+            Ipv6::None
+        }
+    }
+
+    /// A name for programs.
+    fn word(&self) -> &'static str {
+        match self {
+            Ipv6::Used => "used",
+            Ipv6::Unused => "unused",
+            Ipv6::None => "none",
+        }
     }
 }
 
@@ -108,14 +127,28 @@ fn seen(link: &Registered) -> String {
     }
 }
 
-/// Why nothing is known.
-fn unknown(report: &Report) -> &'static str {
-    if report.links.is_empty() {
-        "it takes a broker, or STUN servers, elsewhere to see how this network looks from outside"
+/// Why nothing is known, if nothing is.
+fn unknown(report: &Report) -> Option<&'static str> {
+    if report.profile != NatProfile::default() {
+        None
+    } else if report.links.is_empty() {
+        Some("it takes a broker, or STUN servers, elsewhere to see how this network looks from outside")
     } else {
-        "the broker is on this side of the NAT, if there is one, and sees nothing of it: name one elsewhere with \
-         --broker HOST"
+        Some(
+            "the broker is on this side of the NAT, if there is one, and sees nothing of it: name one elsewhere with \
+             --broker HOST",
+        )
     }
+}
+
+/// What became of connections through this network, if there were any.
+fn experience(report: &Report) -> Option<String> {
+    let (connected, failed) = report.tried;
+    if (connected, failed) == (0, 0) {
+        return None;
+    }
+    let last = report.worked.map(|path| format!(", the last one {path}")).unwrap_or_default();
+    Some(format!("{} stood{last}; {failed} found no path", plural(connected, "connection")))
 }
 
 fn line(talk: &Talk, label: &str, text: impl AsRef<str>) {
@@ -168,7 +201,9 @@ fn fields(report: &Report, stun: &Mapping) -> Value {
         "port_mapping": report.port_mapping.as_ref().map(port_mapping_fields),
         "origin": origin,
         "age_s": age,
+        "ipv6": Ipv6::of(report).word(),
         "profile": profile_fields(profile),
+        "unknown_because": unknown(report),
         "words": profile.to_string(),
         "reach": reach.collect::<serde_json::Map<_, _>>(),
         "meaning": prospect.to_string(),
@@ -207,7 +242,7 @@ fn stun_fields(stun: &Mapping) -> Vec<Value> {
 }
 
 /// Behaviour as RFC 4787 names it; `null` where nothing was observed.
-fn profile_fields(profile: &NatProfile) -> Value {
+pub(crate) fn profile_fields(profile: &NatProfile) -> Value {
     let behaviour = |behaviour| match behaviour {
         Behaviour::Unknown => None,
         Behaviour::EndpointIndependent => Some("endpoint-independent"),
@@ -251,5 +286,24 @@ mod tests {
         assert_eq!(told(60), "1 minute");
         assert_eq!(told(7300), "2 hours");
         assert_eq!(told(3 * 86_400 + 5), "3 days");
+    }
+
+    #[test]
+    fn failures_alone_are_experience_too() {
+        let report = |worked, tried| Report {
+            interfaces: Vec::new(),
+            routers: Vec::new(),
+            links: Vec::new(),
+            profile: NatProfile::default(),
+            origin: Origin::Nothing,
+            port_mapping: None,
+            worked,
+            tried,
+        };
+        assert_eq!(experience(&report(None, (0, 0))), None);
+        let failed = experience(&report(None, (0, 3)));
+        assert_eq!(failed.as_deref(), Some("0 connections stood; 3 found no path"));
+        let both = experience(&report(Some(tcpunch::Path::Punched), (1, 2)));
+        assert_eq!(both.as_deref(), Some("1 connection stood, the last one punched; 2 found no path"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use natlab::kernel::{Host, Node};
@@ -47,6 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("doctor::keeps_nothing_when_told_so", keeps_nothing),
         trial("doctor::two_try_it_and_see_how", two_try_it),
         trial("doctor::two_try_it_and_see_why_not", two_see_why_not),
+        trial("doctor::failures_alone_are_experience", failures_alone),
     ]);
     trials
 }
@@ -333,4 +334,29 @@ fn two_see_why_not() {
         scene.journal.assert(err.contains(part), &format!("it does not say '{part}'"));
     }
     scene.journal.assert(waits.ends_within(PATIENCE) == 6, "the other side ended otherwise");
+}
+
+/// Where nothing ever worked.
+fn failures_alone() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = broker(&scene, false);
+    let [one, other] = ["one", "other"].map(|name| Kind::Symmetric.site(&scene.lab, name, Duration::ZERO));
+    let address = broker_host.ipv4().to_string();
+    let state = tempfile::tempdir().unwrap();
+    let flags = in_state(state.path(), &address);
+    let (out, _, _) = printed(&scene, &other, &flags);
+    scene.journal.assert(!out.contains("experience"), "there was nothing to experience");
+    let _waits = scene.start(&one, "chat", &["--broker", &address]);
+    let mut comes = Process::start(&scene.journal, &other, "other chat", "chat", flags);
+    scene.journal.assert(comes.event("error").text("kind") == "no-direct-path", "another error");
+    // It is written soon after.
+    let kept = || std::fs::read_to_string(state.path().join("networks")).unwrap().ends_with(" - 0 1\n");
+    let until = Instant::now() + PATIENCE;
+    while !kept() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(comes);
+    let (out, _, _) = printed(&scene, &other, &flags);
+    let told = out.contains("experience      0 connections stood; 1 found no path");
+    scene.journal.assert(told, "the failure is not told");
 }
