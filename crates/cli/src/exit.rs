@@ -1,6 +1,6 @@
 //! How a command ends: what it says, and its exit code.
 
-use tcpunch::{BindError, BrokerError, ConnectError, PortError};
+use tcpunch::{BindError, BrokerError, ConnectError, Obstacle, PortError};
 
 /// Exit codes, as the contract with users fixes them.
 pub(crate) mod code {
@@ -42,11 +42,13 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// What would help.
     pub(crate) hint: Option<String>,
+    /// What is in the way, where there is no direct path.
+    pub(crate) obstacle: Option<Box<Obstacle>>,
 }
 
 impl Failure {
     pub(crate) fn new(kind: &'static str, exit: u8, message: impl std::fmt::Display) -> Self {
-        Failure { kind, exit, message: message.to_string(), hint: None }
+        Failure { kind, exit, message: message.to_string(), hint: None, obstacle: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -120,7 +122,8 @@ impl From<ConnectError> for Failure {
                 Failure::new("burnt", code::WRONG_WORDS, &error).hint("start again for a fresh code")
             }
             ConnectError::NoDirectPath(obstacle) => {
-                Failure::new("no-direct-path", code::NO_PATH, &error).hint(obstacle.remedy())
+                let failure = Failure::new("no-direct-path", code::NO_PATH, &error).hint(obstacle.remedy());
+                Failure { obstacle: Some(obstacle.clone()), ..failure }
             }
             ConnectError::Lobby(_) => Failure::new("lobby", code::REFUSED, &error),
         }

@@ -3,4 +3,5 @@
 pub(crate) mod broker;
 pub(crate) mod chat;
 pub(crate) mod doctor;
+pub(crate) mod obstacle;
 pub(crate) mod ping;

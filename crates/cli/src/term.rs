@@ -17,6 +17,7 @@ use crate::exit::{Failure, code};
 use crate::fold::fold;
 use crate::modes;
 use crate::screen::Screen;
+use crate::show::obstacle;
 use crate::waits::Waits;
 
 /// What a program waits for before it ends.
@@ -160,16 +161,18 @@ impl Talk {
     }
 
     pub(crate) fn failure(&self, failure: &Failure) {
-        self.event(
-            "error",
-            json!({
-                "kind": failure.kind,
-                "exit": failure.exit,
-                "message": failure.message,
-                "hint": failure.hint,
-                "fatal": true,
-            }),
-        );
+        let mut fields = Map::from_iter([
+            ("kind".to_owned(), json!(failure.kind)),
+            ("exit".to_owned(), json!(failure.exit)),
+            ("message".to_owned(), json!(failure.message)),
+            ("hint".to_owned(), json!(failure.hint)),
+            ("fatal".to_owned(), json!(true)),
+        ]);
+        if let Some(obstacle) = &failure.obstacle {
+            fields.extend(self.waits.path_to().map(|peer| ("peer".to_owned(), json!(peer.to_string()))));
+            fields.insert("report".to_owned(), obstacle::fields(obstacle));
+        }
+        self.event("error", Value::Object(fields));
         self.must_say(self.folded(&format!("tcpunch: {}", failure.message)).replacen(
             "tcpunch:",
             &paint(self.colours.err, Hue::Error, "tcpunch:"),

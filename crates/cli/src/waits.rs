@@ -56,6 +56,13 @@ impl Waits {
         lock(&self.paths).insert(peer, wait);
     }
 
+    /// Who was introduced and is not connected, if there is exactly one.
+    pub(crate) fn path_to(&self) -> Option<PublicKey> {
+        let paths = lock(&self.paths);
+        let mut peers = paths.keys().copied();
+        peers.next().filter(|_| peers.next().is_none())
+    }
+
     /// It is there, or there is none.
     pub(crate) fn path_ends(&self, peer: &PublicKey) {
         *lock(&self.other_side) = None;

@@ -333,7 +333,20 @@ fn two_see_why_not() {
     for part in ["both networks are symmetric NATs", "this side", "other side", "remedy"] {
         scene.journal.assert(err.contains(part), &format!("it does not say '{part}'"));
     }
+    let met = waits.event("introduced");
+    let error = waits.error().value;
     scene.journal.assert(waits.ends_within(PATIENCE) == 6, "the other side ended otherwise");
+    scene.journal.assert(error["peer"] == met.value["peer"], "the error names another peer, or none");
+    let report = &error["report"];
+    for side in ["own", "peer"] {
+        let mapping = &report[side]["mapping"];
+        scene.journal.assert(mapping == "address-and-port-dependent", &format!("{side}: {mapping}"));
+    }
+    let tried = report["tried"].as_array().map_or(&[][..], Vec::as_slice);
+    let syns: u64 = tried.iter().filter_map(|tried| tried["syns"].as_u64()).sum();
+    let addresses = tried.iter().all(|tried| tried["address"].is_string());
+    scene.journal.assert(syns > 0 && addresses, &format!("it says it tried {tried:?}"));
+    scene.journal.assert(report["remedy"] == error["hint"], "remedy and hint differ");
 }
 
 /// Where nothing ever worked.
