@@ -38,18 +38,23 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
             return Err(Failure::local(error).hint("or go without what is kept: --ephemeral"));
         }
         Err(error) => {
-            talk.say(format!("nothing is kept on disk: {error}"));
+            talk.notice("state", format!("nothing is kept on disk: {error}"), None);
             return Ok(Store::ephemeral());
         }
     };
     // Made on first use; contacts will need it.
     if let Err(error) = store.identity(&mut rand::random) {
-        talk.say(format!("no identity is kept on disk: {error}"));
+        talk.notice("identity", format!("no identity is kept on disk: {error}"), None);
     }
-    for note in store.take_notes() {
-        talk.say(note);
-    }
+    notes(&store, talk);
     Ok(store)
+}
+
+/// What was found in the state directory, and put right.
+pub(crate) fn notes(store: &Store, talk: &Talk) {
+    for note in store.take_notes() {
+        talk.notice("repaired", note, None);
+    }
 }
 
 /// An endpoint at the broker that the flags, or the code, name.
@@ -137,9 +142,10 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.say("the link to the broker is lost; it is being made again (connections go on)");
         }
         Event::KeyNotKept(why) => {
-            talk.say(format!("the broker's key is not kept, so another would not be noticed: {why}"));
+            let what = format!("the broker's key is not kept, so another would not be noticed: {why}");
+            talk.notice("broker-key", what, None);
         }
-        Event::Noticed(what) => talk.say(what),
+        Event::Noticed(what) => talk.notice("repaired", what, None),
         Event::WrongGuess { .. } => {}
         Event::Introduced { peer, addresses } => {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

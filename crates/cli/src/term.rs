@@ -160,6 +160,16 @@ impl Talk {
         }
     }
 
+    /// What the command goes on without, or goes on with otherwise than asked; for people and programs.
+    pub(crate) fn notice(&self, kind: &str, message: impl AsRef<str>, hint: Option<&str>) {
+        let message = message.as_ref();
+        self.event("notice", json!({ "kind": kind, "message": message, "hint": hint }));
+        self.say(message);
+        if let Some(hint) = hint {
+            self.say(format!("  {hint}"));
+        }
+    }
+
     pub(crate) fn failure(&self, failure: &Failure) {
         let mut fields = Map::from_iter([
             ("kind".to_owned(), json!(failure.kind)),

@@ -1047,6 +1047,25 @@ fn a_broker_without_state_says_so_and_peers_go_on() {
     chat.signal(Signal::SIGINT);
     chat.close_stdin();
     chat.ends().with(130);
+    // Programs are told as well.
+    let ended =
+        run(&broker, home.path(), &["listen", "--json", "--wait", "0.3", "--state", file]).ends().with(4);
+    let said = events(&ended.err);
+    has(&said[0], &["kind", "message", "hint"]);
+    assert_eq!((text(&said[0], "event"), text(&said[0], "kind")), ("notice", "state"));
+    assert!(text(&said[0], "message").contains(file), "{}", said[0]);
+}
+
+#[test]
+fn programs_are_told_what_a_broker_does_without() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let probe = taken.local_addr().unwrap();
+    let arguments = ["--listen", "127.0.0.1:0", "--probe", &format!("[::]:{}", probe.port())];
+    let broker = broker_with(home(), &arguments);
+    let said = events(&broker.process.out());
+    let notes = said[0]["notes"].as_array().unwrap();
+    let told = notes.iter().any(|note| note.as_str().unwrap().contains("no observations at"));
+    assert!(told && notes.len() == 1, "{}", said[0]);
 }
 
 #[test]
@@ -1351,7 +1370,7 @@ fn the_brokers_event_says_what_peers_need() {
     let broker = broker();
     let said = events(&broker.process.out());
     let event = &said[0];
-    has(event, &["addresses", "key", "command"]);
+    has(event, &["addresses", "key", "command", "probe_ports", "notes"]);
     let command = text(event, "command");
     assert!(command.starts_with("tcpunch chat --broker '") && command.contains(&broker.key), "{command}");
     // What it tells peers to type works.

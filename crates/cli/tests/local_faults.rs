@@ -108,6 +108,16 @@ fn an_identity_that_others_could_read_is_taken_back_and_told() {
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let ended = Process::start(home.path(), &arguments).ends().with(4);
     assert!(!ended.err.contains("others could read"), "{}", ended.err);
+    // A program is told too; so is a broker's operator.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let ended = Process::start(home.path(), &[&arguments[..], &["--json"]].concat()).ends().with(4);
+    let notice = &process::events(&ended.err)[0];
+    assert_eq!((process::text(notice, "event"), process::text(notice, "kind")), ("notice", "repaired"));
+    assert_eq!(process::text(notice, "message"), said);
+    let file = state(broker.home.path()).join("broker.key");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut again = Process::start(broker.home.path(), &["broker", "--json", "--listen", "127.0.0.1:0"]);
+    assert!(process::text(&again.event("notice"), "message").contains("others could read this file"));
 }
 
 // --- output ---

@@ -11,11 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::{Broker, Common};
 use crate::exit::{Failure, code};
 use crate::masked::Addresses;
+use crate::setup;
 use crate::show::broker::{announce, tell};
 use crate::term::Talk;
 
 pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u8, Failure> {
-    let mut config = ServerConfig::listening_on(flags.listen, key(common)?);
+    let mut config = ServerConfig::listening_on(flags.listen, key(common, talk)?);
     // A further address comes in addition; another port instead.
     let (further, ports): (Vec<_>, Vec<_>) = flags
         .probe
@@ -63,12 +64,16 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     Ok(code::OK)
 }
 
-fn key(common: &Common) -> Result<SecretKey, Failure> {
+fn key(common: &Common, talk: &Talk) -> Result<SecretKey, Failure> {
     if common.ephemeral {
         return Ok(SecretKey::generate(&mut rand::rng()));
     }
     Store::open(common.state.clone())
-        .and_then(|store| store.broker_key(&mut rand::random))
+        .and_then(|store| {
+            let secret = store.broker_key(&mut rand::random);
+            setup::notes(&store, talk);
+            secret
+        })
         .map(|secret| SecretKey::from_bytes(*secret.expose()))
         .map_err(|error| {
             Failure::local(error).hint("a broker without its key is another broker to its peers; --state DIR keeps it elsewhere, --ephemeral goes without")

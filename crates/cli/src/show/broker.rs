@@ -21,10 +21,11 @@ pub(crate) fn announce(server: &Server, public: bool, talk: &Talk) {
     };
     let advertised = server.advertised();
     let command = advertised.first().map_or_else(|| here.clone(), |host| with_key(host));
+    let notes: Vec<String> = server.notes().iter().map(ToString::to_string).collect();
     talk.event(
         "broker",
         json!({ "addresses": listening, "key": key.to_string(), "command": command,
-                "probe_ports": server.probe_ports() }),
+                "probe_ports": server.probe_ports(), "notes": notes }),
     );
     talk.say(format!("broker  listening on {}", listening.join(" and ")));
     talk.say(format!("  on this computer   {here}"));
@@ -39,7 +40,7 @@ pub(crate) fn announce(server: &Server, public: bool, talk: &Talk) {
             "  from elsewhere     forward TCP port {port} to this computer and start with --public YOUR-ADDRESS"
         ));
     }
-    for note in server.notes() {
+    for note in notes {
         talk.say(format!("  note: {note}"));
     }
 }
