@@ -1381,6 +1381,33 @@ fn the_brokers_event_says_what_peers_need() {
 }
 
 #[test]
+fn what_a_broker_prints_for_its_own_computer_works() {
+    for listen in ["127.0.0.2:0", "[::1]:0", "0.0.0.0:0"] {
+        let home = home();
+        let broker = Process::start(home.path(), &["broker", "--listen", listen]);
+        let line = broker.says("  on this computer   ");
+        let (_, command) = line.split_once("computer   ").unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec {}", command.replacen("tcpunch", PROGRAM, 1))]);
+        Process::spawn(home.path(), shell).says("you are the first here");
+    }
+}
+
+#[test]
+fn a_public_broker_prints_all_ways_to_it() {
+    let home = home();
+    let public = ["--public", "127.0.0.9", "--public", "192.0.2.1:443"];
+    let broker = Process::start(home.path(), &[&["broker", "--listen", "127.0.0.3:0"][..], &public].concat());
+    let lines = broker.says_times("  from anywhere      ", 2);
+    let listening = broker.says("broker  listening on");
+    let port = listening.rsplit(':').next().unwrap();
+    assert!(lines[0].contains(&format!("--broker '127.0.0.9:{port}#")), "{lines:?}");
+    assert!(lines[1].contains("--broker '192.0.2.1:443#"), "{lines:?}");
+    // Nobody in the network reaches loopback, and what is public is there already.
+    assert!(!broker.err().contains("in this network") && !broker.err().contains("from elsewhere"));
+}
+
+#[test]
 fn a_path_is_told_only_for_who_proved_the_words() {
     let (broker, home) = (broker(), home());
     let mut listener = run(&broker, home.path(), &["listen", "--json"]);

@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("local::no_network", no_network),
         trial("local::a_silent_name_server", silent_name_server),
         trial("local::a_remembered_broker_with_another_key", changed_key),
+        trial("local::a_public_broker_is_told_to_its_own_network_too", public_broker),
     ]
 }
 
@@ -115,6 +116,17 @@ fn no_ipv6() {
         let ended = run(&scene, ann, line, &[&broker]);
         expect(&scene, &ended, 3, &["this computer has no IPv6 network", "leave out"]);
     }
+}
+
+fn public_broker() {
+    let scene = Scene::new();
+    let host = scene.lab.public_host("broker").start().unwrap();
+    let line =
+        "exec timeout --preserve-status 2 \"$0\" broker --ephemeral --public 192.0.2.1 --public 192.0.2.2";
+    let ended = run(&scene, &host, line, &[]);
+    let nearby = format!("in this network    tcpunch chat --broker '{}#", host.ipv4());
+    let anywhere = |ip| format!("from anywhere      tcpunch chat --broker '{ip}#");
+    expect(&scene, &ended, 0, &[&nearby, &anywhere("192.0.2.1"), &anywhere("192.0.2.2")]);
 }
 
 /// Only loopback is left.
