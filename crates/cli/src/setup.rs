@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use tcpunch::store::{Store, StoreError};
-use tcpunch::{BindError, BrokerAddress, Builder, Code, Endpoint, Event, Families, PortMapping};
+use tcpunch::{BindError, BrokerAddress, BrokerError, Builder, Code, Endpoint, Event, Families, PortMapping};
 
 use crate::args::Common;
 use crate::exit::{Failure, code};
@@ -60,7 +60,7 @@ pub(crate) fn notes(store: &Store, talk: &Talk) {
 /// An endpoint at the broker that the flags, or the code, name.
 pub(crate) async fn endpoint(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Endpoint, Failure> {
     let (builder, broker) = builder(common, code, talk)?;
-    Ok(bind(builder, &broker, talk).await?)
+    bind(builder, &broker, talk).await.map_err(|error| unbound(error, code))
 }
 
 /// Makes it; what it has asked of a router is given back before the program ends.
@@ -68,6 +68,18 @@ pub(crate) async fn bind(builder: Builder, broker: &str, talk: &Talk) -> Result<
     let endpoint = talk.waiting(broker, builder.bind()).await?;
     talk.ends_after(endpoint.over());
     Ok(endpoint)
+}
+
+/// Why there is no endpoint; who came with a code is told what helps there.
+pub(crate) fn unbound(error: BindError, code: Option<&Code>) -> Failure {
+    let named = code.and_then(|code| code.broker.as_ref());
+    match (&error, named) {
+        (BindError::Broker(BrokerError::Unreachable(_)), Some(named)) => {
+            let hint = format!("the code names this broker; leave out @{named} to use --broker");
+            Failure::from(error).hint(hint)
+        }
+        _ => error.into(),
+    }
 }
 
 /// Which address families are used.
@@ -88,7 +100,7 @@ pub(crate) fn builder(
         .portmap_lease(common.portmap_lease)
         .store(store(common, talk)?)
         .on_event(events(talk.clone()));
-    let brokers = brokers(common, code)?;
+    let brokers = brokers(common, code, talk)?;
     let named: Vec<String> = brokers.iter().map(ToString::to_string).collect();
     let what = if named.is_empty() {
         "the broker on this computer".to_owned()
@@ -104,17 +116,24 @@ pub(crate) fn builder(
     Ok((builder, what))
 }
 
-/// A code names its broker; a pinned key that the flags give for it is used.
-fn brokers(common: &Common, code: Option<&Code>) -> Result<Vec<BrokerAddress>, Failure> {
-    let named: Vec<BrokerAddress> = common.broker.iter().map(|broker| broker.0.clone()).collect();
-    let Some(broker) = code.and_then(|code| code.broker.as_ref()) else { return Ok(named) };
+/// A code names its broker; a pinned key that the flags give for it is used, and nothing else of them.
+fn brokers(common: &Common, code: Option<&Code>, talk: &Talk) -> Result<Vec<BrokerAddress>, Failure> {
+    let given: Vec<BrokerAddress> = common.broker.iter().map(|broker| broker.0.clone()).collect();
+    let Some(named) = code.and_then(|code| code.broker.as_ref()) else { return Ok(given) };
     let mut broker: BrokerAddress =
-        broker.parse().map_err(|error| Failure::new("usage", code::USAGE, error))?;
-    broker.key = named
-        .iter()
-        .find(|other| other.host == broker.host && other.port == broker.port)
-        .and_then(|other| other.key);
+        named.parse().map_err(|error| Failure::new("usage", code::USAGE, error))?;
+    let same = || given.iter().filter(|given| is_same(given, &broker));
+    if same().next().is_none() && !given.is_empty() {
+        let what = format!("the code names broker {named}; --broker is not used");
+        talk.notice("broker-not-used", what, Some(&format!("leave out @{named} to use it")));
+    }
+    broker.key = same().find_map(|given| given.key);
     Ok(vec![broker])
+}
+
+/// Names of hosts are the same in any case.
+fn is_same(one: &BrokerAddress, other: &BrokerAddress) -> bool {
+    one.host.eq_ignore_ascii_case(&other.host) && one.port == other.port
 }
 
 fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {

@@ -945,6 +945,34 @@ fn no_broker_is_told_with_each_address() {
 }
 
 #[test]
+fn a_code_that_names_a_broker_says_what_becomes_of_the_flag() {
+    let (broker, home) = (broker(), home());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for verb in ["connect", "chat", "ping", "doctor"] {
+        let code = format!("412-zebra-zoo@{taken}");
+        let ended = run(&broker, home.path(), &[verb, &code, "--timeout", "2"]).ends().with(3);
+        let said =
+            format!("the code names broker {taken}; --broker is not used\n  leave out @{taken} to use it\n");
+        assert!(ended.err.contains(&said), "{verb}: {}", ended.err);
+        let hint = format!("  the code names this broker; leave out @{taken} to use --broker\n");
+        assert!(ended.err.ends_with(&hint) && !ended.err.contains("name another"), "{verb}: {}", ended.err);
+    }
+    // What it advises works.
+    run(&broker, home.path(), &["connect", "412-zebra-zoo"]).ends().with(4);
+}
+
+#[test]
+fn a_pinned_key_is_for_its_host_in_any_case() {
+    let (broker, home) = (broker(), home());
+    let (_, port) = broker.at.rsplit_once(':').unwrap();
+    let other = process::broker();
+    let pinned = format!("LocalHost:{port}#{}", other.key);
+    let code = format!("412-zebra-zoo@localhost:{port}");
+    let ended = Process::start(home.path(), &["connect", "-4", &code, "--broker", &pinned]).ends().with(3);
+    assert!(ended.err.contains("has changed") && !ended.err.contains("is not used"), "{}", ended.err);
+}
+
+#[test]
 fn a_silent_broker_is_given_up_in_time() {
     let home = home();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

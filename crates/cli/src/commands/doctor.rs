@@ -36,7 +36,7 @@ async fn examine(common: &Common, flags: &Doctor, talk: &Talk) -> Result<u8, Fai
         Ok(endpoint) => endpoint,
         Err(error) => {
             show::doctor::report(&alone.with_samples(&seen.samples), &seen, talk);
-            return Err(error.into());
+            return Err(setup::unbound(error, who.as_ref()));
         }
     };
     let report = talk.waiting("the network to show how it behaves", endpoint.report()).await?;
