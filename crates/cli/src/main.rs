@@ -14,6 +14,7 @@ mod modes;
 mod payload;
 mod people;
 mod prompt;
+mod queue;
 mod screen;
 mod setup;
 mod show;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -16,6 +16,7 @@ use crate::colour::{Colours, Hue, paint};
 use crate::exit::{Failure, code};
 use crate::fold::fold;
 use crate::modes;
+use crate::queue::{Next, Queue, WAITING_MOST};
 use crate::screen::Screen;
 use crate::show::obstacle;
 use crate::waits::Waits;
@@ -35,6 +36,8 @@ pub(crate) struct Talk {
     screen: Arc<Screen>,
     waits: Waits,
     ends: Arc<Mutex<Vec<End>>>,
+    /// What lines wait in, where who says them must not.
+    queue: Arc<Mutex<Option<Lines>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -42,6 +45,9 @@ enum Stream {
     Out,
     Err,
 }
+
+/// Lines that wait to be written, each with where.
+type Lines = Queue<(Stream, String)>;
 
 impl Talk {
     pub(crate) fn new(common: &Common, payload: bool) -> Self {
@@ -54,6 +60,7 @@ impl Talk {
             screen: Arc::default(),
             waits: Waits::default(),
             ends: Arc::default(),
+            queue: Arc::default(),
         }
     }
 
@@ -71,6 +78,29 @@ impl Talk {
             }
         };
         let _ = tokio::time::timeout(PORTMAP_REMOVED_WITHIN, all).await;
+    }
+
+    /// From here on who says something waits for no reader; what a reader that stalls misses is counted for it.
+    pub(crate) fn queued(&self) -> std::io::Result<()> {
+        let own = self.clone();
+        let queue = Lines::start(WAITING_MOST, move |next| match next {
+            Next::Line((stream, text)) => own.write(stream, &text),
+            Next::Dropped(count) => own.dropped(count),
+        })?;
+        *self.lock_queue() = Some(queue);
+        Ok(())
+    }
+
+    /// Waits a moment until all of it is written; what is said then is written at once again.
+    pub(crate) async fn written(&self) {
+        let queue = self.lock_queue().take();
+        if let Some(queue) = queue {
+            queue.end().await;
+        }
+    }
+
+    fn lock_queue(&self) -> MutexGuard<'_, Option<Lines>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where lines appear while a line is being typed.
@@ -145,12 +175,11 @@ impl Talk {
         if !self.json {
             return;
         }
-        let mut object = Map::from_iter([("v".to_owned(), json!(1)), ("event".to_owned(), json!(name))]);
-        if let Value::Object(fields) = fields {
-            object.extend(fields);
-        }
-        let line = Value::Object(object).to_string();
-        self.line(if self.payload { Stream::Err } else { Stream::Out }, &line);
+        self.line(self.stream_of_events(), &event_line(name, fields));
+    }
+
+    fn stream_of_events(&self) -> Stream {
+        if self.payload { Stream::Err } else { Stream::Out }
     }
 
     /// An event for programs that asked for each step.
@@ -163,7 +192,7 @@ impl Talk {
     /// What the command goes on without, or goes on with otherwise than asked; for people and programs.
     pub(crate) fn notice(&self, kind: &str, message: impl AsRef<str>, hint: Option<&str>) {
         let message = message.as_ref();
-        self.event("notice", json!({ "kind": kind, "message": message, "hint": hint }));
+        self.event("notice", notice_fields(kind, message, hint));
         self.say(message);
         if let Some(hint) = hint {
             self.say(format!("  {hint}"));
@@ -203,15 +232,35 @@ impl Talk {
         }
     }
 
-    /// Above what is being typed, where somebody types. A closed stdout ends the command; with a
-    /// closed stderr nobody listens, and what the command is for goes on.
     fn line(&self, stream: Stream, line: &str) {
         let text = format!("{line}\n");
+        if let Some(queue) = &*self.lock_queue() {
+            queue.push((stream, text));
+            return;
+        }
+        self.write(stream, &text);
+    }
+
+    /// So many lines found no place in the queue; who says so writes what is queued, and is not to queue it.
+    fn dropped(&self, count: u64) {
+        let lines = if count == 1 { "line is" } else { "lines are" };
+        let message = format!("{count} {lines} missing here: what reads this output is too slow");
+        if self.json {
+            let line = event_line("notice", notice_fields("dropped", &message, None));
+            self.write(self.stream_of_events(), &format!("{line}\n"));
+        } else {
+            self.write(Stream::Err, &format!("{message}\n"));
+        }
+    }
+
+    /// Above what is being typed, where somebody types. A closed stdout ends the command; with a
+    /// closed stderr nobody listens, and what the command is for goes on.
+    fn write(&self, stream: Stream, text: &str) {
         let terminal = match stream {
             Stream::Out => std::io::stdout().is_terminal(),
             Stream::Err => std::io::stderr().is_terminal(),
         };
-        if terminal && self.screen.print(&text) {
+        if terminal && self.screen.print(text) {
             return;
         }
         match stream {
@@ -296,6 +345,18 @@ impl Write for Log {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+fn event_line(name: &str, fields: Value) -> String {
+    let mut object = Map::from_iter([("v".to_owned(), json!(1)), ("event".to_owned(), json!(name))]);
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    Value::Object(object).to_string()
+}
+
+fn notice_fields(kind: &str, message: &str, hint: Option<&str>) -> Value {
+    json!({ "kind": kind, "message": message, "hint": hint })
 }
 
 /// The fields of the event `path`.

@@ -14,8 +14,9 @@ mod process;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -1216,6 +1217,66 @@ fn a_full_stdout_is_local() {
     let answerer = run(&broker, home.path(), &["ping"]);
     let code = code(&answerer);
     full(&format!("ping {code}")).ends().with(9);
+}
+
+/// A broker that talks into a pipe which nobody reads and which is full; with its end for reading, and where it listens.
+fn broker_into_a_full_pipe(home: &Path, flags: &str, last: &str) -> (Process, File, String) {
+    let pipe = home.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut command = Command::new("sh");
+    let line = format!("exec \"$0\" broker -v --listen 127.0.0.1:0 {flags}\"$1\"");
+    command.args(["-c", &line, PROGRAM, pipe.to_str().unwrap()]);
+    let broker = Process::spawn(home, command);
+    let mut said = String::new();
+    while !said.contains(last) || !said.ends_with('\n') {
+        let mut some = [0; 4096];
+        let count = reader.read(&mut some).unwrap();
+        said += std::str::from_utf8(&some[..count]).unwrap();
+    }
+    let (_, rest) = said.split_once("127.0.0.1:").unwrap();
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let nonblocking = nix::libc::O_NONBLOCK;
+    let mut filler = File::options().write(true).custom_flags(nonblocking).open(&pipe).unwrap();
+    while filler.write_all(b"{\"v\":1,\"event\":\"filled\"}\n").is_ok() {}
+    (broker, reader, format!("127.0.0.1:{port}"))
+}
+
+#[test]
+fn a_broker_serves_on_while_nobody_reads_what_it_says() {
+    for (flags, last) in [("--json >", "\"event\":\"broker\""), ("2>", "on this computer")] {
+        let home = home();
+        let (broker, reader, at) = broker_into_a_full_pipe(home.path(), flags, last);
+        let answerer = Process::start(home.path(), &["ping", "--broker", &at]);
+        let code = code(&answerer);
+        Process::start(home.path(), &["ping", "-c", "1", &code]).ends().with(0);
+        answerer.ends().with(0);
+        // Who reads on finds all of it.
+        let mut command = Command::new("cat");
+        command.arg(home.path().join("pipe"));
+        let mut cat = Process::spawn(home.path(), command);
+        if flags.starts_with("--json") {
+            for event in ["registered", "introduced", "left"] {
+                cat.event(event);
+            }
+        } else {
+            cat.prints(" registered from ");
+            cat.prints("introduced ");
+        }
+        drop((reader, cat));
+        if flags.starts_with("--json") {
+            broker.ends().with(9);
+        }
+    }
+}
+
+#[test]
+fn a_broker_ends_though_nobody_reads_what_it_says() {
+    let home = home();
+    let (broker, _reader, at) = broker_into_a_full_pipe(home.path(), "--json >", "\"event\":\"broker\"");
+    Process::start(home.path(), &["listen", "--wait", "0.2", "--broker", &at]).ends().with(4);
+    broker.signal(Signal::SIGTERM);
+    broker.ends_within(Duration::from_secs(5)).with(0);
 }
 
 /// Nobody hears the talk any more: what the command is for goes on.

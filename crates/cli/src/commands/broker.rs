@@ -43,6 +43,8 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     // Before anybody is told of the broker: who knows of it may end it.
     let stop = stop()?;
     announce(&server, public, talk);
+    // Everything waits for what the server's task says.
+    talk.queued().map_err(Failure::internal)?;
     let traffic = server.traffic();
     let reporting = talk.clone();
     let report = tokio::spawn(async move {
@@ -60,6 +62,7 @@ pub(crate) async fn run(common: &Common, flags: Broker, talk: &Talk) -> Result<u
     let on_event = move |event| tell(&event, &mut addresses, &logging);
     let result = server.run(on_event, stop).await;
     report.abort();
+    talk.written().await;
     result.map_err(Failure::internal)?;
     Ok(code::OK)
 }
