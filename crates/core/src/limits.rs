@@ -96,9 +96,11 @@ pub const READER_LEFT_AFTER: Duration = Duration::from_secs(1);
 /// [`DEAD_AFTER`].
 pub const PING_EVERY: Duration = Duration::from_secs(8);
 /// A connection without any record for this long is dead: promised to be noticed within 30 s,
-/// and one lost ping with TCP's retransmissions must not be enough.
+/// and one lost ping with TCP's retransmissions must not be enough. So is one that has only the rest to send, and whose socket
+/// takes nothing of it for this long, whatever the peer says meanwhile.
 pub const DEAD_AFTER: Duration = Duration::from_secs(25);
-/// How long a side that has said and heard the end, or dropped the connection, waits for the peer's end of the socket.
+/// How long a side that has said and heard the end, or dropped the connection, waits for the peer's end of the socket; and
+/// how long a dropped one waits for the socket to take some of the rest.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 // --- Link to the broker ---

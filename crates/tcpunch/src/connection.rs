@@ -250,12 +250,12 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The connection was lost before, or the peer did not end within
+    /// The connection was lost before, or the peer did not take the rest and end within
     /// [`CLOSE_WITHIN`].
     pub async fn close(&self) -> io::Result<()> {
-        poll_fn(|cx| self.shutdown(cx)).await?;
         let mut drain = [0; 4096];
-        let rest = async {
+        let ended = async {
+            poll_fn(|cx| self.shutdown(cx)).await?;
             loop {
                 let mut buffer = ReadBuf::new(&mut drain);
                 poll_fn(|cx| self.read(cx, &mut buffer)).await?;
@@ -264,7 +264,7 @@ impl Connection {
                 }
             }
         };
-        match tokio::time::timeout(CLOSE_WITHIN, rest).await {
+        match tokio::time::timeout(CLOSE_WITHIN, ended).await {
             Ok(result) => result?,
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }
@@ -433,8 +433,8 @@ impl Shared {
                 }
             }
             Said::Ping(number) => {
-                // A peer that asks and does not read must not make answers pile up.
-                if !lock(&self.sending).is_full() {
+                // A peer that asks and does not read must not make answers pile up, nor add to what holds a dropped connection.
+                if !lock(&self.sending).is_full() && !self.dropped.load(Ordering::Acquire) {
                     self.control(Kind::Pong, &number);
                 }
             }

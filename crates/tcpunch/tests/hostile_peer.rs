@@ -10,12 +10,13 @@ mod raw;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raw::{Broker, Events, RawLane, RawPeer, address, all, hears, knock, meet, says, soon};
 use tcpunch::{Connection, Endpoint, InviteNews, Lost, Verb};
 use tcpunch_core::limits::{
-    CLAIMS_PER_ADDRESS, MAX_RECORD, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS, WINDOW_FIRST, WINDOW_MOST,
+    CLAIMS_PER_ADDRESS, CLOSE_WITHIN, MAX_RECORD, UNKNOWN_ACCEPTED, UNKNOWN_ACCEPTED_PER_ADDRESS,
+    WINDOW_FIRST, WINDOW_MOST,
 };
 use tcpunch_core::secure::{Kind, OVERHEAD};
 use tcpunch_core::wire::{About, FromBroker, Refusal, ToBroker};
@@ -317,6 +318,37 @@ async fn pings_without_end_do_not_pile_up_answers() {
         }
     });
     assert_eq!(heard.await, b"still here");
+}
+
+/// Who goes on asking, has said its end and never reads holds neither who closes nor what was dropped.
+#[tokio::test]
+async fn pings_without_end_hold_no_connection_that_is_over() {
+    let (connection, mut lane, ..) = victim().await;
+    let mut pings = Vec::new();
+    for number in 0..500_000_u64 {
+        lane.sealer.seal(Kind::Ping, &number.to_be_bytes(), &mut pings).unwrap();
+    }
+    soon("room for pings", lane.stream.write_all(&pings)).await.unwrap();
+    lane.record(Kind::End, &[]).await;
+    let flushed = timeout(Duration::from_millis(700), (&connection).flush()).await;
+    assert!(flushed.is_err(), "the answers do not fill what the kernel takes: {flushed:?}");
+    let asking = tokio::spawn(async move {
+        loop {
+            let ping = lane.seal(Kind::Ping, &[7; 8]);
+            if lane.stream.write_all(&ping).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let began = Instant::now();
+    let closed = soon("closing", connection.close()).await;
+    assert_eq!(closed.expect_err("a clean end").kind(), io::ErrorKind::TimedOut);
+    assert!(began.elapsed() < 2 * CLOSE_WITHIN, "{:?}", began.elapsed());
+    let dropped = Instant::now();
+    drop(connection);
+    soon("the socket's end", asking).await.unwrap();
+    assert!(dropped.elapsed() < 3 * CLOSE_WITHIN, "{:?}", dropped.elapsed());
 }
 
 /// However much credit it grants: who never reads stops the writer.

@@ -22,11 +22,13 @@ pub(super) struct Pump {
     told: Option<Instant>,
     /// Both ends were said, the socket's writing half is closed.
     shut_at: Option<Instant>,
+    /// Both ends were said, and the socket has until then to take some of the rest.
+    stuck_until: Option<Instant>,
 }
 
 impl Pump {
     pub(super) fn new(shared: Arc<Shared>, origin: Origin, network: Network) -> Self {
-        Pump { shared, origin, network, told: None, shut_at: None }
+        Pump { shared, origin, network, told: None, shut_at: None, stuck_until: None }
     }
 
     /// Until the connection is over; where this side dropped it, what is to be left.
@@ -73,6 +75,9 @@ impl Pump {
                 }
                 None => (heard + DEAD_AFTER).min(last + PING_EVERY),
             };
+            if let Some(stuck_until) = self.stuck_until {
+                wake_at = wake_at.min(stuck_until);
+            }
             if let Some(since) = unanswered.filter(|_| self.shut_at.is_none() && self.told != unanswered) {
                 if since + PROBE_WITHIN <= now {
                     self.told = unanswered;
@@ -130,7 +135,7 @@ impl Pump {
         sending.flush(&self.shared.socket);
         let unsent = sending.unsent();
         let both_ended = sending.ended && heard_end;
-        let broken = sending.broken.clone();
+        let (broken, moved) = (sending.broken.clone(), sending.moved);
         let waker = if sending.is_full() { None } else { sending.waker.take() };
         if both_ended && unsent == 0 && !sending.shut {
             sending.shut = true;
@@ -148,7 +153,11 @@ impl Pump {
         if let Some(lost) = socket_ended.or(broken) {
             return Err(lost);
         }
-        if self.shared.dropped.load(Ordering::Acquire) && !both_ended {
+        let dropped = self.shared.dropped.load(Ordering::Acquire);
+        // A peer that goes on talking and reads nothing must not hold it. Who still waits for the rest may sit out an outage.
+        let patience = if dropped { CLOSE_WITHIN } else { DEAD_AFTER };
+        self.stuck_until = both_ended.then(|| moved + patience);
+        if dropped && !both_ended || self.stuck_until.is_some_and(|until| until <= Instant::now()) {
             return Err(Lost::Dropped);
         }
         Ok(false)

@@ -23,6 +23,8 @@ pub(super) struct Sending {
     pub(super) shut: bool,
     /// When the last record was made.
     pub(super) last: Instant,
+    /// When the socket last took something, or what waits for it began to.
+    pub(super) moved: Instant,
     pub(super) broken: Option<Lost>,
     /// Who waits until the socket has taken what was sealed.
     pub(super) waker: Option<Waker>,
@@ -40,6 +42,7 @@ impl Sending {
             ended: false,
             shut: false,
             last: now,
+            moved: now,
             broken: None,
             waker: None,
             payload: 0,
@@ -47,9 +50,12 @@ impl Sending {
     }
 
     pub(super) fn record(&mut self, kind: Kind, payload: &[u8]) {
+        self.last = Instant::now();
+        if self.unsent() == 0 {
+            self.moved = self.last;
+        }
         // Payloads are cut to MAX_RECORD before, the only way sealing can fail.
         let _ = self.sealer.seal(kind, payload, &mut self.out);
-        self.last = Instant::now();
     }
 
     /// Seals what one record and the credit take of `data`, and says how much that is.
@@ -77,7 +83,10 @@ impl Sending {
             && !rest.is_empty()
         {
             match socket.try_write(rest) {
-                Ok(written) => self.sent += written,
+                Ok(written) => {
+                    self.sent += written;
+                    self.moved = Instant::now();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     self.broken.get_or_insert(Lost::by(&error));
