@@ -490,18 +490,17 @@ impl Shared {
     fn poll_sent(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sending = lock(&self.sending);
         sending.flush(&self.socket);
-        if sending.unsent() == 0 {
-            drop(sending);
-            // For the end, once both sides have said it.
-            self.wake_pump.notify_one();
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(lost) = lock(&self.lost).clone() {
+        // For the end, once both sides have said it, for the rest, or for an error.
+        self.wake_pump.notify_one();
+        let lost = lock(&self.lost).clone();
+        // What a broken socket did not take is thrown away, and does not count as sent. After both ends nothing is missing.
+        if let Some(lost) = lost.or_else(|| sending.broken.clone()).filter(|_| !sending.shut) {
             return Poll::Ready(Err(lost.into()));
         }
+        if sending.unsent() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         sending.waker = Some(cx.waker().clone());
-        drop(sending);
-        self.wake_pump.notify_one();
         Poll::Pending
     }
 

@@ -443,6 +443,27 @@ async fn a_peer_can_not_send_another_to_dial_third_parties() {
     }
 }
 
+/// What was sealed for a socket that broke is gone: nobody is told that it was sent.
+#[tokio::test]
+async fn after_a_reset_nothing_counts_as_sent() {
+    let (connection, mut lane, ..) = victim().await;
+    says(&connection, b"never read").await;
+    while lane.hear().await.is_some_and(|(kind, _)| kind != Kind::Ping) {}
+    soon("data", lane.stream.readable()).await.unwrap();
+    // With bytes unread the kernel resets it.
+    drop(lane);
+    let lost = async {
+        while connection.lost().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon("the end", lost).await;
+    assert!(matches!(connection.lost(), Some(Lost::Broken(_))), "{:?}", connection.lost());
+    for result in [(&connection).flush().await, (&connection).shutdown().await, connection.close().await] {
+        assert_eq!(result.expect_err("it was sent").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
 // --- Codes ---
 
 /// Who claims a code and proves nothing learns no address, burns nothing and keeps nobody out.
