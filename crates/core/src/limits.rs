@@ -195,6 +195,13 @@ pub const PORTMAP_LEASE: Duration = Duration::from_secs(600);
 pub const PORTMAP_LEASE_MOST: Duration = Duration::from_secs(24 * 3600);
 /// A mapping is renewed no more often than this, whatever its router grants.
 pub const PORTMAP_RENEWED_LEAST: Duration = Duration::from_secs(1);
+/// A renewal that failed is tried again after half of what is left of the lease, and no sooner than this (RFC 6887 section
+/// 11.2.1).
+pub const PORTMAP_RENEWED_AGAIN: Duration = Duration::from_secs(4);
+/// First pause before a mapping that stood and is over is asked for anew; doubled each time. As long as between renewals.
+pub const PORTMAP_AGAIN_FIRST: Duration = PORTMAP_RENEWED_AGAIN;
+/// Longest such pause: a home router restarts in one to three minutes, and asking in vain costs it a few packets.
+pub const PORTMAP_AGAIN_MOST: Duration = Duration::from_secs(300);
 /// A question by PCP or NAT-PMP is repeated after this without an answer, once: the router is one hop away.
 pub const PORTMAP_ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Silence of UPnP devices is final after this. They may wait so long on purpose (UPnP Device Architecture 2.0 section 1.3.2:

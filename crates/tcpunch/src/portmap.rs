@@ -14,13 +14,14 @@ use igd_next::aio::Gateway;
 use igd_next::aio::tokio::{Tokio, search_gateway};
 use igd_next::{PortMappingProtocol, SearchError, SearchOptions};
 use tcpunch_core::limits::{
-    PORTMAP_ASK_AGAIN, PORTMAP_DONE_WITHIN, PORTMAP_LEASE_MOST, PORTMAP_REASON, PORTMAP_REMOVED_WITHIN,
-    PORTMAP_RENEWED_LEAST, PORTMAP_SEARCH_WITHIN,
+    PORTMAP_AGAIN_FIRST, PORTMAP_AGAIN_MOST, PORTMAP_ASK_AGAIN, PORTMAP_DONE_WITHIN, PORTMAP_LEASE_MOST,
+    PORTMAP_REASON, PORTMAP_REMOVED_WITHIN, PORTMAP_RENEWED_AGAIN, PORTMAP_RENEWED_LEAST,
+    PORTMAP_SEARCH_WITHIN,
 };
 use tcpunch_core::sanitize::sanitize_line;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::door::Door;
 use crate::endpoint::EventSink;
@@ -119,10 +120,20 @@ pub(crate) struct Portmapper {
 
 impl Portmapper {
     pub(crate) fn start(setup: Setup) -> Self {
-        let mode = setup.mode;
+        let Setup { mode, lease, door, events } = setup;
+        Portmapper::leading_to(move || Place::now(&door), mode, lease, events)
+    }
+
+    /// Wherever it is to lead at the time.
+    fn leading_to(
+        place: impl Fn() -> Result<Place, NoMapping> + Send + 'static,
+        mode: Portmap,
+        lease: Duration,
+        events: EventSink,
+    ) -> Self {
         let (wanted, asked) = mpsc::channel(1);
         let (told, state) = watch::channel(State::default());
-        tokio::spawn(keep(setup, asked, told));
+        tokio::spawn(keep(place, lease, events, asked, told));
         Portmapper { mode, wanted, state }
     }
 
@@ -183,53 +194,67 @@ impl Portmapper {
     }
 }
 
-async fn keep(setup: Setup, mut asked: mpsc::Receiver<()>, told: watch::Sender<State>) {
+async fn keep(
+    place: impl Fn() -> Result<Place, NoMapping>,
+    lease: Duration,
+    events: EventSink,
+    mut asked: mpsc::Receiver<()>,
+    told: watch::Sender<State>,
+) {
     let mut kept: Option<Kept> = None;
+    // Once one has stood: the pause before the next is asked for, and when that is. Somebody may need it, who does not ask again.
+    let mut pause: Option<Duration> = None;
+    let mut again_at: Option<Instant> = None;
     loop {
-        let due = kept.as_ref().map(|kept| kept.renewed_at);
-        tokio::select! {
-            asked = asked.recv() => if asked.is_none() { break },
-            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
-        }
-        if kept.is_none() {
-            told.send_replace(State::Busy);
-        }
-        let place = Place::now(&setup.door);
-        let made = match (kept.take(), place) {
-            (Some(standing), Ok(place)) if standing.place == place => {
-                if Instant::now() < standing.renewed_at {
+        let due = kept.as_ref().map(|kept| kept.renewed_at).or(again_at);
+        let mut is_news = tokio::select! {
+            asked = asked.recv() => match asked {
+                Some(()) => kept.is_none(),
+                None => break,
+            },
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => false,
+        };
+        let place = place();
+        if let Some(standing) = kept.take() {
+            match &place {
+                // Another door, or another network: the old router may be far.
+                Ok(place) if standing.place != *place => standing.remove().await,
+                _ if Instant::now() < standing.renewed_at => {
                     kept = Some(standing);
                     continue;
                 }
-                match standing.renew(setup.lease).await {
-                    Ok(renewed) => Ok(renewed),
-                    Err(why) => {
-                        tracing::debug!("a port mapping is not renewed: {why}");
-                        make(place, setup.lease, &mut asked).await
-                    }
-                }
+                Ok(_) => kept = standing.renewed(lease).await,
+                // The cable is out for a moment.
+                Err(_) => kept = standing.later(),
             }
-            // Another door, or another network: the old router may be far.
-            (standing, place) => {
-                if let Some(standing) = standing {
-                    standing.remove().await;
-                }
-                match place {
-                    Ok(place) => make(place, setup.lease, &mut asked).await,
-                    Err(why) => Err(why),
-                }
-            }
+            is_news = kept.is_none();
+        }
+        if is_news {
+            told.send_replace(State::Busy);
+        }
+        let made = match (kept.take(), place) {
+            (Some(standing), _) => Ok(standing),
+            (None, Ok(place)) => make(place, lease, &mut asked).await,
+            (None, Err(why)) => Err(why),
         };
+        again_at = None;
         let made = match made {
-            Ok(made) => Ok(kept.insert(made).mapping),
+            Ok(made) => {
+                pause = Some(PORTMAP_AGAIN_FIRST);
+                Ok(kept.insert(made).mapping)
+            }
             Err(why) => {
                 tracing::debug!("no port mapping: {why}");
+                if let Some(pause) = &mut pause {
+                    again_at = Some(Instant::now() + *pause);
+                    *pause = (*pause * 2).min(PORTMAP_AGAIN_MOST);
+                }
                 Err(why)
             }
         };
         let state = State::Known(made.clone());
         if told.send_if_modified(|known| std::mem::replace(known, state.clone()) != state) {
-            (setup.events)(Event::PortMapping(made));
+            events(Event::PortMapping(made));
         }
         if asked.is_closed() {
             break;
@@ -282,6 +307,8 @@ struct Kept {
     place: Place,
     mapping: PortMapping,
     renewed_at: Instant,
+    /// Nobody promises that it stands after that.
+    ends_at: Instant,
     by: By,
 }
 
@@ -298,18 +325,60 @@ impl Kept {
             By::Upnp(gateway) => gateway.addr.ip(),
         };
         let lease = lease.min(PORTMAP_LEASE_MOST);
-        let renewed_at = Instant::now() + (lease / 2).max(PORTMAP_RENEWED_LEAST);
-        Kept { place, mapping: PortMapping { protocol, router, external, lease }, renewed_at, by }
+        let now = Instant::now();
+        let renewed_at = now + (lease / 2).max(PORTMAP_RENEWED_LEAST);
+        let mapping = PortMapping { protocol, router, external, lease };
+        Kept { place, mapping, renewed_at, ends_at: now + lease, by }
     }
 
-    async fn renew(self, lease: Duration) -> Result<Self, String> {
-        match self.by {
-            By::Port(mut mapping) => {
-                mapping.renew().await.map_err(|error| error.to_string())?;
-                by_port(self.place, *mapping).await
+    /// Anew; or as it stands, if it still does and its router does not renew it now.
+    async fn renewed(self, lease: Duration) -> Option<Self> {
+        match self.renew(lease).await {
+            Ok(renewed) => Some(renewed),
+            Err(why) => {
+                tracing::debug!("a port mapping is not renewed: {}", shown(&why));
+                self.later()
             }
-            By::Upnp(gateway) => upnp(self.place, gateway, Some(self.mapping.external.port()), lease).await,
         }
+    }
+
+    async fn renew(&self, lease: Duration) -> Result<Self, String> {
+        match &self.by {
+            By::Port(mapping) => {
+                let mut mapping = mapping.clone();
+                mapping.renew().await.map_err(|error| error.to_string())?;
+                let (protocol, external) = outside(self.place, &mapping).await?;
+                Ok(Kept::by_port(self.place, mapping, protocol, external))
+            }
+            By::Upnp(gateway) => {
+                let port = Some(self.mapping.external.port());
+                let why = match upnp(self.place, gateway.clone(), port, lease).await {
+                    Ok(renewed) => return Ok(renewed),
+                    Err(why) => why,
+                };
+                // One that has started again may listen elsewhere.
+                let found = found(&mut search(self.place)).await.map_err(|_| why)?;
+                upnp(self.place, found, port, lease).await
+            }
+        }
+    }
+
+    /// To be renewed at half of what is left (RFC 6887 section 11.2.1), unless that is nothing.
+    fn later(mut self) -> Option<Self> {
+        let now = Instant::now();
+        let left = self.ends_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        self.renewed_at = (now + (left / 2).max(PORTMAP_RENEWED_AGAIN)).min(self.ends_at);
+        Some(self)
+    }
+
+    fn by_port(
+        place: Place,
+        mapping: Box<crab_nat::PortMapping>,
+        protocol: Protocol,
+        external: SocketAddr,
+    ) -> Self {
+        let lease = Duration::from_secs(mapping.lifetime().into());
+        Kept::new(place, By::Port(mapping), protocol, external, lease)
     }
 
     /// Gives it back, within [`PORTMAP_REMOVED_WITHIN`]; its lease ends it where the router does not hear that.
@@ -393,7 +462,16 @@ async fn ports(place: Place, lease: Duration) -> Result<Kept, Vec<(Protocol, Str
         options,
     );
     let made = match asked.await {
-        Ok(mapping) => by_port(place, mapping).await.map_err(|why| (Protocol::NatPmp, why)),
+        Ok(mapping) => match outside(place, &mapping).await {
+            Ok((protocol, external)) => {
+                return Ok(Kept::by_port(place, Box::new(mapping), protocol, external));
+            }
+            Err(why) => {
+                // It forwards a port that nobody can be told of.
+                let _ = timeout(PORTMAP_REMOVED_WITHIN, mapping.try_drop()).await;
+                Err((Protocol::NatPmp, why))
+            }
+        },
         Err(crab_nat::MappingFailure::Pcp(failure)) => Err((
             Protocol::Pcp,
             match failure {
@@ -414,8 +492,8 @@ async fn ports(place: Place, lease: Duration) -> Result<Kept, Vec<(Protocol, Str
     made.map_err(|(protocol, why)| vec![(protocol, shown(&why))])
 }
 
-async fn by_port(place: Place, mapping: crab_nat::PortMapping) -> Result<Kept, String> {
-    let lease = Duration::from_secs(mapping.lifetime().into());
+/// By what a router was asked, and which address and port it forwards.
+async fn outside(place: Place, mapping: &crab_nat::PortMapping) -> Result<(Protocol, SocketAddr), String> {
     let (protocol, ip) = match mapping.mapping_type() {
         PortMappingType::Pcp { external_ip, .. } => (Protocol::Pcp, external_ip.to_canonical()),
         PortMappingType::NatPmp => {
@@ -423,8 +501,7 @@ async fn by_port(place: Place, mapping: crab_nat::PortMapping) -> Result<Kept, S
             (Protocol::NatPmp, asked.await.map(IpAddr::from).map_err(|error| error.to_string())?)
         }
     };
-    let external = SocketAddr::new(ip, mapping.external_port().get());
-    Ok(Kept::new(place, By::Port(Box::new(mapping)), protocol, external, lease))
+    Ok((protocol, SocketAddr::new(ip, mapping.external_port().get())))
 }
 
 /// Asks the router itself, and everyone in the LAN: some answer to one, some to the other.
@@ -476,24 +553,52 @@ async fn upnp(
     again: Option<u16>,
     lease: Duration,
 ) -> Result<Kept, String> {
-    let asking = async {
+    let until = Instant::now() + PORTMAP_DONE_WITHIN;
+    let ip = timeout_at(until, gateway.get_external_ip()).await.map_err(|_| NO_ANSWER.to_owned())?;
+    let ip = ip.map_err(|error| error.to_string())?.to_canonical();
+    let adding = async {
         let (protocol, local, seconds) = (PortMappingProtocol::TCP, place.local(), seconds(lease));
-        let ip = gateway.get_external_ip().await.map_err(|error| error.to_string())?;
         let wish = again.unwrap_or(place.port.get());
         // Only permanent mappings, as some routers want them, are not taken: they would outlive a killed process.
-        let port = match gateway.add_port(protocol, wish, local, seconds, "tcpunch").await {
-            Ok(()) => wish,
+        match gateway.add_port(protocol, wish, local, seconds, "tcpunch").await {
+            Ok(()) => Ok(wish),
             Err(igd_next::AddPortError::PortInUse) => gateway
                 .add_any_port(protocol, local, seconds, "tcpunch")
                 .await
-                .map_err(|error| error.to_string())?,
-            Err(error) => return Err(error.to_string()),
-        };
-        Ok(SocketAddr::new(ip.to_canonical(), port))
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     };
-    let external =
-        timeout(PORTMAP_DONE_WITHIN, asking).await.unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))?;
+    let Ok(added) = timeout_at(until, adding).await else {
+        // What is to be renewed stands.
+        if again.is_none() {
+            take_back(place, &gateway).await;
+        }
+        return Err(NO_ANSWER.to_owned());
+    };
+    let external = SocketAddr::new(ip, added?);
     Ok(Kept::new(place, By::Upnp(gateway), Protocol::Upnp, external, lease))
+}
+
+/// Has a UPnP router forget what it may have done without saying so. It is looked for in the router's own list, because
+/// the port that was wished for may be another machine's.
+async fn take_back(place: Place, gateway: &Gateway<Tokio>) {
+    let asking = async {
+        for index in 0.. {
+            // Behind the last there is an error.
+            let Ok(entry) = gateway.get_generic_port_mapping_entry(index).await else { return };
+            let is_own = entry.protocol == PortMappingProtocol::TCP
+                && entry.internal_port == place.port.get()
+                && entry.internal_client.parse() == Ok(place.own);
+            if is_own {
+                let _ = gateway.remove_port(PortMappingProtocol::TCP, entry.external_port).await;
+                return;
+            }
+        }
+    };
+    if timeout(PORTMAP_DONE_WITHIN, asking).await.is_err() {
+        tracing::debug!("a port mapping is left to its lease: {NO_ANSWER}");
+    }
 }
 
 /// Of a lease, at least one: zero would take a mapping back, or make it last for ever.
@@ -503,6 +608,11 @@ fn seconds(lease: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -565,6 +675,195 @@ mod tests {
         drop(open);
         let made = make(place([127, 77, 0, 3]), Duration::from_secs(600), &mut asked).await;
         assert!(matches!(made.err(), Some(NoMapping::Refused(each)) if each.len() == 1));
+    }
+
+    /// A router that speaks NAT-PMP, on loopback.
+    #[derive(Default)]
+    struct Router {
+        /// It answers nothing.
+        is_silent: AtomicBool,
+        /// It does not tell its outside address.
+        is_nameless: AtomicBool,
+        given_back: AtomicUsize,
+    }
+
+    impl Router {
+        /// Which grants leases of so many seconds.
+        async fn start(at: [u8; 4], lease: u32) -> (Arc<Router>, JoinSet<()>) {
+            let socket =
+                tokio::net::UdpSocket::bind((Ipv4Addr::from(at), crab_nat::GATEWAY_PORT)).await.unwrap();
+            let router = Arc::new(Router::default());
+            let mut talking = JoinSet::new();
+            let talks = router.clone();
+            talking.spawn(async move {
+                let mut question = [0; 1100];
+                while let Ok((length, from)) = socket.recv_from(&mut question).await {
+                    if let Some(answer) = talks.answer(&question[..length], lease) {
+                        socket.send_to(&answer, from).await.unwrap();
+                    }
+                }
+            });
+            (router, talking)
+        }
+
+        fn answer(&self, question: &[u8], lease: u32) -> Option<Vec<u8>> {
+            let is = |it: &AtomicBool| it.load(Ordering::Relaxed);
+            match *question {
+                _ if is(&self.is_silent) => None,
+                [0, 0] if is(&self.is_nameless) => None,
+                [0, 0] => Some(vec![0, 128, 0, 0, 0, 0, 0, 1, 198, 51, 100, 7]),
+                [0, 2, 0, 0, ref ports @ .., a, b, c, d] => {
+                    let asked = u32::from_be_bytes([a, b, c, d]);
+                    self.given_back.fetch_add(usize::from(asked == 0), Ordering::Relaxed);
+                    let granted = asked.min(lease).to_be_bytes();
+                    Some([&[0, 130, 0, 0, 0, 0, 0, 1], ports, &granted].concat())
+                }
+                // PCP: another version, please.
+                _ => Some(vec![0, 128, 0, 1, 0, 0, 0, 1]),
+            }
+        }
+    }
+
+    const LEASE: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
+    async fn a_router_that_is_away_for_a_while_forwards_again() {
+        let at = [127, 77, 0, 4];
+        let (router, _talking) = Router::start(at, 2).await;
+        let (events, mut happened) = mpsc::unbounded_channel();
+        let event = move |event| {
+            let _ = events.send(event);
+        };
+        let leads_to = place(at);
+        let portmapper = Portmapper::leading_to(move || Ok(leads_to), Portmap::On, LEASE, Arc::new(event));
+        portmapper.registered();
+        let mut news = async || match timeout(Duration::from_secs(20), happened.recv()).await {
+            Ok(Some(Event::PortMapping(made))) => made,
+            other => panic!("{other:?}"),
+        };
+        let made = news().await.unwrap();
+        assert_eq!(portmapper.external(), Some(made.external));
+        router.is_silent.store(true, Ordering::Relaxed);
+        // Half of the lease and two questions later.
+        tokio::time::sleep(Duration::from_millis(1700)).await;
+        assert_eq!(portmapper.external(), Some(made.external), "it stands until its lease ends");
+        news().await.unwrap_err();
+        assert_eq!(portmapper.external(), None);
+        router.is_silent.store(false, Ordering::Relaxed);
+        assert_eq!(news().await.unwrap(), made, "nobody asked for it again");
+        let mut state = portmapper.state();
+        drop(portmapper);
+        while state.changed().await.is_ok() {}
+        assert_eq!(router.given_back.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_renewed_is_tried_again_at_half_of_what_is_left() {
+        let at = [127, 77, 0, 5];
+        let (_router, _talking) = Router::start(at, 600).await;
+        let mut kept = ports(place(at), LEASE).await.ok().unwrap();
+        for (left, next) in [(300, 150), (150, 75), (6, 4), (3, 3)] {
+            let now = Instant::now();
+            kept.ends_at = now + Duration::from_secs(left);
+            kept = kept.later().unwrap();
+            let wait = kept.renewed_at - now;
+            assert!(
+                wait.abs_diff(Duration::from_secs(next)) < Duration::from_millis(500),
+                "{wait:?} of {left} s"
+            );
+        }
+        kept.ends_at = Instant::now();
+        assert!(kept.later().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_port_whose_outside_address_is_not_told_is_given_back() {
+        let at = [127, 77, 0, 6];
+        let (router, _talking) = Router::start(at, 600).await;
+        router.is_nameless.store(true, Ordering::Relaxed);
+        assert!(ports(place(at), LEASE).await.is_err());
+        assert_eq!(router.given_back.load(Ordering::Relaxed), 1);
+    }
+
+    /// The ports that a UPnP router forgot. It never answers who wants one forwarded, and forwards it.
+    async fn slow_upnp(at: [u8; 4], forgot: mpsc::UnboundedSender<String>) -> (Gateway<Tokio>, JoinSet<()>) {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::from(at), 0)).await.unwrap();
+        let schema = |arguments: &[&str]| arguments.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let gateway = Gateway {
+            addr: listener.local_addr().unwrap(),
+            root_url: "/".to_owned(),
+            control_url: "/control".to_owned(),
+            control_schema_url: "/schema".to_owned(),
+            control_schema: HashMap::from([
+                ("AddPortMapping".to_owned(), schema(&["NewExternalPort", "NewInternalPort"])),
+                ("DeletePortMapping".to_owned(), schema(&["NewExternalPort"])),
+            ]),
+            service_type: "urn:schemas-upnp-org:service:WANIPConnection:1".to_owned(),
+            provider: Tokio,
+        };
+        let entry = |port: u16, client: &str| {
+            format!(
+                "<NewRemoteHost></NewRemoteHost><NewExternalPort>{port}</NewExternalPort><NewProtocol>TCP</NewProtocol>\
+                 <NewInternalPort>23456</NewInternalPort><NewInternalClient>{client}</NewInternalClient>\
+                 <NewEnabled>1</NewEnabled><NewPortMappingDescription>x</NewPortMappingDescription>\
+                 <NewLeaseDuration>600</NewLeaseDuration>"
+            )
+        };
+        let entries = [entry(23_456, "192.0.2.9"), entry(40_000, "127.0.0.1")];
+        let mut talking = JoinSet::new();
+        talking.spawn(async move {
+            let mut unanswered = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut question = String::new();
+                while !question.contains("</s:Envelope>") {
+                    let mut part = [0; 4096];
+                    let length = stream.read(&mut part).await.unwrap();
+                    question.push_str(std::str::from_utf8(&part[..length]).unwrap());
+                }
+                let between = |from: &str, to: &str| -> Option<String> {
+                    Some(question.split_once(from)?.1.split_once(to)?.0.to_owned())
+                };
+                let action = between("#", "\"").unwrap();
+                let answer = match action.as_str() {
+                    "GetExternalIPAddress" => {
+                        "<NewExternalIPAddress>198.51.100.7</NewExternalIPAddress>".to_owned()
+                    }
+                    "GetGenericPortMappingEntry" => {
+                        let index = between("<NewPortMappingIndex>", "<").unwrap();
+                        entries[index.parse::<usize>().unwrap()].clone()
+                    }
+                    "DeletePortMapping" => {
+                        forgot.send(between("<NewExternalPort>", "<").unwrap()).unwrap();
+                        String::new()
+                    }
+                    _ => {
+                        unanswered.push(stream);
+                        continue;
+                    }
+                };
+                let body = format!(
+                    "<Envelope><Body><{action}Response>{answer}</{action}Response></Body></Envelope>"
+                );
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all((head + &body).as_bytes()).await.unwrap();
+            }
+        });
+        (gateway, talking)
+    }
+
+    #[tokio::test]
+    async fn what_a_upnp_router_did_without_saying_so_is_taken_back() {
+        let at = [127, 77, 0, 7];
+        let (forgot, mut forgotten) = mpsc::unbounded_channel();
+        let (gateway, _talking) = slow_upnp(at, forgot).await;
+        // What is to be renewed stands.
+        let renewed = upnp(place(at), Box::new(gateway.clone()), Some(40_000), LEASE).await;
+        assert_eq!(renewed.err().as_deref(), Some(NO_ANSWER));
+        assert!(forgotten.try_recv().is_err());
+        let made = upnp(place(at), Box::new(gateway), None, LEASE).await;
+        assert_eq!(made.err().as_deref(), Some(NO_ANSWER));
+        assert_eq!(forgotten.try_recv().unwrap(), "40000", "not what another machine has");
     }
 
     #[test]
