@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         both_symmetric(Speaks::Everything, [false, true]);
     }));
     trials.push(with_router("portmap::a_mapping_is_renewed_and_given_back", renewed));
+    trials.push(with_router("portmap::a_router_that_comes_back_later_forwards_again", restarted));
     trials.push(with_router("portmap::a_mapping_is_given_back_on_ctrl_c", interrupted));
     trials.push(with_router("portmap::a_killed_process_leaves_nothing_after_its_lease", killed));
     trials.push(with_router("portmap::off_asks_nobody", off));
@@ -202,6 +203,29 @@ fn renewed() {
     pipe.expect_path("mapped");
     pipe.talk_and_end();
     assert_eq!(router.forwarded(), 0, "given back before the end");
+}
+
+/// Away for longer than its lease, and nobody asks for the mapping a second time.
+fn restarted() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let (one_home, one) = home(&scene, "one", 1);
+    for speaks in [Speaks::NatPmp, Speaks::Upnp] {
+        let router = Router::start(&one_home, speaks);
+        let flags = ["--portmap", "on", "--portmap-lease", "4"];
+        let mut listen = waits(&scene, &broker_host, &one, &flags);
+        router.until("made", PATIENCE, |forwarded| forwarded == 1);
+        drop(router);
+        nft(&one_home, "delete table inet upnp");
+        std::thread::sleep(Duration::from_secs(8));
+        let router = Router::start(&one_home, speaks);
+        assert_eq!(router.forwarded(), 0);
+        router.until("made again", PATIENCE, |forwarded| forwarded == 1);
+        listen.signal(nix::sys::signal::Signal::SIGINT);
+        assert_eq!(listen.ends_within(PATIENCE), 130);
+        assert_eq!(router.forwarded(), 0, "given back before the end ({speaks:?})");
+        nft(&one_home, "delete table inet upnp");
+    }
 }
 
 fn interrupted() {
