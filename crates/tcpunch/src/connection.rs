@@ -12,7 +12,7 @@ mod unencrypted;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
@@ -250,12 +250,23 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The connection was lost before, or the peer did not take the rest and end within
-    /// [`CLOSE_WITHIN`].
+    /// The connection was lost before, the peer took nothing of the rest for [`CLOSE_WITHIN`], or it did not end within that
+    /// after the rest.
     pub async fn close(&self) -> io::Result<()> {
         let mut drain = [0; 4096];
+        let began = Instant::now();
+        let mut taken = pin!(poll_fn(|cx| self.shutdown(cx)));
+        loop {
+            let until = lock(&self.shared.sending).moved.max(began) + CLOSE_WITHIN;
+            if until <= Instant::now() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if let Ok(taken) = tokio::time::timeout_at(until.into(), &mut taken).await {
+                taken?;
+                break;
+            }
+        }
         let ended = async {
-            poll_fn(|cx| self.shutdown(cx)).await?;
             loop {
                 let mut buffer = ReadBuf::new(&mut drain);
                 poll_fn(|cx| self.read(cx, &mut buffer)).await?;
