@@ -28,7 +28,10 @@ pub(crate) const CODES: &[(u8, &str)] = &[
     (code::NO_PATH, "no direct path"),
     (code::REFUSED, "the other side or the broker said no, or runs another command"),
     (code::LOST, "the connection was lost"),
-    (code::LOCAL, "this computer: a port is taken, output closed, no place for keys"),
+    (
+        code::LOCAL,
+        "this computer: a port is taken, output closed, no place for keys, input that can't be read",
+    ),
     (code::INTERRUPTED, "Ctrl-C"),
 ];
 

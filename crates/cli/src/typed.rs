@@ -1,10 +1,11 @@
 //! What the user of a chat types, from a line editor, a plain terminal or a pipe.
 
-use std::io::IsTerminal;
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tcpunch_apps::chat::Input;
+use tcpunch_core::limits::MAX_LINE;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -26,26 +27,28 @@ Tab completes names and commands; Ctrl-D leaves as well";
 /// What was typed so far and not taken. A pipe waits until there is room. A line editor never waits:
 /// it has to show what others say, and how much a person types is no danger.
 enum Source {
-    Pipe(mpsc::Receiver<Typed>),
+    Pipe(mpsc::Receiver<io::Result<String>>),
     Editor(mpsc::UnboundedReceiver<Typed>),
 }
 
 impl Source {
-    async fn next(&mut self) -> Typed {
+    async fn next(&mut self) -> io::Result<Typed> {
         let typed = match self {
-            Source::Pipe(lines) => lines.recv().await,
+            Source::Pipe(lines) => lines.recv().await.transpose()?.map(Typed::Line),
             Source::Editor(lines) => lines.recv().await,
         };
-        typed.unwrap_or(Typed::End)
+        Ok(typed.unwrap_or(Typed::End))
     }
 }
 
 /// How the user left, if not by ending the input.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Left {
     Not,
     Quit,
     Interrupted,
+    /// The input failed, and how.
+    Unreadable(String),
 }
 
 /// The lines for a chat, and how the user leaves it.
@@ -81,18 +84,63 @@ fn source(terminal: bool, people: &People, talk: &Talk) -> Source {
         }
     }
     let (typed, lines) = mpsc::channel(64);
-    std::thread::spawn(move || read_plain(&typed));
+    // A thread, because a read of a terminal can't be cancelled.
+    std::thread::spawn(move || {
+        read_plain(io::stdin().lock(), |line| typed.blocking_send(line).is_ok());
+    });
     Source::Pipe(lines)
 }
 
-/// A thread, because a read of a terminal can't be cancelled.
-fn read_plain(typed: &mpsc::Sender<Typed>) {
-    for line in std::io::stdin().lines() {
-        let Ok(line) = line else { return };
-        if !line.is_empty() && typed.blocking_send(Typed::Line(line)).is_err() {
+/// Reads lines to the end, or to an error, while they are taken. What is no UTF-8 is replaced, and what is too long for one
+/// line becomes several.
+fn read_plain(mut input: impl BufRead, mut take: impl FnMut(io::Result<String>) -> bool) {
+    let mut line = Vec::new();
+    loop {
+        let room = MAX_LINE.saturating_sub(line.len());
+        let read = input.by_ref().take(room as u64).read_until(b'\n', &mut line);
+        let rest = if line.ends_with(b"\n") {
+            line.pop();
+            if line.ends_with(b"\r") {
+                line.pop();
+            }
+            Vec::new()
+        } else if line.len() >= MAX_LINE {
+            line.split_off(line.len() - unfinished(&line))
+        } else {
+            // The end, or an error.
+            if !line.is_empty() && !take(Ok(String::from_utf8_lossy(&line).into_owned())) {
+                return;
+            }
+            if let Err(error) = read {
+                take(Err(error));
+            }
+            return;
+        };
+        if !line.is_empty() && !take(Ok(String::from_utf8_lossy(&line).into_owned())) {
             return;
         }
+        line = rest;
     }
+}
+
+/// How many bytes at the end begin a character that goes on.
+fn unfinished(bytes: &[u8]) -> usize {
+    let end = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    let goes_on = std::str::from_utf8(end).is_err_and(|error| error.error_len().is_none());
+    if goes_on { end.len() } else { 0 }
+}
+
+/// A line as so many as it takes: no more of it is said at a time.
+fn pieces(input: Input) -> Vec<Input> {
+    let mut inputs = vec![input];
+    while let Some(Input::Line(line)) = inputs.last_mut()
+        && line.len() > MAX_LINE
+    {
+        let at = (0..=MAX_LINE).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(MAX_LINE);
+        let rest = line.split_off(at);
+        inputs.push(Input::Line(rest));
+    }
+    inputs
 }
 
 /// Where lines are looked at before they are said.
@@ -112,34 +160,28 @@ impl Desk {
         loop {
             let typed = tokio::select! {
                 typed = source.next(), if open => typed,
-                _ = interrupt.recv() => Typed::Interrupt,
+                _ = interrupt.recv() => Ok(Typed::Interrupt),
             };
-            match typed {
-                Typed::Line(text) => {
-                    for line in text.split('\n').filter(|line| !line.is_empty()) {
-                        let Some(input) = self.look_at(line) else { continue };
-                        open &= matches!(input, Input::Line(_));
-                        if forward.send(input).await.is_err() {
-                            return;
-                        }
-                    }
+            let inputs = match typed {
+                Ok(Typed::Line(text)) => {
+                    let lines = text.split('\n').filter(|line| !line.is_empty());
+                    lines.filter_map(|line| self.look_at(line)).flat_map(pieces).collect()
                 }
-                Typed::End => {
-                    open = false;
-                    if forward.send(Input::End).await.is_err() {
+                Ok(Typed::End) => vec![Input::End],
+                Ok(Typed::Interrupt) => return self.interrupted(interrupt, &forward).await,
+                Err(error) => {
+                    self.leave.send_replace(Left::Unreadable(error.to_string()));
+                    vec![Input::Leave]
+                }
+            };
+            for input in inputs {
+                open &= matches!(input, Input::Line(_));
+                // A chat takes nothing while its members are slow.
+                tokio::select! {
+                    sent = forward.send(input) => if sent.is_err() {
                         return;
-                    }
-                }
-                Typed::Interrupt => {
-                    self.leave.send_replace(Left::Interrupted);
-                    let _ = forward.send(Input::Leave).await;
-                    // A second Ctrl-C, or a peer that does not answer, must not hold the user.
-                    tokio::spawn(async move {
-                        let patience = tokio::time::sleep(Duration::from_secs(2));
-                        tokio::select! { _ = interrupt.recv() => {}, () = patience => {} }
-                        modes::exit(code::INTERRUPTED);
-                    });
-                    return;
+                    },
+                    _ = interrupt.recv() => return self.interrupted(interrupt, &forward).await,
                 }
             }
             if !open && leaving.is_none() {
@@ -151,6 +193,17 @@ impl Desk {
                 leaving = Some(self.talk.waits().begin(&self.talk, what));
             }
         }
+    }
+
+    async fn interrupted(&self, mut interrupt: Signal, forward: &mpsc::Sender<Input>) {
+        self.leave.send_replace(Left::Interrupted);
+        // A second Ctrl-C, or a peer that does not answer, must not hold the user.
+        tokio::spawn(async move {
+            let patience = tokio::time::sleep(Duration::from_secs(2));
+            tokio::select! { _ = interrupt.recv() => {}, () = patience => {} }
+            modes::exit(code::INTERRUPTED);
+        });
+        let _ = forward.send(Input::Leave).await;
     }
 
     /// What is to be done about a line; nothing more where it was for this program.

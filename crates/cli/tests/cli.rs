@@ -210,6 +210,34 @@ fn what_nobody_heard_is_named() {
 }
 
 #[test]
+fn text_that_is_no_utf_8_and_lines_without_end_are_said() {
+    let (broker, home) = (broker(), home());
+    let mut reader = run(&broker, home.path(), &["chat"]);
+    reader.says("you are the first here");
+    let mut writer = run(&broker, home.path(), &["chat", "--name", "echo"]);
+    let long = "\u{e4}".repeat(20_001);
+    writer.type_bytes(b"caf\xe9\r\n\xff\xfe\n");
+    writer.type_bytes(format!("x{long}\nlast").as_bytes());
+    writer.close_stdin();
+    writer.ends().with(0);
+    reader.close_stdin();
+    let heard = reader.ends().with(0).text();
+    let said: Vec<&str> = heard.lines().filter_map(|line| line.strip_prefix("echo: ")).collect();
+    assert_eq!(said[..2], ["caf\u{fffd}", "\u{fffd}\u{fffd}"]);
+    assert_eq!(said[2..said.len() - 1].concat(), format!("x{long}"));
+    assert_eq!((said.len(), said.last()), (6, Some(&"last")));
+}
+
+#[test]
+fn input_that_can_not_be_read_is_local() {
+    let (broker, home) = (broker(), home());
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" chat --broker \"$1\" </", PROGRAM, &broker.at]);
+    let ended = Process::spawn(home.path(), command).ends().with(9);
+    assert!(ended.err.contains("the input can't be read: "), "{}", ended.err);
+}
+
+#[test]
 fn what_others_wrote_can_not_steer_the_terminal() {
     let (broker, home) = (broker(), home());
     let reader = run(&broker, home.path(), &["chat", "--name", "reader"]);

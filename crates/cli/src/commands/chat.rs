@@ -49,11 +49,19 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
         show(&event, auth, talk);
     };
     let end = chat::run(room, &own_name, lines.inputs, common.timeout, on_event).await;
-    let left = *lines.left.borrow();
+    let left = lines.left.borrow().clone();
     // What follows stands below the chat, on a terminal as it was.
     talk.screen().finish();
     if left == Left::Interrupted {
         return Ok(code::INTERRUPTED);
+    }
+    let undelivered = |lines: Vec<String>| match lines.is_empty() {
+        true => String::new(),
+        false => format!("; not delivered:\n  {}", lines.join("\n  ")),
+    };
+    if let Left::Unreadable(error) = left {
+        let lines = if let Ok(ChatEnd::Undelivered(lines)) = end { lines } else { Vec::new() };
+        return Err(Failure::local(format!("the input can't be read: {error}{}", undelivered(lines))));
     }
     match end? {
         ChatEnd::Delivered | ChatEnd::PeerLeft => Ok(code::OK),
@@ -62,12 +70,7 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
         }
         ChatEnd::Undelivered(lines) if lines.is_empty() && left == Left::Quit => Ok(code::OK),
         ChatEnd::Undelivered(lines) => {
-            let what = if lines.is_empty() {
-                String::new()
-            } else {
-                format!("; not delivered:\n  {}", lines.join("\n  "))
-            };
-            Err(Failure::new("nobody", code::NOBODY, format!("nobody came{what}")))
+            Err(Failure::new("nobody", code::NOBODY, format!("nobody came{}", undelivered(lines))))
         }
     }
 }
