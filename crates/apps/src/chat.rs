@@ -5,21 +5,23 @@
 //! follows at once, and what it commits to when the other side's has come: both sides then have two words
 //! to compare (`docs/protocol.md`, section 13).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tcpunch::{ConnectError, Connection, Lobby, LobbyNews, Obstacle, PathInfo, PublicKey};
 use tcpunch_core::limits::{
-    CHAT_BACKLOG, CHAT_QUEUE, CHAT_REMEMBERED, CLOSE_WITHIN, MAX_LINE, MAX_NAME, WORDS_WITHIN,
+    CHAT_BACKLOG, CHAT_BACKLOG_BYTES, CHAT_QUEUE, CHAT_REMEMBERED, CHAT_STALLED, CLOSE_WITHIN, DEAD_AFTER,
+    MAX_LINE, MAX_NAME, WORDS_WITHIN,
 };
 use tcpunch_core::sanitize::sanitize_line;
 use tcpunch_core::secure::{Commitment, Committed, Comparison, Nonce};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use unicode_security::skeleton;
 
 /// A line of this many bytes and what stands around it.
@@ -113,16 +115,23 @@ pub enum ChatEnd {
     Delivered,
     /// Nobody ever came; these lines were not delivered.
     Undelivered(Vec<String>),
+    /// Of the members of the lobby these were lost before they had heard everything, or left so after the input had ended.
+    Unheard {
+        /// As they called themselves.
+        names: Vec<String>,
+        /// Whether others have heard it.
+        others: bool,
+    },
     /// The only peer left.
     PeerLeft,
-    /// The only peer was lost.
+    /// The only peer was lost, or left before it had heard everything after the input had ended.
     PeerLost(String),
 }
 
 /// What the user of a chat does.
 #[derive(Debug)]
 pub enum Input {
-    /// Says a line.
+    /// Says a line; what is beyond [`MAX_LINE`] bytes is cut off.
     Line(String),
     /// Has no more to say: leaves when everything is delivered.
     End,
@@ -140,14 +149,32 @@ pub enum Room {
 
 struct Member {
     name: String,
-    lines: mpsc::Sender<String>,
+    /// What it is to hear; none once this side leaves.
+    lines: Option<mpsc::Sender<Arc<str>>>,
 }
 
 enum FromMember {
     Hello { peer: PublicKey, name: String, info: PathInfo },
     Words { peer: PublicKey, words: String },
     Line { peer: PublicKey, text: String },
-    Over { peer: PublicKey, number: u64, lost: Option<io::Error>, traffic: (u64, u64) },
+    Over { peer: PublicKey, number: u64, lost: Option<io::Error>, heard: Heard, traffic: (u64, u64) },
+}
+
+/// How much a member has heard of what was said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    All,
+    /// Perhaps not the last of it.
+    Most,
+    /// Some of it never left.
+    Part,
+}
+
+/// How the conversation with a member ended.
+struct Over {
+    name: String,
+    lost: Option<String>,
+    heard: Heard,
 }
 
 struct Chat<F> {
@@ -161,7 +188,13 @@ struct Chat<F> {
     ever: bool,
     pending: HashSet<PublicKey>,
     promised: u32,
-    backlog: Vec<String>,
+    /// What was said while somebody was still to come.
+    backlog: VecDeque<Arc<str>>,
+    backlog_bytes: usize,
+    /// Told when a member has taken a line.
+    room: Arc<Notify>,
+    /// Members that were lost with lines waiting for them.
+    missed: Vec<String>,
     number: u64,
     tasks: JoinSet<()>,
     reports: (mpsc::Sender<FromMember>, mpsc::Receiver<FromMember>),
@@ -174,7 +207,8 @@ struct Chat<F> {
 /// Runs a chat until the input ends and everything was delivered, or, in private, the peer leaves.
 ///
 /// With nobody ever there, the end of the input waits `patience` more, and twice that in all for who is
-/// being reached. Closing `lines` ends it too.
+/// being reached. Closing `lines` ends it too. No line is taken while the slowest member has too many to hear; who takes
+/// none for [`CHAT_STALLED`] then is lost.
 ///
 /// # Errors
 ///
@@ -195,7 +229,10 @@ pub async fn run(
         ever: false,
         pending: HashSet::new(),
         promised: 0,
-        backlog: Vec::new(),
+        backlog: VecDeque::new(),
+        backlog_bytes: 0,
+        room: Arc::default(),
+        missed: Vec::new(),
         number: 0,
         tasks: JoinSet::new(),
         reports: mpsc::channel(256),
@@ -214,32 +251,39 @@ pub async fn run(
     let (mut open, mut listening) = (true, true);
     let mut give_up = None;
     let mut last = None;
+    let mut held = None;
     loop {
         if !open && chat.settled() {
             if chat.ever {
-                chat.leave().await;
-                return Ok(ChatEnd::Delivered);
+                return Ok(chat.leave(private).await);
             }
-            give_up.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            give_up.get_or_insert_with(|| Box::pin(sleep(patience)));
         } else {
             give_up = None;
         }
-        // A broker that promises introductions, or makes ever new ones, must not hold the user.
+        // A broker that promises introductions, or makes ever new ones, must not hold the user: neither the end, nor what
+        // is said to who is here.
         let last = (!open).then(|| *last.get_or_insert_with(|| Instant::now() + 2 * patience));
+        if chat.ever && !chat.backlog_has_room() {
+            held.get_or_insert_with(|| Box::pin(sleep(patience)));
+        } else {
+            held = None;
+        }
+        let room = chat.has_room();
         tokio::select! {
-            line = lines.recv(), if listening => match line {
+            line = lines.recv(), if listening && room => match line {
                 Some(Input::Line(line)) => chat.say(line),
-                Some(Input::Leave) if chat.ever => {
-                    chat.leave().await;
-                    return Ok(ChatEnd::Delivered);
-                }
-                Some(Input::Leave) => return Ok(ChatEnd::Undelivered(chat.backlog)),
+                Some(Input::Leave) if chat.ever => return Ok(chat.leave(private).await),
+                Some(Input::Leave) => return Ok(chat.undelivered()),
                 Some(Input::End) => open = false,
                 None => (open, listening) = (false, false),
             },
+            () = chat.room.notified(), if !room => {}
             Some(report) = chat.reports.1.recv() => {
-                if let Some(end) = chat.report(report, private) {
-                    return Ok(end);
+                match chat.report(report) {
+                    Some(over) if private => return Ok(over.lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost)),
+                    Some(over) => chat.remember(over),
+                    None => {}
                 }
             }
             news = async { match &mut lobby { Some(lobby) => lobby.news().await, None => std::future::pending().await } } => {
@@ -247,14 +291,16 @@ pub async fn run(
             }
             Some(_) = chat.tasks.join_next() => {}
             () = async { match &mut give_up { Some(sleep) => sleep.as_mut().await, None => std::future::pending().await } } => {
-                return Ok(ChatEnd::Undelivered(chat.backlog));
+                return Ok(chat.undelivered());
+            }
+            () = async { match &mut held { Some(sleep) => sleep.as_mut().await, None => std::future::pending().await } } => {
+                chat.wait_for_no_more();
             }
             () = async { match last { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
                 if chat.ever {
-                    chat.leave().await;
-                    return Ok(ChatEnd::Delivered);
+                    return Ok(chat.leave(private).await);
                 }
-                return Ok(ChatEnd::Undelivered(chat.backlog));
+                return Ok(chat.undelivered());
             }
         }
     }
@@ -264,6 +310,21 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
     /// Whether everyone who was to be reached has been, or can't be.
     fn settled(&self) -> bool {
         self.pending.is_empty() && self.promised == 0
+    }
+
+    /// Whether what is said finds a place everywhere.
+    fn has_room(&self) -> bool {
+        let takes = |lines: &mpsc::Sender<Arc<str>>| lines.is_closed() || lines.capacity() > 0;
+        self.backlog_has_room()
+            && self.members.values().filter_map(|(_, member)| member.lines.as_ref()).all(takes)
+    }
+
+    fn backlog_has_room(&self) -> bool {
+        self.backlog.len() < CHAT_BACKLOG && self.backlog_bytes + MAX_LINE <= CHAT_BACKLOG_BYTES
+    }
+
+    fn undelivered(&self) -> ChatEnd {
+        ChatEnd::Undelivered(self.backlog.iter().map(|line| line.as_ref().to_owned()).collect())
     }
 
     fn news(&mut self, news: LobbyNews) -> Result<(), ConnectError> {
@@ -299,14 +360,25 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         Ok(())
     }
 
+    /// Who is still being reached hears what is said from when it is here.
+    fn wait_for_no_more(&mut self) {
+        self.promised = 0;
+        self.pending.clear();
+        self.forget_backlog();
+    }
+
     fn welcome(&mut self, connection: Connection) {
         let peer = connection.peer();
         let (lines, queue) = mpsc::channel(CHAT_QUEUE);
-        for line in &self.backlog {
-            let _ = lines.try_send(line.clone());
-        }
+        let queue = Queue {
+            before: self.backlog.clone(),
+            lines: queue,
+            room: self.room.clone(),
+            last: None,
+            midway: false,
+        };
         self.number += 1;
-        let member = Member { name: peer.nickname(), lines };
+        let member = Member { name: peer.nickname(), lines: Some(lines) };
         if let Some((old, _)) = self.members.insert(peer, (self.number, member)) {
             self.replaced.insert(old);
         }
@@ -322,28 +394,31 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
     fn forget_backlog(&mut self) {
         if self.ever && self.settled() {
             self.backlog.clear();
+            self.backlog_bytes = 0;
         }
     }
 
+    /// Only where there is room.
     fn say(&mut self, line: String) {
         let mut line = line;
         while line.len() > MAX_LINE {
             line.pop();
         }
+        let line: Arc<str> = line.into();
         if !self.ever || !self.settled() {
-            if self.backlog.len() >= CHAT_BACKLOG {
-                self.backlog.remove(0);
-            }
-            self.backlog.push(line.clone());
+            self.backlog_bytes += line.len();
+            self.backlog.push_back(line.clone());
         } else if self.members.is_empty() {
             (self.on_event)(ChatEvent::Nobody);
         }
-        self.members.retain(|_, (_, member)| {
-            !matches!(member.lines.try_send(line.clone()), Err(mpsc::error::TrySendError::Full(_)))
-        });
+        for lines in self.members.values().filter_map(|(_, member)| member.lines.as_ref()) {
+            // A member whose end is about to be reported takes no more.
+            let _ = lines.try_send(line.clone());
+        }
     }
 
-    fn report(&mut self, report: FromMember, private: bool) -> Option<ChatEnd> {
+    /// Tells what a member did; how it ended, if it was one to the last.
+    fn report(&mut self, report: FromMember) -> Option<Over> {
         match report {
             FromMember::Hello { peer, name, info } => {
                 let name = self.distinct(&peer, name);
@@ -371,20 +446,31 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
                 (self.on_event)(ChatEvent::Replaced { peer, traffic });
                 None
             }
-            FromMember::Over { peer, number, lost, traffic } => {
+            FromMember::Over { peer, number, lost, heard, traffic } => {
                 let name = self.name(&peer);
                 if self.members.get(&peer).is_some_and(|(current, _)| *current == number) {
                     self.members.remove(&peer);
                 }
                 let by_us = self.leaving;
-                // A socket that closes without the end belongs to a process that ended, and who does not speak chat is
-                // not waited for.
-                let over = [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData];
+                // A socket that closes without the end belongs to a process that ended; who does not speak chat, or was
+                // given up, is not waited for.
+                let over = [
+                    io::ErrorKind::UnexpectedEof,
+                    io::ErrorKind::InvalidData,
+                    io::ErrorKind::ConnectionAborted,
+                ];
                 let away = lost.as_ref().is_some_and(|lost| !over.contains(&lost.kind()));
                 let lost = lost.map(|lost| lost.to_string());
-                (self.on_event)(ChatEvent::Gone { peer, name, lost: lost.clone(), away, by_us, traffic });
-                private.then(|| lost.map_or(ChatEnd::PeerLeft, ChatEnd::PeerLost))
+                let over = Over { name: name.clone(), lost: lost.clone(), heard };
+                (self.on_event)(ChatEvent::Gone { peer, name, lost, away, by_us, traffic });
+                Some(over)
             }
+        }
+    }
+
+    fn remember(&mut self, over: Over) {
+        if over.lost.is_some() && over.heard == Heard::Part && self.missed.len() < CHAT_REMEMBERED {
+            self.missed.push(over.name);
         }
     }
 
@@ -406,24 +492,37 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         self.members.get(peer).map_or_else(|| peer.nickname(), |(_, member)| member.name.clone())
     }
 
-    /// Ends all conversations, and waits until the others have heard everything.
-    async fn leave(&mut self) {
+    /// Ends all conversations, and waits until the others have heard everything, as far as they do.
+    async fn leave(&mut self, private: bool) -> ChatEnd {
         self.leaving = true;
-        self.members.clear();
-        let over = async {
-            while !self.tasks.is_empty() {
-                tokio::select! {
-                    _ = self.tasks.join_next() => {}
-                    Some(report) = self.reports.1.recv() => {
-                        self.report(report, false);
-                    }
-                }
-            }
-        };
-        let _ = tokio::time::timeout(2 * CLOSE_WITHIN, over).await;
-        while let Ok(report) = self.reports.1.try_recv() {
-            self.report(report, false);
+        for (_, member) in self.members.values_mut() {
+            member.lines = None;
         }
+        let mut ends = Vec::new();
+        // Connections that were replaced hold nobody who could be told something.
+        let others = sleep(2 * CLOSE_WITHIN);
+        tokio::pin!(others);
+        while !self.tasks.is_empty() {
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                Some(report) = self.reports.1.recv() => ends.extend(self.report(report)),
+                () = &mut others, if self.members.is_empty() => break,
+            }
+        }
+        while let Ok(report) = self.reports.1.try_recv() {
+            ends.extend(self.report(report));
+        }
+        let silent = self.members.drain().map(|(_, (_, member))| member.name);
+        ends.extend(silent.map(|name| Over { name, lost: None, heard: Heard::Part }));
+        if private {
+            let end = ends.into_iter().find(|over| over.lost.is_some() || over.heard != Heard::All);
+            let left = || "the other side left before it had heard everything".to_owned();
+            return end.map_or(ChatEnd::Delivered, |over| ChatEnd::PeerLost(over.lost.unwrap_or_else(left)));
+        }
+        let others = ends.iter().any(|over| over.heard == Heard::All);
+        let mut names = std::mem::take(&mut self.missed);
+        names.extend(ends.into_iter().filter(|over| over.heard != Heard::All).map(|over| over.name));
+        if names.is_empty() { ChatEnd::Delivered } else { ChatEnd::Unheard { names, others } }
     }
 }
 
@@ -442,30 +541,90 @@ fn alike(one: &str, other: &str) -> bool {
     same(one, other) || same(&one.to_lowercase(), &other.to_lowercase())
 }
 
+/// What one member is to hear.
+struct Queue {
+    /// Said before it was here.
+    before: VecDeque<Arc<str>>,
+    lines: mpsc::Receiver<Arc<str>>,
+    room: Arc<Notify>,
+    /// When the last line was taken.
+    last: Option<Instant>,
+    /// A line was taken, and is not written.
+    midway: bool,
+}
+
+impl Queue {
+    /// The next line; none when all was said. Cancel-safe.
+    async fn next(&mut self) -> Option<Arc<str>> {
+        let line = match self.before.pop_front() {
+            Some(line) => Some(line),
+            None => self.lines.recv().await,
+        };
+        if line.is_some() {
+            self.last = Some(Instant::now());
+            self.midway = true;
+        }
+        self.room.notify_one();
+        line
+    }
+
+    /// No more is said to who has left.
+    fn close(&mut self) {
+        self.lines.close();
+        self.room.notify_one();
+    }
+
+    /// Whether others wait for this member.
+    fn is_awaited(&self) -> bool {
+        self.lines.is_closed() || self.lines.len() >= CHAT_QUEUE
+    }
+
+    /// Whether all was written.
+    fn is_written(&self) -> bool {
+        !self.midway && self.before.is_empty() && self.lines.is_empty()
+    }
+
+    /// Whether the last line may still be under way: what is found to be lost was heard of [`DEAD_AFTER`] ago, and an end
+    /// waits as long for its answer.
+    fn is_fresh(&self) -> bool {
+        self.last.is_some_and(|last| last.elapsed() < 2 * DEAD_AFTER)
+    }
+}
+
 /// One conversation, from hello to the end of both sides.
 async fn talk(
     connection: Connection,
     own_name: String,
     open: bool,
-    mut lines: mpsc::Receiver<String>,
+    mut queue: Queue,
     reports: mpsc::Sender<FromMember>,
     number: u64,
 ) {
     let peer = connection.peer();
-    let result = converse(&connection, own_name, open, &mut lines, &reports).await;
+    let result = converse(&connection, own_name, open, &mut queue, &reports).await;
     let traffic = connection.traffic();
+    let written = queue.is_written();
     let result = match result {
-        Ok(()) => connection.close().await,
+        Ok(()) if written => {
+            timeout(CHAT_STALLED, connection.close()).await.unwrap_or_else(|_| Err(unanswered()))
+        }
+        // In the middle of what was said there is no good end.
+        Ok(()) => Ok(()),
         Err(error) => Err(error),
     };
-    let _ = reports.send(FromMember::Over { peer, number, lost: result.err(), traffic }).await;
+    let heard = match &result {
+        _ if !written => Heard::Part,
+        Err(_) if queue.is_fresh() => Heard::Most,
+        Ok(()) | Err(_) => Heard::All,
+    };
+    let _ = reports.send(FromMember::Over { peer, number, lost: result.err(), heard, traffic }).await;
 }
 
 async fn converse(
     connection: &Connection,
     own_name: String,
     open: bool,
-    lines: &mut mpsc::Receiver<String>,
+    queue: &mut Queue,
     reports: &mpsc::Sender<FromMember>,
 ) -> io::Result<()> {
     let comparison = open.then(|| {
@@ -477,38 +636,75 @@ async fn converse(
         greeting.extend(encode(&Frame::Commit(comparison.commitment())));
     }
     let (may_reveal, mut revealed) = oneshot::channel();
+    let (heard_end, mut peer_ended) = oneshot::channel::<()>();
     let write = async {
-        let mut half = connection;
-        half.write_all(&greeting).await?;
-        let mut hidden = open;
+        give(connection, &greeting, queue).await?;
+        let (mut hidden, mut over) = (open, false);
         loop {
             tokio::select! {
+                // The other side waits for the number only so long.
+                biased;
                 nonce = &mut revealed, if hidden => {
                     hidden = false;
                     if let Ok(nonce) = nonce {
-                        half.write_all(&encode(&Frame::Reveal(nonce))).await?;
+                        give(connection, &encode(&Frame::Reveal(nonce)), queue).await?;
                     }
                 }
-                line = lines.recv() => match line {
-                    Some(text) => half.write_all(&encode(&Frame::Line { text })).await?,
-                    None => return half.shutdown().await,
+                _ = &mut peer_ended, if !over => {
+                    over = true;
+                    queue.close();
+                }
+                line = queue.next() => match line {
+                    Some(text) => {
+                        give(connection, &encode(&Frame::Line { text: text.as_ref().to_owned() }), queue).await?;
+                        queue.midway = false;
+                    }
+                    None => {
+                        let mut half = connection;
+                        timeout(CHAT_STALLED, half.shutdown()).await.unwrap_or_else(|_| Err(stalled()))?;
+                        return Ok(queue.is_fresh());
+                    }
                 },
             }
         }
     };
     let read = listen(connection, comparison.map(|own| (own, may_reveal)), reports);
     tokio::pin!(write, read);
-    // Who has heard the other's end has nobody left to talk to; who has said its own waits for the
-    // other's.
+    // Who has said its own end waits for the other's; who has heard the other's says what was said before.
     tokio::select! {
-        result = &mut read => result,
-        result = &mut write => match result {
-            Ok(()) => tokio::time::timeout(CLOSE_WITHIN, &mut read)
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-            Err(error) => Err(error),
-        },
+        result = &mut read => {
+            result?;
+            let _ = heard_end.send(());
+            let _: Result<io::Result<bool>, _> = timeout(CLOSE_WITHIN, &mut write).await;
+            Ok(())
+        }
+        fresh = &mut write => {
+            let patience = if fresh? { CHAT_STALLED } else { CLOSE_WITHIN };
+            timeout(patience, &mut read).await.unwrap_or_else(|_| Err(unanswered()))
+        }
     }
+}
+
+/// Writes all of it, unless the member takes none while others wait for it.
+async fn give(mut half: &Connection, bytes: &[u8], queue: &Queue) -> io::Result<()> {
+    let write = half.write_all(bytes);
+    tokio::pin!(write);
+    loop {
+        match timeout(CHAT_STALLED, &mut write).await {
+            Ok(written) => return written,
+            Err(_) if queue.is_awaited() => return Err(stalled()),
+            Err(_) => {}
+        }
+    }
+}
+
+fn stalled() -> io::Error {
+    let what = format!("it took in nothing for {} s, and was given up", CHAT_STALLED.as_secs());
+    io::Error::new(io::ErrorKind::ConnectionAborted, what)
+}
+
+fn unanswered() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "it did not say that it had heard everything")
 }
 
 /// How far the words to compare have come.

@@ -18,11 +18,12 @@ use raw::{
     introduction, soon,
 };
 use serde::{Deserialize, Serialize};
-use tcpunch::{Endpoint, PublicKey};
-use tcpunch_apps::chat::{self, ChatEvent, Input, Room};
+use tcpunch::{ConnectError, Endpoint, PublicKey};
+use tcpunch_apps::chat::{self, ChatEnd, ChatEvent, Input, Room};
 use tcpunch_core::secure::{Committed, Comparison, Kind};
 use tcpunch_core::wire::{FromBroker, Met};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// What members say to each other, as docs/protocol.md has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,7 @@ fn line(text: &str) -> Frame {
 struct Chat {
     typed: mpsc::Sender<Input>,
     events: mpsc::UnboundedReceiver<ChatEvent>,
+    run: JoinHandle<Result<ChatEnd, ConnectError>>,
 }
 
 impl Chat {
@@ -52,11 +54,11 @@ impl Chat {
         let (typed, lines) = mpsc::channel(16);
         let (sender, events) = mpsc::unbounded_channel();
         let (room, name) = (Room::Lobby(endpoint.lobby()), name.to_owned());
-        tokio::spawn(async move {
+        let run = tokio::spawn(async move {
             let told = |event| drop(sender.send(event));
             chat::run(room, &name, lines, Duration::from_secs(10), told).await
         });
-        Chat { typed, events }
+        Chat { typed, events, run }
     }
 
     async fn says(&self, text: &str) {
@@ -284,6 +286,56 @@ async fn nothing_is_shown_to_who_has_not_committed() {
     assert_eq!(member.hears().await, line("hello?"), "and nothing before");
     let lost = ann.lost().await;
     assert!(lost.contains("does not take part in the comparison"), "{lost}");
+}
+
+/// It shows that it lives, and takes nothing: who says much to the lobby waits for it, but not for ever, and the others
+/// miss nothing.
+#[tokio::test]
+async fn who_takes_nothing_in_is_lost_and_the_others_hear_everything() {
+    let (mut ann, mut stone, _endpoint, broker) = with_a_member("ann").await;
+    stone.says(&hello("stone")).await;
+    stone.hears().await;
+    let committed = stone.compares().await;
+    stone.words(committed).await;
+    ann.words().await;
+    let stone = tokio::spawn(async move {
+        loop {
+            stone.lane.record(Kind::Ping, &[0; 8]).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    });
+    let endpoint = broker.endpoint().await;
+    let mut ben = Chat::join(&endpoint, "ben");
+    ann.words().await;
+    let typed = ann.typed.clone();
+    tokio::spawn(async move {
+        for number in 0..800 {
+            let line = format!("{number} {}", "x".repeat(8000));
+            typed.send(Input::Line(line)).await.unwrap();
+        }
+        typed.send(Input::End).await.unwrap();
+    });
+    for number in 0..800 {
+        let start = format!("{number} ");
+        let heard = async {
+            loop {
+                match ben.events.recv().await.expect("the chat goes on") {
+                    ChatEvent::Line { text, .. } => break text,
+                    ChatEvent::Gone { lost, .. } => panic!("{lost:?}"),
+                    _ => {}
+                }
+            }
+        };
+        let heard = soon("a line", heard).await;
+        assert!(heard.starts_with(&start), "{} instead of {start}", &heard[..10]);
+    }
+    let lost = ann.lost().await;
+    assert!(lost.contains("took in nothing for 25 s"), "{lost}");
+    match soon("the end", ann.run).await.unwrap().unwrap() {
+        ChatEnd::Unheard { names, others } => assert_eq!((names, others), (vec!["stone".to_owned()], true)),
+        other => panic!("{other:?}"),
+    }
+    stone.abort();
 }
 
 #[tokio::test]

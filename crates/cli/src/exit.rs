@@ -14,6 +14,7 @@ pub(crate) mod code {
     pub(crate) const REFUSED: u8 = 7;
     pub(crate) const LOST: u8 = 8;
     pub(crate) const LOCAL: u8 = 9;
+    pub(crate) const PARTLY: u8 = 10;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -32,6 +33,7 @@ pub(crate) const CODES: &[(u8, &str)] = &[
         code::LOCAL,
         "this computer: a port is taken, output closed, no place for keys, input that can't be read",
     ),
+    (code::PARTLY, "partly done: some in the lobby have heard everything, others have not"),
     (code::INTERRUPTED, "Ctrl-C"),
 ];
 

@@ -209,6 +209,47 @@ fn what_nobody_heard_is_named() {
     assert!(ended.out.is_empty());
 }
 
+/// Nobody is slow enough to miss a line, and who comes late misses none either.
+#[test]
+fn a_file_of_any_length_is_heard_whole() {
+    let (broker, home) = (broker(), home());
+    let numbers: String = (0..30_000).map(|number| format!("{number}\n")).collect();
+    let heard: String = numbers.lines().map(|number| format!("echo: {number}\n")).collect();
+    for private in [true, false] {
+        let new: &[&str] = if private { &["--new"] } else { &[] };
+        let mut writer = run(&broker, home.path(), &[&["chat", "--name", "echo"], new].concat());
+        let feeder = feed(&mut writer, numbers.clone().into_bytes());
+        let mut reader = if private {
+            let code = code(&writer);
+            run(&broker, home.path(), &["chat", &code])
+        } else {
+            writer.says("waiting for somebody to come");
+            run(&broker, home.path(), &["chat"])
+        };
+        writer.ends().with(0);
+        feeder.join().unwrap();
+        reader.close_stdin();
+        let ended = reader.ends().with(0);
+        assert!(
+            ended.text() == heard,
+            "{} lines, the last {:?}",
+            ended.text().lines().count(),
+            ended.text().lines().last()
+        );
+    }
+}
+
+#[test]
+fn a_file_that_nobody_heard_is_named_whole() {
+    let (broker, home) = (broker(), home());
+    let numbers: String = (0..1000).map(|number| format!("  {number}\n")).collect();
+    let mut alone = run(&broker, home.path(), &["chat", "--timeout", "1"]);
+    feed(&mut alone, numbers.clone().into_bytes()).join().unwrap();
+    let ended = alone.ends().with(4);
+    let named = ended.err.split("not delivered:\n").nth(1).unwrap_or_default();
+    assert_eq!(named.split_whitespace().collect::<Vec<_>>(), numbers.split_whitespace().collect::<Vec<_>>());
+}
+
 #[test]
 fn text_that_is_no_utf_8_and_lines_without_end_are_said() {
     let (broker, home) = (broker(), home());

@@ -14,9 +14,11 @@ mod raw;
 
 use std::path::Path;
 
+use std::time::{Duration, Instant};
+
 use process::{Ended, Process, broker, home, text};
-use raw::{RawBroker, RawLane, RawPeer, Served, address, introduction};
-use tcpunch::{Code, PublicKey};
+use raw::{RawBroker, RawLane, RawPeer, Served, address, introduction, soon};
+use tcpunch::{Code, PublicKey, Verb};
 use tcpunch_core::limits::{MAX_LINE, MAX_RECORD};
 use tcpunch_core::secure::Kind;
 use tcpunch_core::wire::{FromBroker, Met, ToBroker};
@@ -59,6 +61,21 @@ impl Member {
     async fn says(&mut self, line: &str) {
         self.sends(&frame(1, line.as_bytes())).await;
     }
+}
+
+/// Reads until a line with this part was said.
+async fn hears(lane: &mut RawLane, part: &str) {
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains(part) {
+        if let (Kind::Data, bytes) = soon("a line", lane.hear()).await.expect("the chat goes on") {
+            heard.extend(bytes);
+        }
+    }
+}
+
+/// Reads until the chat says its end.
+async fn hears_end(lane: &mut RawLane) {
+    while soon("the end", lane.hear()).await.expect("the chat goes on").0 != Kind::End {}
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -168,6 +185,95 @@ fn both_sides_of_the_lobby_are_shown_the_same_words() {
     let words = text(&compared, "words");
     assert_eq!(words.split(' ').count(), 2);
     assert_eq!(line, format!("* compare with ben, by voice: {words}"));
+}
+
+// --- Members that go away ---
+
+/// A private chat, and its other side in the hands of the test.
+async fn in_private(broker: &process::Broker, home: &Path) -> (Process, RawLane, RawPeer) {
+    let chat = Process::start(home, &["chat", "--new", "--broker", &broker.at]);
+    let (chat, line) = shown(chat, "code  ").await;
+    let code: Code = line.split_whitespace().last().unwrap().parse().unwrap();
+    let mut peer = RawPeer::register(address(&broker.at), "127.0.0.2").await;
+    let mut lane = peer.arrive(&code, Verb::ChatJoin).await.lane().await;
+    lane.record(Kind::Data, &frame(0, b"ben")).await;
+    let (chat, _) = shown(chat, "* ben is here").await;
+    (chat, lane, peer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_chat_whose_last_line_may_be_lost_is_no_success() {
+    let (broker, home) = (broker(), home());
+    for cut_off in [true, false] {
+        let (mut chat, mut lane, _peer) = in_private(&broker, home.path()).await;
+        chat.type_line("the last line");
+        chat.close_stdin();
+        hears(&mut lane, "the last line").await;
+        hears_end(&mut lane).await;
+        if cut_off {
+            drop(lane);
+            let told = ended(chat).await.with(8);
+            assert!(told.err.contains("connection lost"), "{}", told.err);
+        } else {
+            lane.record(Kind::End, &[]).await;
+            ended(chat).await.with(0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_did_not_hear_the_last_line_in_the_lobby_is_named() {
+    let (broker, home) = (broker(), home());
+    for (names, exit) in [(&["ben"][..], 8), (&["ben", "cat"], 10)] {
+        let mut chat = Process::start(home.path(), &["chat", "--broker", &broker.at]);
+        (chat, _) = shown(chat, "you are the first here").await;
+        let mut members = Vec::new();
+        for name in names {
+            // Each is introduced to one other.
+            let mut peer = RawPeer::register(address(&broker.at), "127.0.0.2").await;
+            let mut lane = peer.join().await.lane().await;
+            lane.record(Kind::Data, &frame(0, name.as_bytes())).await;
+            (chat, _) = shown(chat, &format!("* {name} is here")).await;
+            members.push((lane, peer));
+        }
+        chat.type_line("the last line");
+        chat.close_stdin();
+        for (lane, _) in &mut members {
+            hears(lane, "the last line").await;
+            hears_end(lane).await;
+        }
+        let ben = members.remove(0);
+        drop(ben);
+        for (lane, _) in &mut members {
+            lane.record(Kind::End, &[]).await;
+        }
+        let told = ended(chat).await.with(exit);
+        assert!(told.err.contains("not everything was delivered to ben\n"), "{}", told.err);
+    }
+}
+
+/// It says that it lives and takes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_in_can_not_hold_who_interrupts() {
+    let (broker, home) = (broker(), home());
+    let (mut chat, lane, _peer) = in_private(&broker, home.path()).await;
+    let mut stdin = chat.take_stdin();
+    let fed = std::thread::spawn(move || {
+        let line = [&[b'x'; 8000][..], b"\n"].concat();
+        let mut lines = 0;
+        while std::io::Write::write_all(&mut stdin, &line).is_ok() {
+            lines += 1;
+        }
+        lines
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let began = Instant::now();
+    chat.signal(nix::sys::signal::Signal::SIGINT);
+    ended(chat).await.with(130);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let lines = fed.join().unwrap();
+    assert!(lines < 1000, "{lines} lines were taken in for who takes none");
+    drop(lane);
 }
 
 // --- A broker that lies ---

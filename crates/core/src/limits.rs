@@ -628,15 +628,21 @@ pub const LOBBY_CONNECTIONS: usize = 2 * LOBBY_MEMBERS_MOST;
 /// Records that together are no longer than this are kept as one piece by the receiver, in bytes:
 /// many small records must not cost more memory than what they carry.
 pub const SMALL_CHUNK: usize = 4096;
-/// Lines of chat that wait for the first member; beyond it the oldest go.
-pub const CHAT_BACKLOG: usize = 256;
+/// Lines of chat that wait for the first member; beyond it no more are taken in. A file of them ends, and nobody having come can
+/// be told, before that.
+pub const CHAT_BACKLOG: usize = 16 * 1024;
+/// Bytes of these lines together: 256 of the longest.
+pub const CHAT_BACKLOG_BYTES: usize = 256 * MAX_LINE;
 /// From a hello in the open lobby to the words to compare: a round trip, and what the retransmission of a
 /// lost segment costs. Who takes longer withholds them.
 pub const WORDS_WITHIN: Duration = Duration::from_secs(10);
 /// Members of a chat whose going and coming back is told as such; beyond it all are forgotten.
 pub const CHAT_REMEMBERED: usize = 1024;
-/// Lines of chat that wait for one slow member; then it is given up.
+/// Lines of chat that wait for one slow member; while they do no more are taken in.
 pub const CHAT_QUEUE: usize = 256;
+/// A member that has not taken one line within this, while others wait for it, is given up; and who leaves waits so long to hear that
+/// its last lines came. As long as a member that says nothing at all.
+pub const CHAT_STALLED: Duration = DEAD_AFTER;
 /// An arriver that waits asks for its code this often: below the broker's limit of claims.
 pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// A wait that lasts longer than this is explained: shorter ones are over before they are read.

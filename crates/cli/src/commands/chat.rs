@@ -65,6 +65,11 @@ pub(crate) async fn run(common: &Common, flags: Chat, talk: &Talk) -> Result<u8,
     }
     match end? {
         ChatEnd::Delivered | ChatEnd::PeerLeft => Ok(code::OK),
+        ChatEnd::Unheard { names, others } => {
+            let (kind, exit) = if others { ("partly", code::PARTLY) } else { ("lost", code::LOST) };
+            let names: Vec<String> = names.iter().map(|name| clean(name)).collect();
+            Err(Failure::new(kind, exit, format!("not everything was delivered to {}", names.join(", "))))
+        }
         ChatEnd::PeerLost(why) => {
             Err(Failure::new("lost", code::LOST, format!("connection lost: {}", clean(&why))))
         }
