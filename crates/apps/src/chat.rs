@@ -102,6 +102,8 @@ pub enum ChatEvent {
         /// Why.
         obstacle: Box<Obstacle>,
     },
+    /// The lobby can't be had any more; who is here stays.
+    Refused(ConnectError),
     /// Nobody is there to hear a line.
     Nobody,
     /// Waiting for somebody to come, for the first time.
@@ -193,6 +195,8 @@ struct Chat<F> {
     backlog_bytes: usize,
     /// Told when a member has taken a line.
     room: Arc<Notify>,
+    /// Why the lobby can't be had any more.
+    refused: Option<ConnectError>,
     /// Members that were lost with lines waiting for them.
     missed: Vec<String>,
     number: u64,
@@ -212,7 +216,7 @@ struct Chat<F> {
 ///
 /// # Errors
 ///
-/// The lobby can't be had.
+/// The lobby can't be had. Once somebody was here this is an event, and an error only when nobody is left.
 pub async fn run(
     room: Room,
     own_name: &str,
@@ -232,6 +236,7 @@ pub async fn run(
         backlog: VecDeque::new(),
         backlog_bytes: 0,
         room: Arc::default(),
+        refused: None,
         missed: Vec::new(),
         number: 0,
         tasks: JoinSet::new(),
@@ -253,6 +258,13 @@ pub async fn run(
     let mut last = None;
     let mut held = None;
     loop {
+        if chat.members.is_empty()
+            && chat.settled()
+            && let Some(error) = chat.refused.take()
+        {
+            chat.leave(private).await;
+            return Err(error);
+        }
         if !open && chat.settled() {
             if chat.ever {
                 return Ok(chat.leave(private).await);
@@ -287,7 +299,9 @@ pub async fn run(
                 }
             }
             news = async { match &mut lobby { Some(lobby) => lobby.news().await, None => std::future::pending().await } } => {
-                chat.news(news)?;
+                if chat.news(news)? == Listen::NoMore {
+                    lobby = None;
+                }
             }
             Some(_) = chat.tasks.join_next() => {}
             () = async { match &mut give_up { Some(sleep) => sleep.as_mut().await, None => std::future::pending().await } } => {
@@ -304,6 +318,13 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Whether there may be more news of the lobby.
+#[derive(PartialEq, Eq)]
+enum Listen {
+    On,
+    NoMore,
 }
 
 impl<F: FnMut(ChatEvent)> Chat<F> {
@@ -327,13 +348,14 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
         ChatEnd::Undelivered(self.backlog.iter().map(|line| line.as_ref().to_owned()).collect())
     }
 
-    fn news(&mut self, news: LobbyNews) -> Result<(), ConnectError> {
+    fn news(&mut self, news: LobbyNews) -> Result<Listen, ConnectError> {
         match news {
             LobbyNews::Joined { members, introductions, .. } => {
                 self.promised = introductions;
+                self.refused = None;
                 // Joined again after a change of the network: who is here is told as they come.
                 if std::mem::replace(&mut self.joined, true) {
-                    return Ok(());
+                    return Ok(Listen::On);
                 }
                 (self.on_event)(ChatEvent::Joined { members });
                 if members == 0 && !self.ever {
@@ -355,9 +377,20 @@ impl<F: FnMut(ChatEvent)> Chat<F> {
             }
             // The connection tells whether the member is gone; without one there is no news.
             LobbyNews::Left(_) => {}
-            LobbyNews::Refused(error) => return Err(error),
+            LobbyNews::Refused(error) if !self.ever => return Err(error),
+            // The broker has no part in the connections. Attempts that run may still end well.
+            LobbyNews::Refused(_) if self.refused.is_some() => {
+                self.wait_for_no_more();
+                return Ok(Listen::NoMore);
+            }
+            LobbyNews::Refused(error) => {
+                self.promised = 0;
+                self.forget_backlog();
+                (self.on_event)(ChatEvent::Refused(error.clone()));
+                self.refused = Some(error);
+            }
         }
-        Ok(())
+        Ok(Listen::On)
     }
 
     /// Who is still being reached hears what is said from when it is here.

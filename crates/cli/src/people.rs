@@ -37,6 +37,7 @@ impl People {
             | ChatEvent::Line { .. }
             | ChatEvent::Words { .. }
             | ChatEvent::Replaced { .. }
+            | ChatEvent::Refused(_)
             | ChatEvent::Nobody
             | ChatEvent::Waiting => {}
         }

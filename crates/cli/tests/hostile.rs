@@ -17,11 +17,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use process::{Ended, Process, broker, home, text};
-use raw::{RawBroker, RawLane, RawPeer, Served, address, introduction, soon};
+use raw::{RawBroker, RawLane, RawPeer, Served, address, answer_opener, fresh_key, introduction, soon};
 use tcpunch::{Code, PublicKey, Verb};
 use tcpunch_core::limits::{MAX_LINE, MAX_RECORD};
 use tcpunch_core::secure::Kind;
-use tcpunch_core::wire::{FromBroker, Met, ToBroker};
+use tcpunch_core::wire::{About, FromBroker, Met, Refusal, ToBroker};
 
 /// A frame of chat: its length, the number of its kind, and a string of postcard.
 fn frame(kind: u8, string: &[u8]) -> Vec<u8> {
@@ -329,6 +329,48 @@ async fn what_a_lying_broker_did_is_told_with_an_exit_code_of_its_own() {
     }
     let told = ended(listen).await.with(5);
     assert!(told.err.contains("the code is burnt"), "{}", told.err);
+}
+
+/// The broker is out once members are connected: what it refuses then costs nobody who is here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_refuses_the_lobby_takes_nobody_away() {
+    let (broker, home) = (RawBroker::start().await, home());
+    let cases = [
+        (About::Join, Refusal::LobbyFull, "the lobby is full", 7),
+        (About::Link, Refusal::TooMany, "too much was asked", 3),
+    ];
+    for (about, refusal, words, exit) in cases {
+        let mut chat = start(home.path(), &broker, &["chat", "--name", "ann", "--ephemeral"]);
+        let mut link = serve(&broker).await;
+        let opener = link.joined().await.remove(0);
+        let member = fresh_key();
+        let nowhere = [address("127.0.0.1:1025")];
+        let told = introduction(1, member.public(), &nowhere, Met::LobbyArriver { opener: 0 });
+        link.say(FromBroker::Joined { members: 1, capacity: 16, introductions: 1 }).await;
+        link.say(FromBroker::Introduced(told.clone())).await;
+        let mut meeting = answer_opener(&member, &told, &opener, link.link.remote);
+        meeting.introduction.addresses = vec![link.link.observed()];
+        let mut lane = meeting.lane().await;
+        lane.record(Kind::Data, &frame(0, b"ben")).await;
+        (chat, _) = shown(chat, "* ben is here").await;
+        link.say(FromBroker::Refused { about, refusal }).await;
+        let (mut chat, line) = shown(chat, "who is here stays").await;
+        assert!(line.contains(words), "{line}");
+        chat.type_line("still here");
+        hears(&mut lane, "still here").await;
+        lane.record(Kind::Data, &frame(1, b"so am I")).await;
+        chat = blocking(move || {
+            assert_eq!(chat.prints("so am I"), "ben: so am I");
+            chat
+        })
+        .await;
+        // Nobody is left.
+        lane.record(Kind::End, &[]).await;
+        hears_end(&mut lane).await;
+        drop(lane);
+        let told = ended(chat).await.with(exit);
+        assert!(told.err.contains("* ben left\n") && told.err.contains(words), "{}", told.err);
+    }
 }
 
 /// A share of somebody with other words.

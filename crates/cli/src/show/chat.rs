@@ -3,7 +3,7 @@
 use serde_json::json;
 use tcpunch_apps::chat::ChatEvent;
 
-use crate::exit::code;
+use crate::exit::{Failure, code};
 use crate::term::{Talk, clean, millis, path_fields};
 
 /// Tells one event; `auth` is how members are authenticated.
@@ -56,6 +56,15 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
                         "hint": obstacle.remedy(), "fatal": false, "peer": peer.to_string() }),
             );
             talk.say(format!("* {} can't be reached: {obstacle}", peer.nickname()));
+        }
+        ChatEvent::Refused(error) => {
+            let failure = Failure::from(error.clone());
+            talk.event(
+                "error",
+                json!({ "kind": failure.kind, "exit": failure.exit, "message": failure.message,
+                        "hint": failure.hint, "fatal": false }),
+            );
+            talk.say(format!("nobody else will come, who is here stays: {}", failure.message));
         }
         ChatEvent::Nobody => talk.say("nobody is here to hear that"),
     }
