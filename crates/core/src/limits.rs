@@ -445,7 +445,9 @@ pub const BROKER_ADVERTISED_BYTES: usize = 1024;
 
 /// Broker plus punching, from the introduction; also the default of `--timeout`.
 pub const ATTEMPT_WITHIN: Duration = Duration::from_secs(15);
-/// And the longest that it may be set to: what led to nothing in an hour will not, and clocks can't count without end.
+/// So long a failure is told later, because it is being written to the disk: a program may end with it.
+pub const KEPT_WITHIN: Duration = Duration::from_secs(1);
+/// The longest that [`ATTEMPT_WITHIN`] may be set to: what led to nothing in an hour will not, and clocks can't count without end.
 pub const ATTEMPT_MOST: Duration = Duration::from_secs(3600);
 /// After this long an attempt between two symmetric NATs has shown all it can: the kernel
 /// has sent each SYN six times (0, 1, 2, 3, 4, 5 s).

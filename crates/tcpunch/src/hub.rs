@@ -10,8 +10,9 @@ use tcpunch_core::candidate::{Surroundings, is_plausible};
 use tcpunch_core::code::{Code, Secret, Verb};
 use tcpunch_core::identity::PublicKey;
 use tcpunch_core::limits::{
-    CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS, LOBBY_MEMBERS_MOST,
-    MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN, PROOFS_PER_CODE, WRONG_GUESSES,
+    CLOSE_WITHIN, CODE_LIFE, INTRODUCTION_WINDOW, KEPT_WITHIN, LOBBY_CONNECTIONS, LOBBY_INTRODUCTIONS,
+    LOBBY_MEMBERS_MOST, MAX_OBSERVED, MEET_AGAIN_FIRST, MEET_AGAIN_MOST, OTHER_FAMILY_WITHIN,
+    PROOFS_PER_CODE, WRONG_GUESSES,
 };
 use tcpunch_core::plan::{Obstacle, Path, Rules, SynBudget, may_tell_hosts, may_tell_mapped};
 use tcpunch_core::profile::{Behaviour, NatProfile, Sample, classify};
@@ -1224,21 +1225,36 @@ impl Hub {
             Err(obstacle) if !obstacle.tried.lanes.is_empty() => self.setup.memory.tried(None),
             Err(_) => None,
         };
-        if let Some(kept) = tried {
+        // A program ends with a failure, and is to remember it.
+        let (kept, first) = if result.is_err() { (None, tried) } else { (tried, None) };
+        if let Some(kept) = kept {
             self.kept.spawn(async move { drop(kept.await) });
         }
+        let first = async move {
+            if let Some(kept) = first {
+                let _ = tokio::time::timeout(KEPT_WITHIN, kept).await;
+            }
+        };
         match running.waits {
             For::Claim(reply, _) => {
-                let _ = reply.send(result.map_err(ConnectError::NoDirectPath));
+                let result = result.map_err(ConnectError::NoDirectPath);
+                self.kept.spawn(async move {
+                    first.await;
+                    let _ = reply.send(result);
+                });
             }
             For::Invitation(own) => {
                 if let Some(at) = self.invitations.iter().position(|invitation| invitation.id == own) {
                     let invitation = self.invitations.swap_remove(at);
                     let result = result.map(Box::new).map_err(ConnectError::NoDirectPath);
-                    let _ = invitation.reply.send(InviteNews::Ended(result));
+                    self.kept.spawn(async move {
+                        first.await;
+                        let _ = invitation.reply.send(InviteNews::Ended(result));
+                    });
                 }
             }
             For::Lobby => {
+                self.kept.spawn(first);
                 let news = match result {
                     Ok(connection) => {
                         if let Some(lobby) = &mut self.lobby {

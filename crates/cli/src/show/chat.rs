@@ -53,7 +53,8 @@ pub(crate) fn show(event: &ChatEvent, auth: &str, talk: &Talk) {
             talk.event(
                 "error",
                 json!({ "kind": "no-direct-path", "exit": code::NO_PATH, "message": obstacle.to_string(),
-                        "hint": obstacle.remedy(), "fatal": false, "peer": peer.to_string() }),
+                        "hint": obstacle.remedy(), "fatal": false, "peer": peer.to_string(),
+                        "report": crate::show::obstacle::fields(obstacle) }),
             );
             talk.say(format!("* {} can't be reached: {obstacle}", peer.nickname()));
         }
