@@ -290,6 +290,7 @@ fn a_claim_that_is_made_again_takes_the_place_of_the_first() {
     world.say(2, prove(second));
     world.say(1, accept(second));
     assert!(matches!(world.next(2), Some(FromBroker::Introduced(_))), "and nothing is refused before");
+    world.inbox.clear();
 
     let number = world.code(1);
     let checked = world.claimed(2, number);

@@ -397,7 +397,7 @@ fn nobody_claims_the_own_code() {
 }
 
 #[test]
-fn so_many_claims_wait_for_a_share_and_as_many_a_session_has() {
+fn so_many_claims_wait_for_a_share() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
     world.say(1, open());
@@ -412,13 +412,37 @@ fn so_many_claims_wait_for_a_share_and_as_many_a_session_has() {
     assert_eq!(say(&mut world, late, claim.clone()), too_many);
     // When their time is over there is room again.
     world.pass(CLAIM_LIFE);
-    for _ in 0..CLAIMS_PER_CODE {
-        assert!(say(&mut world, late, claim.clone()).is_empty());
+    for _ in 0..=CLAIMS_PER_CODE {
+        assert!(say(&mut world, late, claim.clone()).is_empty(), "each takes the place of the one before");
     }
-    assert_eq!(say(&mut world, late, claim.clone()), too_many, "of one session");
     world.say(1, ToBroker::Wait { number, share: vec![1; SHARE] });
+    assert_eq!(world.inbox[&late].len(), 1);
+}
+
+#[test]
+fn so_many_claims_a_session_has() {
+    let mut world = World::new(Config::default());
+    let owners = 1..=u8::try_from(CLAIMS_PER_CODE + 1).unwrap();
+    let opened = owners.clone().map(|n| {
+        world.up(n, &format!("198.51.100.{n}:1111"));
+        world.say(n, open());
+        let Some(FromBroker::Opened { number, .. }) = world.next(n) else { panic!() };
+        number
+    });
+    let numbers: Vec<u32> = opened.collect();
+    let claim = |number: &u32| ToBroker::Claim { number: *number, verb: Verb::Connect };
+    let late = far_up(&mut world, 100);
+    let (last, first) = numbers.split_last().unwrap();
+    for number in first {
+        assert!(say(&mut world, late, claim(number)).is_empty());
+    }
+    let too_many = [FromBroker::Refused { about: About::Claim(*last), refusal: Refusal::TooMany }];
+    assert_eq!(say(&mut world, late, claim(last)), too_many);
+    for (n, number) in owners.zip(&numbers) {
+        world.say(n, ToBroker::Wait { number: *number, share: vec![1; SHARE] });
+    }
     assert_eq!(world.inbox[&late].len(), CLAIMS_PER_CODE);
-    assert_eq!(say(&mut world, late, claim), too_many, "they still count");
+    assert_eq!(say(&mut world, late, claim(last)), too_many, "they still count");
 }
 
 #[test]
