@@ -8,9 +8,9 @@ use rand::RngCore;
 
 use super::{Dialled, Origin, SocketId};
 use crate::limits::{
-    BIRTHDAY_PORTS, CROSSING_BATCH, CROSSING_OVER, CROSSING_SHOTS, CROSSING_WITHIN, FIRED_SAID_BEFORE,
-    FIRED_WITHIN, HURRIES_FROM, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, ROUNDS, SECOND_REST_WITHIN,
-    SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH, VOLLEY_PACE,
+    BIRTHDAY_PORTS, CROSSING_BLOCK_OVER, CROSSING_NEAR, CROSSING_SHOTS, CROSSING_STEPS_OVER, CROSSING_WITHIN,
+    FIRED_SAID_BEFORE, FIRED_WITHIN, HURRIES_FROM, MISS_HELD, REFIRE_AT_ONCE, REFIRE_LEAST, ROUNDS,
+    SECOND_REST_WITHIN, SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, VOLLEY_BATCH, VOLLEY_PACE,
 };
 use crate::plan::{self, Aim, Order};
 use crate::wire::Word;
@@ -91,20 +91,18 @@ struct Pace {
 impl Pace {
     const EVEN: Pace = Pace { lead: Duration::ZERO, batch: VOLLEY_BATCH, pause: VOLLEY_PACE };
 
-    /// Where SYNs must cross: one side's own ports follow each other evenly, and what is fired at all of them leaves at once, in
-    /// the middle.
-    fn of_crossing(aim: Aim, shots: usize) -> Pace {
-        match aim {
-            Aim::Next(_) | Aim::Within(..) => {
-                Pace { lead: CROSSING_OVER / 2, batch: CROSSING_BATCH, pause: VOLLEY_PACE }
-            }
-            Aim::Spread => {
-                let batch = shots.div_ceil(CROSSING_SHOTS).max(1);
-                let part = |of: usize, whole: usize| of as f64 / whole.max(1) as f64;
-                let pause = CROSSING_OVER.mul_f64(part(batch, shots));
-                Pace { batch, pause: pause.max(VOLLEY_PACE.mul_f64(part(batch, VOLLEY_BATCH))), ..Pace::EVEN }
-            }
+    /// Where SYNs must cross nearby. Of ports that step each has one counterpart, so one side's own ports follow each other evenly, and
+    /// what is fired at all of them leaves at once, in the middle. Of a block any two may meet, so both sides fire evenly.
+    fn of_crossing(volley: &plan::Volley, shots: usize) -> Pace {
+        let evenly = |over: Duration| {
+            let batch = shots.div_ceil(CROSSING_SHOTS).max(1);
+            Pace { batch, pause: over.mul_f64(batch as f64 / shots.max(1) as f64), ..Pace::EVEN }
+        };
+        match volley.aim {
             Aim::SpreadTo(_) => Pace::EVEN,
+            Aim::Next(_) => Pace { lead: CROSSING_STEPS_OVER / 2, batch: shots.max(1), pause: VOLLEY_PACE },
+            Aim::Spread if volley.steps => evenly(CROSSING_STEPS_OVER),
+            Aim::Spread | Aim::Within(..) => evenly(CROSSING_BLOCK_OVER),
         }
     }
 }
@@ -172,10 +170,10 @@ impl Volley {
             order: strategy.order,
             crossing: volley.crossing,
             // Farther away all of them cross.
-            crosses: if volley.birthday || bound >= 2 * CROSSING_OVER {
+            crosses: if volley.birthday || bound >= CROSSING_NEAR {
                 Pace::EVEN
             } else {
-                Pace::of_crossing(volley.aim, shots)
+                Pace::of_crossing(volley, shots)
             },
             hurries: false,
             budget: volley.budget.into(),

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::limits::{
-    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, BLOCK_SPREAD, CROSSING_OVER, CROSSING_WITHIN, FIRED_WITHIN,
-    HURRIES_FROM, MISS_HELD, REFIRES_OF_VOLLEY, REFUSAL_KNOWN_WITHIN, ROUND_AFTER_SMALL_VOLLEY,
-    ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN, SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD,
-    STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH, VOLLEY_PACE,
+    BIRTHDAY_PORTS, BIRTHDAY_SPREAD, BLOCK_PORTS, BLOCK_SPREAD, CROSSING_BLOCK_OVER, CROSSING_NEAR,
+    CROSSING_STEPS_OVER, CROSSING_WITHIN, FIRED_WITHIN, HURRIES_FROM, MISS_HELD, REFIRES_OF_VOLLEY,
+    REFUSAL_KNOWN_WITHIN, ROUND_AFTER_SMALL_VOLLEY, ROUND_TRIP_LEAST, SECOND_REST_WITHIN, SECOND_WITHIN,
+    SECOND_WITHIN_LONG, SPREAD_HELD, STEPS_AHEAD, STEPS_BOTH, STEPS_SPREAD, SYNS_BESIDE_VOLLEY, VOLLEY_BATCH,
+    VOLLEY_PACE,
 };
 
 fn random(refusal: Refusal) -> NatProfile {
@@ -516,38 +517,62 @@ fn what_is_refused_of_a_small_volley_leaves_enough_for_later_rounds() {
 
 /// When each shot leaves, since Go; both sides have heard it at once.
 fn fired(config: Config, until: Duration) -> (Rig, Vec<Duration>) {
-    let mut rig = begun(config);
-    rig.input(Input::PeerSays { round: 0, word: Word::Ready });
+    let rig = begun(config);
+    fired_in(rig, 0, until)
+}
+
+/// When each shot of a round that begins leaves, since then.
+fn fired_in(mut rig: Rig, nth: u8, until: Duration) -> (Rig, Vec<Duration>) {
+    let begins = rig.now;
+    if nth > 0 {
+        rig.input(round(nth, 40_000));
+    }
+    rig.input(Input::PeerSays { round: nth, word: Word::Ready });
     let mut fired = vec![];
-    let end = rig.start + until;
+    let end = begins + until;
     while rig.now < end {
-        fired.resize(rig.shots().len(), rig.now - rig.start);
+        fired.resize(rig.shots().len(), rig.now - begins);
         let next = rig.drain().min(end);
         rig.until(next);
     }
     (rig, fired)
 }
 
+/// Whether they leave one after the other, each soon after the one before, and the last of them so long after the first.
+fn leave_evenly(shots: &[Duration], over: Duration) -> bool {
+    let pauses = shots.windows(2).map(|pair| pair[1] - pair[0]);
+    let took = *shots.last().unwrap() - shots[0];
+    pauses.max().unwrap() < MS && (over * 3 / 4..=over).contains(&took)
+}
+
 #[test]
-fn what_must_cross_nearby_leaves_one_side_over_a_while_and_the_other_at_once_in_the_middle() {
+fn what_must_cross_nearby_leaves_both_sides_evenly_where_any_two_ports_may_meet() {
     let resetting = |ports| NatProfile { refusal: Refusal::Reset, ..block(ports) };
     let agreed = MS / 2;
     for (ports, own_ports, dialled) in [(64, 8, 64), (1024, BLOCK_SPREAD.into(), BLOCK_PORTS.into())] {
         let (_, spread) = fired(config(true, MS, resetting(ports), easy(Refusal::Reset)), 20 * MS);
-        assert_eq!((spread.len(), spread[0]), (own_ports, agreed));
-        let apart: Vec<Duration> = spread.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(apart.iter().all(|pause| *pause < MS), "each crosses what leaves within half a round trip");
-        let all = *spread.last().unwrap() - agreed;
-        assert!((CROSSING_OVER * 3 / 4..=CROSSING_OVER).contains(&all), "{all:?}");
         let (_, shots) = fired(config(true, MS, easy(Refusal::Reset), resetting(ports)), 20 * MS);
-        assert_eq!((shots.len(), shots[0]), (dialled, agreed + CROSSING_OVER / 2));
-        assert!(*shots.last().unwrap() - shots[0] < CROSSING_OVER / 2);
+        assert_eq!((spread.len(), shots.len()), (own_ports, dialled));
+        for fired in [spread, shots] {
+            assert_eq!(fired[0], agreed);
+            assert!(leave_evenly(&fired, CROSSING_BLOCK_OVER), "{fired:?}");
+        }
     }
-    let far = 2 * CROSSING_OVER;
-    let (_, spread) = fired(config(true, far, resetting(64), easy(Refusal::Reset)), 20 * MS);
-    assert_eq!(spread, [far / 2; 8], "everything crosses");
+    let (_, spread) = fired(config(true, CROSSING_NEAR, resetting(64), easy(Refusal::Reset)), 20 * MS);
+    assert_eq!(spread, [CROSSING_NEAR / 2; 8], "everything crosses");
     let (_, ordered) = fired(config(true, MS, block(64), easy(Refusal::Drop)), 20 * MS);
     assert_eq!(ordered, [Duration::ZERO; 8], "nothing must");
+}
+
+#[test]
+fn what_must_cross_nearby_leaves_one_side_at_once_in_the_middle_where_each_port_has_one_counterpart() {
+    let stepping = symmetric(Allocation::Stepping(1), Refusal::Reset);
+    let agreed = MS / 2;
+    let (_, spread) = fired_in(begun(config(true, MS, stepping, easy(Refusal::Reset))), 1, 20 * MS);
+    assert_eq!((spread.len(), spread[0]), (STEPS_SPREAD.into(), agreed));
+    assert!(leave_evenly(&spread, CROSSING_STEPS_OVER), "{spread:?}");
+    let (_, shots) = fired_in(begun(config(true, MS, easy(Refusal::Reset), stepping)), 1, 20 * MS);
+    assert_eq!(shots, [agreed + CROSSING_STEPS_OVER / 2; STEPS_AHEAD as usize]);
 }
 
 #[test]
