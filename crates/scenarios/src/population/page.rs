@@ -106,8 +106,9 @@ impl Page<'_> {
              In the field DCUtR connects 70 ± 7.1 % of the pairs that could be told to try (Trautwein et al. 2025, 4.4 million tries; over TCP\n\
              as over QUIC, IPv6 hardly used). The nearest figure here is its last share. The simulation is kinder to all three than the\n\
              field is: no program crashes, no address is out of date, no router runs out of memory. The broker has one address, so a NAT\n\
-             that maps by address is not told from one that maps by port. No router is asked for a port mapping yet, so the shares of those\n\
-             that would make one change nothing: nobody here is helped by UPnP, PCP or NAT-PMP.\n",
+             that maps by address is not told from one that maps by port. Who waits behind a symmetric NAT, its only one, asks it for a\n\
+             port mapping with tcpunch, and has it in the share of homes whose routers make one. Who comes does not here, though the program\n\
+             asks then too: UPnP may take longer than there is. A carrier's PCP is out of reach behind the router of a home.\n",
         );
         text
     }
@@ -176,7 +177,7 @@ impl Page<'_> {
         }
         text.push_str(
             "\nLost and won: pairs that connect only with the rule, and only without it. The rules are the fields of\n\
-             `tcpunch_core::plan::Rules`. A rule that is off makes other random choices fall otherwise, so a few pairs are won and lost by\n\
+             `tcpunch_core::plan::Rules`; *port mapping*: no router is asked for one. A rule that is off makes other random choices fall otherwise, so a few pairs are won and lost by\n\
              chance.\n",
         );
         text

@@ -10,6 +10,7 @@ use natlab::{Attachment, Unreachable};
 use tcpunch_core::limits::ATTEMPT_WITHIN;
 
 use super::numbers::{Access, Block, Cable, Filtering, Ipv6, Mapping, Nat, Numbers, Refusing};
+use super::survey::Class;
 use crate::{Arrangement, Network, Scenario, Side};
 
 /// The shortest delays of cables, one way.
@@ -25,6 +26,8 @@ pub struct Pair {
     pub scenario: Scenario,
     /// What each side sits behind.
     pub access: [Access; 2],
+    /// The only router of who waits is symmetric, so that it is asked for a port mapping, and makes one.
+    pub forwards: bool,
 }
 
 /// Numbers between 0 and 1 that depend on the pair, the side and what is asked, and on nothing else: where one parameter changes, only
@@ -71,9 +74,12 @@ pub fn draw(numbers: &Numbers, seed: u64) -> Pair {
     let delay_most_ms = numbers.amount.broker.delay_most_ms;
     let broker =
         cable(dice("broker"), &Cable { delay_most_ms, loss_mean, jitter_most_ms }, FIXED_DELAY_LEAST_MS);
+    let alone = first == Access::Home && waits.network.layers.len() == 1;
+    let asked = arrangement != Arrangement::Together && Class::of(&waits.network).is_symmetric();
+    let forwards = alone && asked && dice("waits").hits("port mapping", numbers.share.home.port_mapping);
     let scenario = Scenario { sides: [waits, comes], broker, arrangement, timeout: ATTEMPT_WITHIN, seed };
     let access = if arrangement == Arrangement::Together { [first, first] } else { [first, second] };
-    Pair { scenario, access }
+    Pair { scenario, access, forwards }
 }
 
 fn milliseconds(ms: f64) -> Duration {
@@ -330,6 +336,22 @@ mod tests {
         let blocks: Vec<u16> = blocks.collect();
         let large = blocks.iter().filter(|size| **size == 2048).count();
         assert!(fits(large, blocks.len(), mix.block.share(Block::B2048)));
+    }
+
+    #[test]
+    fn only_a_symmetric_router_alone_before_who_waits_is_asked_for_a_mapping() {
+        let numbers = best();
+        let pairs: Vec<Pair> = (0..20_000).map(|seed| draw(&numbers, seed)).collect();
+        let asks = |pair: &&Pair| {
+            let network = &pair.scenario.sides[0].network;
+            let alone = pair.access[0] == Access::Home && network.layers.len() == 1;
+            alone && pair.scenario.arrangement != Arrangement::Together && Class::of(network).is_symmetric()
+        };
+        let made = |pair: &&Pair| pair.forwards;
+        let asked = pairs.iter().filter(asks).count();
+        let forwards = pairs.iter().filter(asks).filter(made).count();
+        assert!(fits(forwards, asked, numbers.share.home.port_mapping), "{forwards} of {asked}");
+        assert_eq!(pairs.iter().filter(made).count(), forwards);
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Class {
         }
     }
 
+    /// Whether each who is dialled sees another port.
+    pub fn is_symmetric(self) -> bool {
+        self >= Self::Stepping
+    }
+
     /// The word for it.
     pub fn word(self) -> &'static str {
         match self {
@@ -108,15 +113,21 @@ pub struct Contestant {
     pub name: &'static str,
     /// How it is run.
     pub options: Options,
+    /// Whether it asks a router for a port mapping.
+    pub maps: bool,
 }
 
 /// One shot, DCUtR and ours; then ours without each of its rules.
 pub fn contestants() -> Vec<Contestant> {
-    let way = |name, strategy| Contestant { name, options: Options { strategy, ..Options::default() } };
+    let way = |name, strategy| Contestant {
+        name,
+        options: Options { strategy, ..Options::default() },
+        maps: matches!(strategy, Strategy::Ours),
+    };
     let without = |name, off: fn(&mut Rules)| {
         let mut rules = Rules::default();
         off(&mut rules);
-        Contestant { name, options: Options { rules: [rules; 2], ..Options::default() } }
+        Contestant { name, options: Options { rules: [rules; 2], ..Options::default() }, maps: true }
     };
     vec![
         way("one shot", Strategy::OneShot),
@@ -130,6 +141,7 @@ pub fn contestants() -> Vec<Contestant> {
         without("order", |it| it.order = false),
         without("stagger", |it| it.stagger = false),
         without("caution", |it| it.caution = false),
+        Contestant { name: "port mapping", options: Options::default(), maps: false },
     ]
 }
 
@@ -144,14 +156,15 @@ pub struct End {
     pub syns: u64,
 }
 
-fn end(scenario: &Scenario, options: Options) -> End {
-    let report = sim::run_closely(scenario, options).report;
+fn end(pair: &Pair, options: Options, maps: bool) -> End {
+    let options = Options { mapped: [maps && pair.forwards, false], ..options };
+    let report = sim::run_closely(&pair.scenario, options).report;
     End { verdict: report.verdict(), elapsed: report.elapsed(), syns: report.syns.iter().sum() }
 }
 
 /// Runs each pair.
 pub fn run(pairs: &[Pair], contestant: &Contestant, threads: usize) -> Vec<End> {
-    each(pairs, threads, |pair| end(&pair.scenario, contestant.options))
+    each(pairs, threads, |pair| end(pair, contestant.options, contestant.maps))
 }
 
 /// Some ends as one.
@@ -239,8 +252,7 @@ pub fn worse_ends(
             let numbers = numbers(&point)?;
             let connected = each(base, threads, |(pair, before)| {
                 let changed = draw(&numbers, pair.scenario.seed);
-                let after =
-                    if changed == *pair { *before } else { end(&changed.scenario, Options::default()) };
+                let after = if changed == *pair { *before } else { end(&changed, Options::default(), true) };
                 after.verdict == Verdict::Connected
             });
             *share = connected.iter().filter(|it| **it).count() as f64 / base.len().max(1) as f64;
@@ -316,9 +328,9 @@ mod tests {
                 let Rules { stagger, refire, icmp_at_once, rounds, prediction, birthday, order, caution } =
                     it.options.rules[0];
                 let rules = [stagger, refire, icmp_at_once, rounds, prediction, birthday, order, caution];
-                rules.iter().filter(|on| !**on).count()
+                rules.into_iter().chain([it.maps]).filter(|on| !on).count()
             })
             .collect();
-        assert_eq!(off, [0, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(off, [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn quickly(labs: usize, within: Duration) -> bool {
     entries.retain(|entry| entry.expected == Verdict::Connected && !entry.by_chance());
     entries.shuffle(&mut StdRng::seed_from_u64(1));
     let kernels = grid(on_kernels(&entries, labs, Some(Instant::now() + within)));
-    good &= judge("on real kernels", &kernels);
+    good &= judge("on real kernels", &kernels) & crate::enough(kernels.runs.len());
     good
 }
 
