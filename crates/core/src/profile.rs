@@ -381,16 +381,15 @@ impl fmt::Display for NatProfile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_symmetric() {
             let opens = "a symmetric NAT: it opens another port for each destination";
-            return match self.allocation {
-                Allocation::Stepping(step) => write!(f, "{opens}, each {step:+} from the last one"),
-                Allocation::Block { first, last } => write!(f, "{opens}, one between {first} and {last}"),
+            let term = self.mapping.term();
+            match self.allocation {
+                Allocation::Stepping(step) => write!(f, "{opens}, each {step:+} from the last one")?,
+                Allocation::Block { first, last } => write!(f, "{opens}, one between {first} and {last}")?,
                 Allocation::Unknown | Allocation::Preserving | Allocation::Changing | Allocation::Random => {
-                    write!(
-                        f,
-                        "{opens} (address-and-port-dependent mapping), so nobody can be told where to knock"
-                    )
+                    write!(f, "{opens} ({term} mapping), so nobody can be told where to knock")?;
                 }
-            };
+            }
+            return self.say_who_comes_in(f);
         }
         let keeps = "a NAT that keeps one port for all destinations";
         match (self.translated, self.mapping) {
@@ -411,6 +410,12 @@ impl fmt::Display for NatProfile {
             (Some(true), Behaviour::Unknown) => f.write_str("a NAT whose mapping is not known")?,
             (None, _) => return f.write_str("a network of which nothing is known"),
         }
+        self.say_who_comes_in(f)
+    }
+}
+
+impl NatProfile {
+    fn say_who_comes_in(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.lets_everybody_in() {
             return f.write_str("; everybody may come in there");
         }

@@ -66,7 +66,7 @@ fn ports_of(profile: &NatProfile) -> Ports {
     }
 }
 
-fn refuses(profile: &NatProfile) -> bool {
+pub(crate) fn refuses(profile: &NatProfile) -> bool {
     matches!(profile.refusal, Refusal::Reset | Refusal::Icmp)
 }
 

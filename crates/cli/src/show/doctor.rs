@@ -133,6 +133,8 @@ fn unknown(report: &Report) -> Option<&'static str> {
         None
     } else if report.links.is_empty() {
         Some("it takes a broker, or STUN servers, elsewhere to see how this network looks from outside")
+    } else if !report.links.iter().any(|link| link.broker.ip().to_canonical().is_ipv4()) {
+        Some("a network is measured over IPv4, and the broker was reached over IPv6 alone")
     } else {
         Some(
             "the broker is on this side of the NAT, if there is one, and sees nothing of it: name one elsewhere with \

@@ -48,6 +48,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("doctor::two_try_it_and_see_how", two_try_it),
         trial("doctor::two_try_it_and_see_why_not", two_see_why_not),
         trial("doctor::failures_alone_are_experience", failures_alone),
+        trial("doctor::what_is_seen_over_ipv6_alone_is_no_profile", over_ipv6_alone),
     ]);
     trials
 }
@@ -347,6 +348,17 @@ fn two_see_why_not() {
     let addresses = tried.iter().all(|tried| tried["address"].is_string());
     scene.journal.assert(syns > 0 && addresses, &format!("it says it tried {tried:?}"));
     scene.journal.assert(report["remedy"] == error["hint"], "remedy and hint differ");
+}
+
+/// A NAT is measured over IPv4; that nothing is known has another reason than a broker on this side of it.
+fn over_ipv6_alone() {
+    let scene = Scene::new();
+    let (broker_host, _broker) = scene.broker();
+    let host = scene.lab.public_host("one").start().unwrap();
+    let broker = format!("[{}]", broker_host.ipv6().unwrap());
+    let (out, _, code) = printed(&scene, &host, &["--ephemeral", "--broker", &broker]);
+    scene.journal.assert(code == Some(0), "it fails");
+    scene.journal.assert(out.contains("was reached over IPv6 alone"), "it gives another reason");
 }
 
 /// Where nothing ever worked.

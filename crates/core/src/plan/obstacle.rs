@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::candidate::{Candidate, Kind};
 use crate::profile::NatProfile;
+use crate::prospect::refuses;
 use crate::puncher::{Finished, LaneReport, VolleyReport};
 
 /// Why two peers did not connect, in words for both users.
@@ -30,13 +31,9 @@ impl Obstacle {
         if both {
             "both networks are symmetric NATs: each opens another port for every destination".to_owned()
         } else if self.own.is_symmetric() {
-            "your network is a symmetric NAT: it opens another port for every destination, so the \
-             other side can't know where to knock"
-                .to_owned()
+            self.symmetric("your network is a symmetric NAT", "the other side")
         } else if self.peer.is_symmetric() {
-            "the other side's network is a symmetric NAT: it opens another port for every \
-             destination, so you can't know where to knock"
-                .to_owned()
+            self.symmetric("the other side's network is a symmetric NAT", "you")
         } else if self.beside_broker {
             "the other side runs beside the broker, and nobody said under which public address it \
              can be reached"
@@ -53,18 +50,40 @@ impl Obstacle {
                 (0, _) => "answered by ICMP",
                 (_, _) => "refused",
             };
+            let who = match [&self.own, &self.peer].map(refuses) {
+                [true, true] => "the firewalls of both sides refuse",
+                [true, false] => "your network's firewall refuses",
+                [false, true] => "the firewall of the other side's network refuses",
+                [false, false] => "a firewall on one of the two sides refuses",
+            };
             if silent {
-                format!(
-                    "some attempts were {how} and others had no answer: a firewall on one of the two sides refuses"
-                )
+                format!("some attempts were {how} and others had no answer: {who}")
             } else {
-                format!("every attempt was {how}: a firewall on one of the two sides refuses")
+                format!("every attempt was {how}: {who}")
             }
         } else {
             "no answer came: a firewall drops what comes in, on one of the two sides, even after \
              that side has knocked itself"
                 .to_owned()
         }
+    }
+
+    /// Why a symmetric NAT is in the way of `other`, who has to find its port.
+    fn symmetric(&self, whose: &str, other: &str) -> String {
+        let ports = |volley: &VolleyReport| volley.own_ports.max(volley.peer_ports);
+        let fired = self.tried.volleys.iter().filter(|volley| volley.syns > 0);
+        let guesses: u32 = fired.map(ports).sum();
+        let opens = format!("{whose}: it opens another port for every destination");
+        if guesses == 0 {
+            return format!("{opens}, so {other} can't know where to knock");
+        }
+        let early = match [&self.own, &self.peer].map(refuses) {
+            [true, true] => {
+                "; both networks refuse what comes before they have knocked themselves, so most guesses had no time to meet"
+            }
+            _ => "",
+        };
+        format!("{opens}, and of {guesses} that were tried none led to {other}{early}")
     }
 
     /// What came back on each lane that tells of the two networks. At a peer's own address another machine of this network may
@@ -81,9 +100,13 @@ impl Obstacle {
     pub fn remedy(&self) -> &'static str {
         if self.own.is_symmetric() || self.peer.is_symmetric() {
             "use another network on the symmetric side (a home line instead of a mobile one), IPv6 \
-             on both sides, or forward a port there and start with --bind PORT"
+             on both sides, a router there with UPnP, PCP or NAT-PMP, or forward a port there and \
+             start with --bind PORT"
         } else if self.beside_broker {
             "start the broker with --public HOST, the address under which its network is reached"
+        } else if [&self.own, &self.peer].into_iter().any(refuses) {
+            "let the firewall drop what nobody asked for instead of refusing it, forward a port on \
+             either side and start there with --bind PORT, or use IPv6 on both"
         } else {
             "forward a port on either side and start there with --bind PORT, or use IPv6 on both"
         }
@@ -172,7 +195,7 @@ impl fmt::Display for Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Behaviour;
+    use crate::profile::{Behaviour, Refusal};
 
     #[test]
     fn a_failure_names_whose_network_it_is() {
@@ -188,6 +211,57 @@ mod tests {
         assert!(obstacle(plain, symmetric).reason().starts_with("the other side's network"));
         assert!(obstacle(symmetric, symmetric).reason().starts_with("both networks"));
         assert!(obstacle(plain, plain).to_string().contains("remedy"));
+    }
+
+    #[test]
+    fn a_failure_after_many_guesses_says_so_and_what_left_them_no_time() {
+        let symmetric = NatProfile {
+            mapping: Behaviour::AddressAndPortDependent,
+            refusal: Refusal::Reset,
+            ..NatProfile::default()
+        };
+        let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..symmetric };
+        let volley = VolleyReport { own_ports: 400, peer_ports: 1, syns: 400, ..VolleyReport::default() };
+        let unfired = VolleyReport { syns: 0, ..volley };
+        let tried = |volleys| Finished { winner: None, syns: 0, lanes: vec![], volleys, rounds: 1 };
+        let reason =
+            |own, peer, volleys| Obstacle { own, peer, tried: tried(volleys), beside_broker: false }.reason();
+        let text = reason(symmetric, plain, vec![volley, unfired]);
+        assert!(
+            text.contains("of 400 that were tried none led to the other side; both networks refuse"),
+            "{text}"
+        );
+        let text = reason(NatProfile { refusal: Refusal::Drop, ..plain }, symmetric, vec![volley]);
+        assert!(text.ends_with("of 400 that were tried none led to you"), "{text}");
+        let text = reason(symmetric, plain, vec![unfired]);
+        assert!(text.ends_with("the other side can't know where to knock"), "{text}");
+    }
+
+    #[test]
+    fn a_firewall_that_is_known_to_refuse_is_named() {
+        let plain = NatProfile { mapping: Behaviour::EndpointIndependent, ..NatProfile::default() };
+        let refusing = NatProfile { refusal: Refusal::Reset, ..plain };
+        let address = "203.0.113.7:4001".parse().unwrap();
+        let lane = LaneReport {
+            syns: 3,
+            refused: 3,
+            ..LaneReport::new(Candidate { address, kind: Kind::Reflexive })
+        };
+        let tried = Finished { winner: None, syns: 3, lanes: vec![lane], volleys: vec![], rounds: 1 };
+        let obstacle = |own, peer| Obstacle { own, peer, tried: tried.clone(), beside_broker: false };
+        for (own, peer, who) in [
+            (plain, refusing, "the firewall of the other side's network refuses"),
+            (refusing, plain, "your network's firewall refuses"),
+            (refusing, refusing, "the firewalls of both sides refuse"),
+            (plain, plain, "a firewall on one of the two sides refuses"),
+        ] {
+            let obstacle = obstacle(own, peer);
+            assert_eq!(obstacle.reason(), format!("every attempt was reset: {who}"));
+            assert_eq!(
+                obstacle.remedy().starts_with("let the firewall drop"),
+                own != peer || own == refusing
+            );
+        }
     }
 
     #[test]
