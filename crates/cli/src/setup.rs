@@ -27,21 +27,17 @@ pub(crate) fn store(common: &Common, talk: &Talk) -> Result<Store, Failure> {
         return Ok(Store::ephemeral());
     }
     let _wait = talk.waits().begin(talk, "the state directory, which another process holds");
-    let usable = Store::open(common.state.clone()).and_then(|store| {
-        store.check_known_brokers()?;
-        Ok(store)
-    });
-    let store = match usable {
+    // Going on without would trust any broker in the place of a known one.
+    let fatal = |error| Failure::local(error).hint("or go without what is kept: --ephemeral");
+    let store = match Store::open(common.state.clone()) {
         Ok(store) => store,
-        // Going on without would trust any broker in the place of a known one.
-        Err(error @ (StoreError::Damaged { .. } | StoreError::Exposed { .. })) => {
-            return Err(Failure::local(error).hint("or go without what is kept: --ephemeral"));
-        }
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Exposed { .. })) => return Err(fatal(error)),
         Err(error) => {
             talk.notice("state", format!("nothing is kept on disk: {error}"), None);
             return Ok(Store::ephemeral());
         }
     };
+    store.check_known_brokers().map_err(fatal)?;
     // Made on first use; contacts will need it.
     if let Err(error) = store.identity(&mut rand::random) {
         talk.notice("identity", format!("no identity is kept on disk: {error}"), None);
@@ -161,7 +157,8 @@ fn events(talk: Talk) -> impl Fn(Event) + Send + Sync + 'static {
             talk.say("the link to the broker is lost; it is being made again (connections go on)");
         }
         Event::KeyNotKept(why) => {
-            let what = format!("the broker's key is not kept, so another would not be noticed: {why}");
+            let what =
+                format!("the broker's key is not kept, so the next start would not notice another: {why}");
             talk.notice("broker-key", what, None);
         }
         Event::Noticed(what) => talk.notice("repaired", what, None),

@@ -1068,6 +1068,7 @@ fn a_changed_broker_key_is_refused() {
     assert_ne!(second.key, key);
     let ended = Process::start(home.path(), &["listen", "--broker", &pinned]).ends().with(3);
     assert!(ended.err.contains("has changed") && ended.err.contains(&key[..8]), "{}", ended.err);
+    assert!(ended.err.contains("put the new key into the address"), "{}", ended.err);
     // A broker on this machine is not remembered: whoever may listen there may be it.
     let ended = Process::start(home.path(), &["listen", "--wait", "0.5", "--broker", &at]).ends();
     ended.with(4);

@@ -507,7 +507,7 @@ pub const BIRTHDAY_SPREAD: (u16, u16) = (400, 1024);
 /// The ports that such a NAT may choose: all that are no well-known ones.
 pub const BIRTHDAY_PORTS: (u16, u16) = (1024, 65535);
 /// Ports of a block of which this side dials so many: of 2,048 ports, with [`BLOCK_SPREAD`] own of the other side, 99.95 %
-/// meet, and both together stay below 300 SYNs.
+/// meet, and both together stay below 300 SYNs unless an attempt is planned twice.
 pub const BLOCK_PORTS: u16 = 160;
 /// Own ports of a side with a block: carriers limit sessions, and their blocks are small.
 pub const BLOCK_SPREAD: u16 = 96;
@@ -524,7 +524,8 @@ pub const STEPS_AHEAD: u16 = 32;
 pub const STEPS_SPREAD: u16 = 8;
 /// And where both step. One pair meets if neither NAT has given away as many meanwhile.
 pub const STEPS_BOTH: u16 = 24;
-/// First SYNs that a volley may have for what was refused, beside its shots: both sides together stay below 1,500.
+/// First SYNs that a volley may have for what was refused, beside its shots: both sides together stay below 1,500 unless an attempt is
+/// planned twice.
 pub const REFIRES_OF_VOLLEY: u16 = 30;
 /// First SYNs toward one subscriber within [`INTRODUCTION_WINDOW`] at many ports, of all attempts: two of the largest.
 pub const VOLLEY_SYNS_PER_ADDRESS: u32 = 2200;

@@ -421,7 +421,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
                 self.profile(now, link, peer, profile);
             }
             ToBroker::Join { connected, openers } => self.join(now, link, peer, &connected, openers),
-            ToBroker::Open { verb, again } => self.open(now, link, peer, verb, again),
+            ToBroker::Open { request, verb, again } => self.open(now, link, peer, request, verb, again),
             ToBroker::Wait { number, share } => self.wait(now, link, peer, number, share),
             ToBroker::Withdraw { number } => {
                 if self.codes.get(&number).is_some_and(|code| code.owner == peer) {

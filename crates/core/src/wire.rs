@@ -107,6 +107,8 @@ pub enum ToBroker {
     },
     /// Opens a code.
     Open {
+        /// Names it in the answer.
+        request: u32,
         /// What is run here.
         verb: Verb,
         /// The number that this code had before the link was lost.
@@ -238,6 +240,8 @@ pub enum FromBroker {
     },
     /// The code is open.
     Opened {
+        /// The request.
+        request: u32,
         /// Its number.
         number: u32,
         /// Seconds until it expires.
@@ -435,8 +439,8 @@ pub enum About {
     Link,
     /// Joining the lobby, or being introduced to a member.
     Join,
-    /// Opening a code.
-    Open,
+    /// This request to open a code.
+    Open(u32),
     /// The claim of this number.
     Claim(u32),
     /// This claim, when it was proven.

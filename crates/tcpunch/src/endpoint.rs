@@ -1,6 +1,6 @@
 //! The library's front: an endpoint, its invitations, its lobby.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -129,8 +129,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The port can't be had, or no broker answers.
+    /// The port can't be had, no broker answers, or the keys of brokers that were kept can't be read: without them every
+    /// broker would be as good as the one that was known.
     pub async fn bind(self) -> Result<Endpoint, BindError> {
+        if self.brokers.iter().any(BrokerAddress::is_remembered) {
+            self.store.check_known_brokers()?;
+        }
         let session = SecretKey::generate(&mut StdRng::from_os_rng());
         let router = Router::new();
         let door = Arc::new(Door::open(self.port, self.families, router.clone())?);
@@ -152,6 +156,7 @@ impl Builder {
             families: self.families,
             session: session.clone(),
             store: self.store,
+            unkept: Mutex::default(),
             memory: memory.clone(),
             events: self.events.clone(),
             timeout: self.timeout,

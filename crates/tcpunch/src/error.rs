@@ -1,6 +1,8 @@
 //! What can go wrong, and whose fault it is.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use tcpunch_core::code::{Code, Verb};
 use tcpunch_core::identity::PublicKey;
@@ -31,8 +33,7 @@ pub enum BrokerError {
     /// It proves another key than the one known for it.
     #[error(
         "the key of broker {name} has changed: it was {known}, it is {now}. Either it was set up \
-         anew, or somebody else answers in its place. If you know that it was set up anew, remove \
-         its line from {store}"
+         anew, or somebody else answers in its place. If you know that it was set up anew, {from}"
     )]
     KeyChanged {
         /// The broker as it was named.
@@ -41,8 +42,8 @@ pub enum BrokerError {
         known: PublicKey,
         /// The key it has.
         now: PublicKey,
-        /// Where known keys are kept.
-        store: String,
+        /// Whence the first is known.
+        from: KnownFrom,
     },
     /// It refuses this peer: too many came from its address, or it is full.
     #[error("the broker refuses: {0}")]
@@ -53,6 +54,27 @@ pub enum BrokerError {
     /// The link is gone, and could not be made again in time.
     #[error("the link to the broker is lost")]
     Lost,
+}
+
+/// Whence the key of a broker is known. Its text says how to take the new one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KnownFrom {
+    /// It stands in the address that was given.
+    Given,
+    /// It is kept in this file.
+    File(PathBuf),
+    /// It could not be kept: this process has seen it before.
+    Process,
+}
+
+impl fmt::Display for KnownFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KnownFrom::Given => f.write_str("put the new key into the address that you gave, behind '#'"),
+            KnownFrom::File(path) => write!(f, "remove its line from {}", path.display()),
+            KnownFrom::Process => f.write_str("start this program again"),
+        }
+    }
 }
 
 fn listed(tried: &[(String, String)]) -> String {

@@ -89,6 +89,8 @@ struct Invitation {
     verb: Verb,
     secret: Secret,
     /// None before the present link's broker has given one.
+    /// Which of this endpoint's requests for a code is not answered yet.
+    request: Option<u32>,
     number: Option<u32>,
     /// What the user was told, to have it again.
     told: Option<u32>,
@@ -195,8 +197,8 @@ struct Running {
 
 /// A survey of the own network.
 struct Surveyed {
-    /// Own address, the one outside, and the broker's, that of the link.
-    network: (IpAddr, IpAddr, SocketAddr),
+    /// Which of the networks of this endpoint's life, own address, the one outside, and the broker's, that of the link.
+    network: (u64, IpAddr, IpAddr, SocketAddr),
     running: Option<Survey>,
 }
 
@@ -213,6 +215,10 @@ pub(crate) struct Hub {
     links: Vec<Link>,
     advertised: Vec<String>,
     invitations: Vec<Invitation>,
+    /// Requests for codes so far.
+    requests: u32,
+    /// Codes that were given up while no link stood.
+    withdrawn: Vec<u32>,
     claims: Vec<Claim>,
     proven: Vec<Proven>,
     syns: Arc<Mutex<SynBudget>>,
@@ -250,6 +256,8 @@ impl Hub {
             links: Vec::new(),
             advertised: Vec::new(),
             invitations: Vec::new(),
+            requests: 0,
+            withdrawn: Vec::new(),
             claims: Vec::new(),
             proven: Vec::new(),
             syns: Arc::default(),
@@ -343,6 +351,27 @@ impl Hub {
         }
     }
 
+    /// Asks for a code for this invitation, with the number that it had.
+    fn open(&mut self, id: u64) {
+        self.requests = self.requests.wrapping_add(1);
+        let request = self.requests;
+        let Some(invitation) = self.invitations.iter_mut().find(|invitation| invitation.id == id) else {
+            return;
+        };
+        invitation.request = Some(request);
+        let (verb, again) = (invitation.verb, invitation.told);
+        self.send(ToBroker::Open { request, verb, again });
+    }
+
+    /// A number that nobody waits under any more.
+    fn withdraw(&mut self, number: u32) {
+        if self.links.is_empty() {
+            self.withdrawn.push(number);
+        } else {
+            self.send(ToBroker::Withdraw { number });
+        }
+    }
+
     fn command(&mut self, command: Command) {
         match command {
             Command::Invite { verb, reply, id } => {
@@ -352,6 +381,7 @@ impl Hub {
                     id: self.next_id,
                     verb,
                     secret: Secret::generate(&mut rand::rng()),
+                    request: None,
                     number: None,
                     told: None,
                     pake: None,
@@ -362,7 +392,7 @@ impl Hub {
                 });
                 // A link that comes up asks by itself.
                 if !self.links.is_empty() {
-                    self.send(ToBroker::Open { verb, again: None });
+                    self.open(self.next_id);
                 }
             }
             Command::Withdraw { id } => {
@@ -372,7 +402,7 @@ impl Hub {
                         attempt.abort();
                     }
                     if let Some(number) = invitation.number {
-                        self.send(ToBroker::Withdraw { number });
+                        self.withdraw(number);
                     }
                 }
             }
@@ -536,18 +566,17 @@ impl Hub {
     /// Asks for what is wanted on a link that has come up: what came before it, and what a broker forgot when the last one
     /// was lost.
     fn ask(&mut self) {
-        let open: Vec<(Verb, Option<u32>)> = self
-            .invitations
-            .iter()
-            .filter(|invitation| invitation.attempt.is_none())
-            .map(|invitation| (invitation.verb, invitation.told))
-            .collect();
+        for number in std::mem::take(&mut self.withdrawn) {
+            self.withdraw(number);
+        }
+        let mut open = Vec::new();
         for invitation in self.invitations.iter_mut().filter(|invitation| invitation.attempt.is_none()) {
             invitation.pake = None;
             invitation.number = None;
+            open.push(invitation.id);
         }
-        for (verb, again) in open {
-            self.send(ToBroker::Open { verb, again });
+        for id in open {
+            self.open(id);
         }
         self.claims.retain(|claim| !claim.reply.is_closed());
         for claim in &mut self.claims {
@@ -600,7 +629,7 @@ impl Hub {
             FromBroker::Knocked { question, elsewhere, answer } => {
                 self.tell_survey(Said::Knocked(question, elsewhere, answer));
             }
-            FromBroker::Opened { number, .. } => self.opened(number),
+            FromBroker::Opened { request, number, .. } => self.opened(request, number),
             FromBroker::Expired { number } => self.end_invitation(number, ConnectError::NobodyCame),
             FromBroker::Claimed { number, claim, waiter, share } => {
                 self.claimed(number, claim, waiter, &share);
@@ -711,7 +740,7 @@ impl Hub {
         if !remote.ip().to_canonical().is_ipv4() && self.setup.families.v4 {
             return;
         }
-        let network = (local.ip(), observed.ip(), remote);
+        let network = (self.network, local.ip(), observed.ip(), remote);
         let same = self.survey.as_ref().is_some_and(|survey| survey.network == network);
         if !same {
             let seen = classify(&[door]);
@@ -812,18 +841,24 @@ impl Hub {
         self.broker.as_ref().map(|(_, broker)| Meeting { broker: *broker, number, verb })
     }
 
-    fn opened(&mut self, number: u32) {
+    fn opened(&mut self, request: u32, number: u32) {
         let broker = self.broker_in_code();
-        let waiting = self
-            .invitations
-            .iter_mut()
-            .find(|invitation| invitation.number.is_none() && invitation.attempt.is_none());
-        let Some(invitation) = waiting else { return };
+        let asked =
+            |invitation: &Invitation| invitation.request == Some(request) && invitation.attempt.is_none();
+        self.invitations.retain(|invitation| !(asked(invitation) && invitation.reply.is_closed()));
+        let Some(invitation) = self.invitations.iter_mut().find(|invitation| asked(invitation)) else {
+            // Nobody waits for it any more, unless it was asked for again over another link.
+            if !self.invitations.iter().any(|invitation| invitation.told == Some(number)) {
+                self.withdraw(number);
+            }
+            return;
+        };
+        invitation.request = None;
+        let id = invitation.id;
         invitation.number = Some(number);
         invitation.told = Some(number);
         let code = Code { number, secret: invitation.secret.clone(), broker };
         let _ = invitation.reply.send(InviteNews::Opened(code));
-        let id = invitation.id;
         self.wait(id);
     }
 
@@ -974,14 +1009,14 @@ impl Hub {
                 };
                 self.lobby_news(LobbyNews::Refused(error));
             }
-            About::Open => {
-                let waiting = self
-                    .invitations
-                    .iter()
-                    .position(|invitation| invitation.number.is_none() && invitation.attempt.is_none());
-                if let Some(at) = waiting {
+            About::Open(request) => {
+                let asked = |invitation: &Invitation| invitation.request == Some(request);
+                if let Some(at) = self.invitations.iter().position(asked) {
                     let invitation = self.invitations.swap_remove(at);
                     let _ = invitation.reply.send(InviteNews::Ended(Err(busy)));
+                    if let Some(number) = invitation.told {
+                        self.withdraw(number);
+                    }
                 }
             }
             About::Claim(number) => self.refuse_claim(|claim| claim.code.number == number, refusal, busy),

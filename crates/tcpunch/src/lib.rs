@@ -42,7 +42,7 @@ pub mod stun;
 
 pub use connection::{Connection, ConnectionHandle, Lost, PathInfo, Unencrypted};
 pub use endpoint::{Builder, Endpoint, Invite, InviteNews, Lobby, LobbyNews};
-pub use error::{BindError, BrokerError, ConnectError, Event};
+pub use error::{BindError, BrokerError, ConnectError, Event, KnownFrom};
 pub use port::{Families, PortError};
 pub use portmap::{NoMapping, PortMapping, Portmap, Protocol};
 pub use registration::{BadBroker, BrokerAddress};

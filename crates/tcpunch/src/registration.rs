@@ -1,11 +1,12 @@
 //! The link to a broker: found, made, kept alive, and made again.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -27,12 +28,12 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::door::Door;
 use crate::endpoint::EventSink;
-use crate::error::{BrokerError, Event};
+use crate::error::{BrokerError, Event, KnownFrom};
 use crate::gather;
 use crate::memory::Memory;
 use crate::network::{Doubt, Network, Origin};
 use crate::port::{self, Families};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Where a broker is: `HOST[:PORT][#KEY]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,12 @@ impl fmt::Display for BrokerAddress {
 }
 
 impl BrokerAddress {
+    /// Whether its key is one to keep: none was given, and it is not this machine, where whoever may listen there may be it.
+    pub(crate) fn is_remembered(&self) -> bool {
+        let loopback = self.host.parse().is_ok_and(|ip| scope(ip) == Scope::Loopback);
+        self.key.is_none() && !loopback
+    }
+
     /// The address as it stands in a code: without the usual port.
     pub fn in_code(&self) -> String {
         let text = self.to_string();
@@ -139,9 +146,46 @@ pub(crate) struct Setup {
     pub(crate) families: Families,
     pub(crate) session: SecretKey,
     pub(crate) store: Arc<Store>,
+    /// Keys of brokers that could not be kept, by the names of these. A link that is made again is made to the same.
+    pub(crate) unkept: Mutex<HashMap<String, PublicKey>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) events: EventSink,
     pub(crate) timeout: Duration,
+}
+
+/// What was known of a key that can't be kept.
+enum Held {
+    New,
+    Same,
+    Changed(PublicKey),
+}
+
+impl Setup {
+    /// Holds a key that can't be kept, unless another is held already.
+    fn hold(&self, broker: &BrokerAddress, key: PublicKey) -> Held {
+        let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+        match unkept.entry(broker.to_string()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(key);
+                Held::New
+            }
+            Entry::Occupied(known) if *known.get() == key => Held::Same,
+            Entry::Occupied(known) => Held::Changed(*known.get()),
+        }
+    }
+
+    fn held(&self, name: &str) -> Option<PublicKey> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    }
+
+    /// The key that a broker must have, if one is known.
+    fn known(&self, broker: &BrokerAddress) -> Result<Option<PublicKey>, StoreError> {
+        let name = broker.to_string();
+        match broker.key.or_else(|| self.held(&name)) {
+            Some(key) => Ok(Some(key)),
+            None => Ok(self.store.known_broker(&name)?.map(PublicKey)),
+        }
+    }
 }
 
 struct Link {
@@ -229,25 +273,35 @@ async fn resolve(broker: &BrokerAddress, within: Duration) -> Result<Vec<SocketA
 }
 
 /// What to try of the addresses of one broker: families alternate, IPv6 first (RFC 8305 section 4).
-fn targets(setup: &Setup, broker: &BrokerAddress, found: Vec<SocketAddr>) -> Vec<Target> {
+///
+/// # Errors
+///
+/// There is none of a family in use, or what is known of brokers can't be read: then any other would be as good as the known one.
+fn targets(
+    setup: &Setup,
+    broker: &BrokerAddress,
+    found: Vec<SocketAddr>,
+) -> Result<VecDeque<Target>, String> {
     let (v6, v4): (Vec<_>, Vec<_>) =
         found.into_iter().filter(|address| setup.families.has(*address)).partition(SocketAddr::is_ipv6);
-    let known = match broker.key {
-        Some(key) => Some(key),
-        None => setup.store.known_broker(&broker.to_string()).ok().flatten().map(PublicKey),
+    let remembers = |address: &SocketAddr| broker.key.is_some() || scope(address.ip()) != Scope::Loopback;
+    let known = match v6.iter().chain(&v4).any(remembers) {
+        true => setup.known(broker).map_err(|error| error.to_string())?,
+        false => None,
     };
-    let mut all = Vec::new();
+    let mut all = VecDeque::new();
     let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
     loop {
         let pair = [v6.next(), v4.next()];
         if pair == [None, None] {
-            return all;
+            break;
         }
         for address in pair.into_iter().flatten() {
-            let key = known.filter(|_| broker.key.is_some() || scope(address.ip()) != Scope::Loopback);
-            all.push(Target { broker: broker.clone(), address, key, accepted: Arc::default() });
+            let key = known.filter(|_| remembers(&address));
+            all.push_back(Target { broker: broker.clone(), address, key, accepted: Arc::default() });
         }
     }
+    if all.is_empty() { Err(OTHER_FAMILY.to_owned()) } else { Ok(all) }
 }
 
 /// Nothing answers, and whether that is for want of a network here.
@@ -306,13 +360,10 @@ async fn first_link(setup: &Arc<Setup>, within: Duration) -> Result<(Link, Rest)
     let mut loopback = false;
     for broker in setup.brokers.iter().cloned() {
         match broker.host.parse::<IpAddr>() {
-            Ok(ip) => {
-                let found = targets(setup, &broker, vec![SocketAddr::new(ip, broker.port)]);
-                if found.is_empty() {
-                    tried.push((broker.to_string(), OTHER_FAMILY.to_owned()));
-                }
-                waiting.extend(found);
-            }
+            Ok(ip) => match targets(setup, &broker, vec![SocketAddr::new(ip, broker.port)]) {
+                Ok(found) => waiting.extend(found),
+                Err(what) => tried.push((broker.to_string(), what)),
+            },
             Err(_) => drop(lookups.spawn(async move {
                 let found = resolve(&broker, within).await;
                 (broker, found)
@@ -333,17 +384,13 @@ async fn first_link(setup: &Arc<Setup>, within: Duration) -> Result<(Link, Rest)
             return Err(unreachable(setup, tried, loopback));
         }
         tokio::select! {
-            Some(found) = lookups.join_next() => match found {
-                Ok((broker, Ok(found))) => {
-                    let found = targets(setup, &broker, found);
-                    if found.is_empty() {
-                        tried.push((broker.to_string(), OTHER_FAMILY.to_owned()));
-                    }
-                    waiting.extend(found);
+            Some(looked_up) = lookups.join_next() => {
+                let Ok((broker, found)) = looked_up else { continue };
+                match found.and_then(|found| targets(setup, &broker, found)) {
+                    Ok(found) => waiting.extend(found),
+                    Err(what) => tried.push((broker.to_string(), what)),
                 }
-                Ok((broker, Err(what))) => tried.push((broker.to_string(), what)),
-                Err(_) => {}
-            },
+            }
             Some(ended) = race.join_next() => match ended {
                 Ok((_, Ok(link))) => {
                     let family_v4 = link.remote.is_ipv4();
@@ -377,7 +424,7 @@ async fn family_again(setup: Arc<Setup>, broker: BrokerAddress, standing_v4: boo
             Ok(ip) => vec![SocketAddr::new(ip, broker.port)],
             Err(_) => resolve(&broker, LINK_WITHIN).await.unwrap_or_default(),
         };
-        for target in targets(&setup, &broker, found) {
+        for target in targets(&setup, &broker, found).unwrap_or_default() {
             if target.address.is_ipv4() != standing_v4
                 && let Ok(Ok(link)) = tokio::time::timeout(LINK_WITHIN, open(&setup, target)).await
             {
@@ -422,11 +469,18 @@ async fn open(setup: &Setup, target: Target) -> Result<Link, OpenError> {
                     let target = Target { key: Some(PublicKey(known)), ..target };
                     Err(changed(setup, &target, link.key))
                 }
-                // A key that can't be kept is asked for again next time.
-                Ok(Err(error)) => {
-                    (setup.events)(Event::KeyNotKept(error.to_string()));
-                    Ok(link)
-                }
+                // It is asked for again when another process starts, not before.
+                Ok(Err(error)) => match setup.hold(&target.broker, link.key) {
+                    Held::New => {
+                        (setup.events)(Event::KeyNotKept(error.to_string()));
+                        Ok(link)
+                    }
+                    Held::Same => Ok(link),
+                    Held::Changed(known) => {
+                        let target = Target { key: Some(known), ..target };
+                        Err(changed(setup, &target, link.key))
+                    }
+                },
                 Ok(Ok(_)) | Err(_) => Ok(link),
             }
         }
@@ -439,12 +493,13 @@ fn changed(setup: &Setup, target: &Target, now: PublicKey) -> OpenError {
     if known == now {
         return OpenError::Failed("the handshake failed".into());
     }
-    let store = match (target.broker.key, setup.store.known_brokers_path()) {
-        (Some(_), _) => "the address that you gave".to_owned(),
-        (None, Some(path)) => path.display().to_string(),
-        (None, None) => "memory".to_owned(),
+    let name = target.broker.to_string();
+    let from = match (target.broker.key, setup.store.known_brokers_path()) {
+        (Some(_), _) => KnownFrom::Given,
+        (None, Some(path)) if setup.held(&name).is_none() => KnownFrom::File(path),
+        (None, _) => KnownFrom::Process,
     };
-    OpenError::KeyChanged(BrokerError::KeyChanged { name: target.broker.to_string(), known, now, store })
+    OpenError::KeyChanged(BrokerError::KeyChanged { name, known, now, from })
 }
 
 async fn try_open(setup: &Setup, target: &Target, key: Option<PublicKey>) -> Result<Link, OpenError> {

@@ -15,7 +15,9 @@ use raw::{
     Events, RawBroker, Served, address, answer_opener, arrives, builder_at, fresh_key, hears, introduction,
     says, soon,
 };
-use tcpunch::{BrokerError, Code, ConnectError, Connection, Endpoint, Event, Invite, InviteNews, LobbyNews};
+use tcpunch::{
+    BrokerError, Code, ConnectError, Connection, Endpoint, Event, Invite, InviteNews, LobbyNews, Verb,
+};
 use tcpunch_core::limits::{
     LOBBY_INTRODUCTIONS, MAX_OBSERVED, PROOFS_PER_CODE, SYNS_PER_ADDRESS, SYNS_PER_LANE, WRONG_GUESSES,
 };
@@ -561,6 +563,38 @@ async fn proofs_without_end_burn_the_code_after_three() {
     let shares = waiter.link.count(|message| matches!(message, ToBroker::Wait { .. }));
     // The first share, and one after each guess but the last.
     assert_eq!((rejected, shares), (usize::from(WRONG_GUESSES), usize::from(WRONG_GUESSES)));
+}
+
+/// Whoever gives up before the broker has answered leaves its number to nobody, in whatever order the answers come.
+#[tokio::test]
+async fn an_invite_that_is_given_up_before_it_has_a_number_does_not_get_the_next_one_its_own() {
+    let broker = RawBroker::start().await;
+    for turned in [false, true] {
+        let mut waiter = Held::at(&broker).await;
+        let endpoint = waiter.endpoint.clone();
+        let given_up = tokio::spawn(async move { endpoint.invite_for(Verb::Chat).await.map(drop) });
+        let first = waiter.link.asked_for_a_code().await;
+        given_up.abort();
+        let endpoint = waiter.endpoint.clone();
+        let invite = tokio::spawn(async move { endpoint.invite_for(Verb::Listen).await });
+        let mut answers = [(first, 411), (waiter.link.asked_for_a_code().await, 412)];
+        if turned {
+            answers.reverse();
+        }
+        for (request, number) in answers {
+            waiter.link.opened(request, number).await;
+        }
+        let wanted =
+            |message: &ToBroker| matches!(message, ToBroker::Withdraw { .. } | ToBroker::Wait { .. });
+        let mut heard = vec![waiter.link.hear(wanted).await, waiter.link.hear(wanted).await];
+        if turned {
+            heard.reverse();
+        }
+        assert!(matches!(heard[0], ToBroker::Withdraw { number: 411 }), "{heard:?}");
+        assert!(matches!(heard[1], ToBroker::Wait { number: 412, .. }), "{heard:?}");
+        let invite = soon("a code", invite).await.unwrap().unwrap();
+        assert_eq!(invite.code().number, 412);
+    }
 }
 
 /// A broker that lets an arriver try again and again gets no more proofs of a code to test words with.

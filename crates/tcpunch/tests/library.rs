@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::{RngCore, SeedableRng};
+use tcpunch::store::{Store, StoreError};
 use tcpunch::{
     BindError, BrokerError, Builder, ConnectError, Connection, Endpoint, Event, InviteNews, LobbyNews,
     PortError,
@@ -438,6 +439,27 @@ async fn a_broker_with_another_key_ends_all_that_is_asked_for() {
     assert!(invited.as_ref().is_err_and(changed));
     let news = soon("an answer", async { endpoint.lobby().news().await }).await;
     assert!(matches!(&news, LobbyNews::Refused(error) if changed(error)), "{news:?}");
+}
+
+/// Without what was kept any broker would be as good as the known one. One whose key is given needs it not, nor does one
+/// on this machine.
+#[tokio::test]
+async fn keys_of_brokers_that_cannot_be_read_are_no_reason_to_trust_any() {
+    let broker = Broker::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let store = || Store::open(Some(directory.path().to_owned())).unwrap();
+    let path = store().known_brokers_path().unwrap();
+    std::fs::write(&path, "no list of keys\n").unwrap();
+    // Nobody is asked: a documentation address.
+    let elsewhere = "192.0.2.1".parse().unwrap();
+    let bound = soon("an answer", Endpoint::builder().broker(elsewhere).store(store()).bind()).await;
+    let error = bound.map(drop).unwrap_err();
+    assert!(matches!(&error, BindError::Store(StoreError::Damaged { .. })), "{error:?}");
+    let pinned = format!("{}#{}", broker.at, broker.key.public()).parse().unwrap();
+    for broker in [pinned, broker.at.to_string().parse().unwrap()] {
+        let bound = soon("an endpoint", Endpoint::builder().broker(broker).store(store()).bind()).await;
+        assert!(bound.is_ok(), "{:?}", bound.map(drop));
+    }
 }
 
 #[tokio::test]

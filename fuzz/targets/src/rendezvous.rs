@@ -229,8 +229,11 @@ impl World {
                 connected: (0..input.u8() % 4).map(|_| PublicKey([input.u8(); 32])).collect(),
                 openers: (0..input.u8() % 20).map(|_| vec![2; length(input)]).collect(),
             },
-            1 => ToBroker::Open { verb: input.pick(&VERBS), again: None },
-            2 => ToBroker::Open { verb: input.pick(&VERBS), again: Some(self.number(input)) },
+            1 => ToBroker::Open { request: self.numbers.len() as u32, verb: input.pick(&VERBS), again: None },
+            2 => {
+                let (request, verb) = (self.numbers.len() as u32, input.pick(&VERBS));
+                ToBroker::Open { request, verb, again: Some(self.number(input)) }
+            }
             3 => ToBroker::Wait { number: self.number(input), share: share(input) },
             4 => ToBroker::Withdraw { number: self.number(input) },
             5 | 6 => ToBroker::Claim { number: self.number(input), verb: input.pick(&VERBS) },
@@ -404,9 +407,11 @@ impl World {
             FromBroker::Observed { question, from } => {
                 assert!(cause == Cause::Observation { peer: Some(to), question, from });
             }
-            FromBroker::Opened { number, .. } => {
-                let Cause::Said { peer, message: ToBroker::Open { verb, .. } } = cause else { panic!() };
-                assert_eq!(peer, to);
+            FromBroker::Opened { request, number, .. } => {
+                let Cause::Said { peer, message: ToBroker::Open { request: asked, verb, .. } } = cause else {
+                    panic!()
+                };
+                assert_eq!((peer, asked), (to, request));
                 assert!((NUMBER_FIRST..=NUMBER_LAST).contains(&number));
                 let before = self.codes.remove(&number);
                 assert!(before.as_ref().is_none_or(|code| code.owner == to), "a number is one code's");

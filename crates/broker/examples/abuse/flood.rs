@@ -173,12 +173,12 @@ async fn act(kind: Kind, from: Ipv4Addr, to: Target, end: Instant, counts: &Coun
         Kind::Codes => {
             let mut peer = Peer::register(from, to).await?;
             while Instant::now() < end {
-                peer.say(&ToBroker::Open { verb: Verb::Listen, again: None }).await?;
+                peer.say(&ToBroker::Open { request: 0, verb: Verb::Listen, again: None }).await?;
                 counts.attempt();
                 while !matches!(peer.hear().await?, FromBroker::Opened { .. }) {
                     counts.refuse();
                     sleep(Duration::from_millis(200)).await;
-                    peer.say(&ToBroker::Open { verb: Verb::Listen, again: None }).await?;
+                    peer.say(&ToBroker::Open { request: 0, verb: Verb::Listen, again: None }).await?;
                     counts.attempt();
                 }
             }

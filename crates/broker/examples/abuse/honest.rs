@@ -121,7 +121,7 @@ fn millis(since: Instant) -> f64 {
 
 async fn code(to: Target, seen: &Mutex<Seen>) -> io::Result<Outcome> {
     let mut waiter = Peer::register(any_honest(), to).await?;
-    waiter.say(&ToBroker::Open { verb: Verb::Listen, again: None }).await?;
+    waiter.say(&ToBroker::Open { request: 0, verb: Verb::Listen, again: None }).await?;
     let number = match waiter.hear().await? {
         FromBroker::Opened { number, .. } => number,
         other => return Err(unexpected("open", &other)),

@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("local::a_read_only_disk", || unwritable("mount -o remount,ro $D", "name a directory")),
         trial("local::a_key_that_cannot_be_kept", key_not_kept),
+        trial("local::a_key_that_is_kept_by_the_process_alone", unkept_key_changes),
         trial("local::a_file_of_another_user", foreign_file),
         trial("local::no_ipv6", no_ipv6),
         trial("local::no_network", no_network),
@@ -80,6 +81,28 @@ fn key_not_kept() {
         dd if=/dev/zero of=$1/all bs=1k 2>/dev/null; exec \"$0\" listen --wait 0.5 --state $1 --broker \"$2\"";
     let ended = run(&scene, &host, line, &[state, &broker_host.ipv4().to_string()]);
     expect(&scene, &ended, 4, &["key is not kept", "known_brokers", "free some space", "code  "]);
+}
+
+/// A key that can't be kept is known as long as the process lives.
+fn unkept_key_changes() {
+    let scene = Scene::new();
+    let (broker_host, mut broker) = scene.broker();
+    let host = scene.lab.public_host("ann").delay(Duration::from_millis(20)).start().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().to_str().unwrap();
+    // The first makes what else is kept, without a key.
+    let line = "mount -t tmpfs -o size=32k tmpfs $1; \"$0\" listen --wait 0.3 --state $1 --broker 127.0.0.1 --timeout 0.3;
+        dd if=/dev/zero of=$1/all bs=1k 2>/dev/null; exec \"$0\" listen --json --state $1 --broker \"$2\"";
+    let command = shell(&host, line, &[state, &broker_host.ipv4().to_string()]);
+    let mut waiting = crate::process::Process::run(&scene.journal, "ann listen", "listen", command);
+    waiting.event("code");
+    broker.kill();
+    let _other = scene.broker_on(&broker_host, &["--ephemeral"]);
+    let error = waiting.error();
+    scene.journal.assert(error.text("kind") == "broker-key", "the error of who waits is of another kind");
+    let message = error.text("message");
+    scene.journal.assert(message.contains("start this program again"), "it does not say what helps");
+    scene.journal.assert(waiting.ends_within(crate::process::PATIENCE) == 3, "another exit code than 3");
 }
 
 /// A secret that belongs to somebody else and that others can read is no secret.

@@ -77,6 +77,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         now: Instant,
         link: LinkId,
         peer: PublicKey,
+        request: u32,
         verb: Verb,
         again: Option<u32>,
     ) {
@@ -93,7 +94,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let may = own.len() < CODES_PER_SESSION || kept.is_some_and(|number| own.contains(&number));
         if !may || !self.rates.opens.allow(now, address, 1) {
             let refusal = Refusal::TooMany;
-            return self.send(link, FromBroker::Refused { about: About::Open, refusal });
+            return self.send(link, FromBroker::Refused { about: About::Open(request), refusal });
         }
         let before = kept.and_then(|number| self.codes.get(&number));
         let (wrong, place) = (before.map_or(0, |code| code.wrong), before.map(|code| code.address));
@@ -111,7 +112,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
         let Some(address) = place else {
             let full = self.codes.len() >= BROKER_CODES;
             let refusal = if full { Refusal::Full } else { Refusal::TooMany };
-            return self.send(link, FromBroker::Refused { about: About::Open, refusal });
+            return self.send(link, FromBroker::Refused { about: About::Open(request), refusal });
         };
         let number = again.unwrap_or_else(|| self.free_number(now));
         let expires = self.at(now + CODE_LIFE, Timer::CodeExpires { number });
@@ -133,7 +134,7 @@ impl<R: RngCore + CryptoRng> Rendezvous<R> {
             session.codes.push(number);
         }
         let expires_s = u32::try_from(CODE_LIFE.as_secs()).unwrap_or(u32::MAX);
-        self.send(link, FromBroker::Opened { number, expires_s });
+        self.send(link, FromBroker::Opened { request, number, expires_s });
     }
 
     /// The newest goes, which most likely nobody was told of yet.

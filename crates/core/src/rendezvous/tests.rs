@@ -134,7 +134,7 @@ impl World {
     }
 
     fn code(&mut self, n: u8) -> u32 {
-        self.say(n, ToBroker::Open { verb: Verb::Listen, again: None });
+        self.say(n, ToBroker::Open { request: 0, verb: Verb::Listen, again: None });
         let Some(FromBroker::Opened { number, .. }) = self.next(n) else { panic!() };
         self.say(n, ToBroker::Wait { number, share: vec![n; SHARE] });
         number
@@ -364,7 +364,7 @@ fn a_lost_code_gets_its_number_again() {
         observed: "198.51.100.1:1".parse().unwrap(),
         token: token_of(link(9)),
     });
-    world.say(9, ToBroker::Open { verb: Verb::Listen, again: Some(number) });
+    world.say(9, ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(number) });
     assert!(matches!(world.next(9), Some(FromBroker::Opened { number: same, .. }) if same == number));
 }
 
@@ -380,7 +380,7 @@ fn a_link_made_again_before_the_old_one_is_missed_keeps_the_number() {
         observed: "198.51.100.7:1".parse().unwrap(),
         token: token_of(link(9)),
     });
-    world.say(9, ToBroker::Open { verb: Verb::Listen, again: Some(number) });
+    world.say(9, ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(number) });
     assert!(matches!(world.next(9), Some(FromBroker::Opened { number: same, .. }) if same == number));
     world.say(9, ToBroker::Wait { number, share: vec![5; SHARE] });
     world.say(2, ToBroker::Claim { number, verb: Verb::Connect });
@@ -411,7 +411,7 @@ fn opening_and_withdrawing_leaves_nothing_behind() {
     let before = world.broker.timers.len();
     let mut opened = 0;
     for _ in 0..200 {
-        world.say(1, ToBroker::Open { verb: Verb::Listen, again: None });
+        world.say(1, ToBroker::Open { request: 0, verb: Verb::Listen, again: None });
         if let Some(FromBroker::Opened { number, .. }) = world.next(1) {
             opened += 1;
             world.say(1, ToBroker::Withdraw { number });
@@ -504,7 +504,7 @@ fn signalling_is_no_way_to_move_data() {
             world.input(say(link, ToBroker::Join { connected: vec![], openers }));
         }
         for wrong in 0..4 {
-            world.input(say(a, ToBroker::Open { verb: Verb::Listen, again: Some(n) }));
+            world.input(say(a, ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(n) }));
             for (link, message) in world.told() {
                 let told = chosen(&message);
                 if world.broker.links.get(&link).is_some_and(|link| link.observed.ip() == left) {
@@ -637,7 +637,7 @@ fn a_number_is_given_again_only_to_whose_it_was() {
     let mut world = World::new(Config::default());
     world.up(1, "198.51.100.1:1111");
     world.up(2, "198.51.100.2:1111");
-    let open = |again| ToBroker::Open { verb: Verb::Listen, again: Some(again) };
+    let open = |again| ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(again) };
     let opened = |world: &mut World, n| match world.next(n) {
         Some(FromBroker::Opened { number, .. }) => number,
         other => panic!("{other:?}"),
@@ -964,7 +964,7 @@ fn a_classroom_behind_one_address_meets_in_the_lobby_and_by_code_at_once() {
     world.inbox.clear();
     let mut codes = Vec::new();
     for link in &pupils[..15] {
-        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        let message = ToBroker::Open { request: 0, verb: Verb::Listen, again: None };
         world.input(Input::Message { link: *link, message, round_trip: None });
         let Some(FromBroker::Opened { number, .. }) = world.inbox.get_mut(link).unwrap().pop_front() else {
             panic!()
@@ -1035,7 +1035,7 @@ fn numbers_get_longer_while_somebody_guesses() {
     for n in 100..102 {
         world.pass(MISSES_COUNTED);
         let later = world.anyone(n, public(n));
-        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        let message = ToBroker::Open { request: 0, verb: Verb::Listen, again: None };
         world.input(Input::Message { link: later, message, round_trip: None });
         let told = world.inbox.get_mut(&later).unwrap().pop_front();
         let Some(FromBroker::Opened { number, .. }) = told else { panic!("{told:?}") };
@@ -1082,7 +1082,7 @@ fn codes_of_one_address_are_limited() {
         // Not too fast for the rate, and with a link that stays.
         world.pass(OPENS_PER_ADDRESS.every);
         let link = world.anyone(n, public(1));
-        let message = ToBroker::Open { verb: Verb::Listen, again: None };
+        let message = ToBroker::Open { request: 0, verb: Verb::Listen, again: None };
         world.input(Input::Message { link, message, round_trip: None });
         let told = world.inbox.get_mut(&link).unwrap().pop_front();
         refused += u32::from(matches!(told, Some(FromBroker::Refused { refusal: Refusal::TooMany, .. })));
@@ -1120,7 +1120,7 @@ fn full_tables_make_place_for_who_has_less_than_its_share() {
 fn a_full_table_of_codes_makes_place_for_who_has_none() {
     let mut world = World::new(Config::default());
     let mut n = 0;
-    let open = ToBroker::Open { verb: Verb::Listen, again: None };
+    let open = ToBroker::Open { request: 0, verb: Verb::Listen, again: None };
     while world.broker.codes.len() < BROKER_CODES {
         let link = world.anyone(n, public(n / 4));
         for _ in 0..CODES_PER_SESSION {
@@ -1169,8 +1169,8 @@ fn silent_links_are_closed() {
 fn any_message() -> impl Strategy<Value = ToBroker> {
     prop_oneof![
         Just(join()),
-        Just(ToBroker::Open { verb: Verb::Listen, again: None }),
-        (100u32..110).prop_map(|n| ToBroker::Open { verb: Verb::Listen, again: Some(n) }),
+        Just(ToBroker::Open { request: 0, verb: Verb::Listen, again: None }),
+        (100u32..110).prop_map(|n| ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(n) }),
         (100u32..110).prop_map(|number| ToBroker::Wait { number, share: vec![0; SHARE] }),
         (100u32..110).prop_map(|number| ToBroker::Claim { number, verb: Verb::Connect }),
         (100u32..110).prop_map(|number| ToBroker::Withdraw { number }),

@@ -385,7 +385,9 @@ impl PeerAgent {
         self.next_address = None;
         self.patience = Some(os.now() + self.setup.timeout);
         match self.setup.part {
-            Part::Waiter => wire::message(&mut out, &ToBroker::Open { verb: Verb::Listen, again: None }),
+            Part::Waiter => {
+                wire::message(&mut out, &ToBroker::Open { request: 0, verb: Verb::Listen, again: None })
+            }
             Part::Arriver(number) => {
                 wire::message(&mut out, &ToBroker::Claim { number, verb: Verb::Connect });
                 self.claimed = Some(os.now());

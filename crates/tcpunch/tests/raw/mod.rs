@@ -538,9 +538,21 @@ impl Served {
 
     /// Opens the code that is asked for, and takes its share.
     pub async fn open(&mut self, number: u32) -> Share {
-        self.hear(|message| matches!(message, ToBroker::Open { .. })).await;
-        self.say(FromBroker::Opened { number, expires_s: 600 }).await;
+        let request = self.asked_for_a_code().await;
+        self.opened(request, number).await;
         self.share().await
+    }
+
+    /// The request that names the answer.
+    pub async fn asked_for_a_code(&mut self) -> u32 {
+        match self.hear(|message| matches!(message, ToBroker::Open { .. })).await {
+            ToBroker::Open { request, .. } => request,
+            _ => unreachable!(),
+        }
+    }
+
+    pub async fn opened(&mut self, request: u32, number: u32) {
+        self.say(FromBroker::Opened { request, number, expires_s: 600 }).await;
     }
 
     pub async fn share(&mut self) -> Share {

@@ -26,7 +26,7 @@ fn say(world: &mut World, link: LinkId, message: ToBroker) -> Vec<FromBroker> {
 }
 
 fn open() -> ToBroker {
-    ToBroker::Open { verb: Verb::Listen, again: None }
+    ToBroker::Open { request: 0, verb: Verb::Listen, again: None }
 }
 
 fn profile(translated: bool) -> ToBroker {
@@ -292,7 +292,7 @@ fn a_session_has_so_many_codes_and_all_sessions_together() {
     for _ in 0..CODES_PER_SESSION {
         assert!(matches!(say(&mut world, one, open())[..], [FromBroker::Opened { expires_s: 600, .. }]));
     }
-    let refused = |refusal| [FromBroker::Refused { about: About::Open, refusal }];
+    let refused = |refusal| [FromBroker::Refused { about: About::Open(0), refusal }];
     assert_eq!(say(&mut world, one, open()), refused(Refusal::TooMany));
     for n in 1..(BROKER_CODES / CODES_PER_SESSION) as u32 {
         let link = far_up(&mut world, n);
@@ -334,7 +334,7 @@ fn a_number_that_is_no_codes_or_anothers_is_not_given_again() {
     for (again, given) in
         [(99, false), (taken, false), (NUMBER_LAST + 1, false), (100, true), (NUMBER_LAST, true)]
     {
-        world.say(2, ToBroker::Open { verb: Verb::Listen, again: Some(again) });
+        world.say(2, ToBroker::Open { request: 0, verb: Verb::Listen, again: Some(again) });
         let Some(FromBroker::Opened { number, .. }) = world.next(2) else { panic!() };
         assert_eq!(number == again, given, "{again}");
     }
