@@ -88,9 +88,9 @@ struct Invitation {
     id: u64,
     verb: Verb,
     secret: Secret,
-    /// None before the present link's broker has given one.
     /// Which of this endpoint's requests for a code is not answered yet.
     request: Option<u32>,
+    /// None before the present link's broker has given one.
     number: Option<u32>,
     /// What the user was told, to have it again.
     told: Option<u32>,
