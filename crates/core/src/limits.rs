@@ -551,8 +551,8 @@ pub const CROSSING_NEAR: Duration = Duration::from_millis(12);
 /// Ports that step: the own ones are fired one after the other over so long, and what is dialled of the other side's leaves at once in
 /// the middle. Some cross wherever the two clocks are less than half of it apart.
 pub const CROSSING_STEPS_OVER: Duration = Duration::from_millis(6);
-/// A block: both sides fire evenly over so long. (Measured with real kernels at 1 ms, a block of 1,024: 87 % of 60 runs connect, and of 80 where
-/// one side fires its ports at once 68 %; over 3 ms 85 %, over 2 ms 83 %.)
+/// A block: both sides fire evenly over so long. (Measured with real kernels at 1 ms, a block of 1,024: 67 of 80 runs connect, and 54 of 80 where
+/// one side fires its ports at once; over 3 ms 51 of 60, over 2 ms 50.)
 pub const CROSSING_BLOCK_OVER: Duration = Duration::from_millis(4);
 /// In so many steps; more ports leave together.
 pub const CROSSING_SHOTS: usize = 16;
